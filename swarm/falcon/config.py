@@ -1,0 +1,225 @@
+"""A Falcon variant as its config's fields decide it, and the names and shapes of its tensors.
+
+Pure data; imports no torch. Every spelling that checkpoints use is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from swarm.errors import WeightsError
+from swarm.sepweight.family import Outline
+from swarm.sepweight.manifest import layer_key
+
+FusedLayout = Literal["grouped", "multi_query", "per_head"]
+Norms = Literal["one", "two_parallel", "sequential"]
+
+MODEL_TYPES = ("falcon", "RefinedWebModel", "RefinedWeb")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+
+# Keys that no Falcon computation reads. Anything that is neither here nor read below is refused: it may change the maths.
+_HARMLESS = frozenset(
+    """
+    _name_or_path _attn_implementation architectures attention_dropout auto_map apply_residual_connection_post_layernorm
+    bos_token_id chunk_size_feed_forward dtype eos_token_id finetuning_task hidden_dropout id2label initializer_range
+    is_decoder is_encoder_decoder label2id max_new_tokens model_type name_or_path output_attentions output_hidden_states
+    pad_token_id problem_type return_dict torch_dtype transformers_version unk_token_id use_cache use_return_dict
+    """.split()
+)
+_READ = frozenset(
+    """
+    activation alibi bias ffn_hidden_size head_dim hidden_size layer_norm_epsilon max_position_embeddings multi_query
+    n_embed n_head n_head_kv n_layer new_decoder_architecture num_attention_heads num_hidden_layers num_kv_heads
+    num_ln_in_parallel_attn parallel_attn rope_parameters rope_scaling rope_theta rotary_base seq_length
+    tie_word_embeddings vocab_size
+    """.split()
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FalconConfig:
+    """Everything that the mathematics of a Falcon depends on."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocabulary: int
+    context: int
+    fused_layout: FusedLayout
+    norms: Norms
+    alibi: bool
+    bias: bool
+    tied: bool
+    epsilon: float = 1e-5
+    rope_theta: float = 10000.0
+    activation: str = "gelu"
+    end_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocabulary", "context"):
+            if not 0 < getattr(self, name) < 1 << 24:
+                raise WeightsError(f"config: {name} is {getattr(self, name)}; it must be a positive number")
+        if self.hidden % self.heads or self.heads % self.kv_heads:
+            raise WeightsError(
+                f"config: hidden {self.hidden} must divide by {self.heads} heads, and those by {self.kv_heads} kv heads"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise WeightsError(f'config: activation "{self.activation}" is unsupported; known: {", ".join(ACTIVATIONS)}')
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def fused_width(self) -> int:
+        """Output features of query_key_value."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    def cache_bytes(self, item_bytes: int) -> int:
+        """KV bytes of one position in one layer (K and V, unbroadcast)."""
+        return 2 * self.kv_heads * self.head_dim * item_bytes
+
+
+def read_falcon_config(raw: Mapping[str, Any]) -> FalconConfig:
+    """The config of a checkpoint, in any spelling in use.
+
+    Raises WeightsError naming the key that is missing, unknown or asks for mathematics that is not implemented.
+    """
+    if raw.get("model_type") not in MODEL_TYPES:
+        raise WeightsError(
+            f'config: model_type "{raw.get("model_type")}" is unsupported; known: {", ".join(MODEL_TYPES)}'
+        )
+    unknown = sorted(key for key in raw if key not in _HARMLESS | _READ and raw[key] not in (None, False))
+    if unknown:
+        raise WeightsError(
+            f"config: unknown key {', '.join(unknown)}: it may change the mathematics; "
+            "remove it from config.json if you know that it does not"
+        )
+    if raw.get("apply_residual_connection_post_layernorm"):
+        raise WeightsError("config: apply_residual_connection_post_layernorm=true is not implemented")
+    hidden = _number(raw, "hidden_size", "n_embed")
+    heads = _number(raw, "num_attention_heads", "n_head")
+    if raw.get("head_dim") not in (None, hidden // heads):
+        raise WeightsError(f"config: head_dim {raw['head_dim']} is not hidden_size / heads = {hidden // heads}")
+    parallel = bool(raw.get("parallel_attn", True))
+    named_kv_heads = raw.get("num_kv_heads", raw.get("n_head_kv"))
+    # Legacy 40B files say nothing of the new architecture but give n_head_kv, which 7B and rw files do not have.
+    grouped = bool(raw.get("new_decoder_architecture", raw.get("n_head_kv") is not None))
+    layout: FusedLayout
+    if grouped:
+        layout, kv_heads = "grouped", heads if named_kv_heads is None else int(named_kv_heads)
+    elif raw.get("multi_query", True):
+        layout, kv_heads = "multi_query", 1
+    else:
+        layout, kv_heads = "per_head", heads
+    eos = raw.get("eos_token_id", 11)
+    return FalconConfig(
+        layers=_number(raw, "num_hidden_layers", "n_layer"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        ffn=int(raw.get("ffn_hidden_size") or 4 * hidden),
+        vocabulary=_number(raw, "vocab_size"),
+        context=int(raw.get("max_position_embeddings") or raw.get("seq_length") or 2048),
+        fused_layout=layout,
+        norms=_norms(raw, grouped, parallel),
+        alibi=bool(raw.get("alibi", False)),
+        bias=bool(raw.get("bias", False)),
+        tied=bool(raw.get("tie_word_embeddings", True)),
+        epsilon=float(raw.get("layer_norm_epsilon") or 1e-5),
+        rope_theta=_rope_theta(raw),
+        activation=str(raw.get("activation") or "gelu"),
+        end_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),),
+    )
+
+
+def _number(raw: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        if raw.get(name) is not None:
+            return int(raw[name])
+    raise WeightsError(f"config: {' or '.join(names)} is missing")
+
+
+def _norms(raw: Mapping[str, Any], grouped: bool, parallel: bool) -> Norms:
+    if not grouped:
+        return "one" if parallel else "sequential"
+    count = raw.get("num_ln_in_parallel_attn")
+    if count == 2 or count is None:
+        return "two_parallel"
+    if not parallel:
+        raise WeightsError("config: new_decoder_architecture with parallel_attn=false and one norm is not implemented")
+    return "one"
+
+
+def _rope_theta(raw: Mapping[str, Any]) -> float:
+    scaling = raw.get("rope_scaling")
+    parameters: Mapping[str, Any] = raw.get("rope_parameters") or scaling or {}
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    odd = sorted(set(parameters) - {"rope_type", "type", "rope_theta"})
+    if kind != "default" or odd:
+        raise WeightsError(f'config: rope scaling of type "{kind}" ({", ".join(odd)}) is not implemented; use "default"')
+    return float(parameters.get("rope_theta") or raw.get("rope_theta") or raw.get("rotary_base") or 10000.0)
+
+
+def layer_tensors(config: FalconConfig) -> dict[str, tuple[int, ...]]:
+    """Unprefixed name → shape of one layer's tensors."""
+    hidden, ffn = config.hidden, config.ffn
+    shapes: dict[str, tuple[int, ...]] = {
+        "self_attention.query_key_value.weight": (config.fused_width, hidden),
+        "self_attention.dense.weight": (hidden, hidden),
+        "mlp.dense_h_to_4h.weight": (ffn, hidden),
+        "mlp.dense_4h_to_h.weight": (hidden, ffn),
+    }
+    if config.bias:
+        shapes |= {name.replace("weight", "bias"): (shape[0],) for name, shape in shapes.items()}
+    for norm in norm_names(config):
+        shapes |= {f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)}
+    return shapes
+
+
+def norm_names(config: FalconConfig) -> tuple[str, ...]:
+    """The layer norms of a layer: for attention first, for the MLP second where there are two."""
+    match config.norms:
+        case "one":
+            return ("input_layernorm",)
+        case "two_parallel":
+            return ("ln_attn", "ln_mlp")
+        case "sequential":
+            return ("input_layernorm", "post_attention_layernorm")
+
+
+class FalconFamily:
+    """Tells sepweight the files, shapes and checkpoint names of a Falcon."""
+
+    name = "falcon"
+
+    def outline(self, config: Mapping[str, Any]) -> Outline:
+        falcon = read_falcon_config(config)
+        embedding = (falcon.vocabulary, falcon.hidden)
+        head = {} if falcon.tied else {"lm_head.weight": embedding}
+        return Outline(
+            layers=falcon.layers,
+            files={
+                "begin": {"word_embeddings.weight": embedding},
+                **{layer_key(layer): layer_tensors(falcon) for layer in range(falcon.layers)},
+                "end": {"ln_f.weight": (falcon.hidden,), "ln_f.bias": (falcon.hidden,), **head},
+            },
+            aliases={"end": {"lm_head.weight": "begin/word_embeddings.weight"}} if falcon.tied else {},
+        )
+
+    def checkpoint_names(self, key: str, tensor: str) -> tuple[str, ...]:
+        if tensor == "word_embeddings.weight":
+            # A tied checkpoint may store its one matrix under either name.
+            return ("transformer.word_embeddings.weight", "lm_head.weight")
+        if tensor == "lm_head.weight":
+            return ("lm_head.weight", "transformer.word_embeddings.weight")
+        if key == "end":
+            return (f"transformer.{tensor}",)
+        return (f"transformer.h.{int(key.removeprefix('mid.'))}.{tensor}",)
+
+
+FALCON = FalconFamily()

@@ -1,0 +1,46 @@
+"""One matrix product in the two forms it takes: plain, or reordered once for the CPU's matrix kernels.
+
+Reordered weights are faster at every batch size measured (bf16, one token: 54.8 against 32 GB/s for the head, 100 against
+40 GB/s for a layer) and, in float32 with at least two rows, give each row the same bits whatever other rows are there.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+# The hint is the number of rows that the layout is chosen for: 128 was as fast at one row as a hint of 1, and in
+# float32 faster (1.04 against 1.33 ms for 8192x2048).
+REORDER_ROWS = 128
+
+
+class Linear(nn.Module):
+    """y = x W^T + b on [tokens, in] → [tokens, out]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """weight: [out, in], kept as it is given until `reorder`."""
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.reordered: Tensor | None = None
+        self.out_features = weight.shape[0]
+        self.weight_bytes = weight.numel() * weight.element_size()
+
+    def reorder(self) -> None:
+        """Replace the weight by its reordered form (CPU only); the plain form is given up, not kept beside it."""
+        plain = self.weight.data
+        self.reordered = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(plain, REORDER_ROWS))
+        self.weight = nn.Parameter(plain.new_empty(0), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reordered is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        if x.shape[0] == 1 and x.dtype == torch.float32:
+            # A lone row takes another kernel, which rounds differently; a second row keeps it on the common one.
+            return self._product(x.expand(2, -1))[:1]
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.reordered, self.bias, "none", [], ""))

@@ -1,0 +1,180 @@
+"""A part of a Falcon as a plain module: any of embedding, layers, final norm and head.
+
+Owns the mathematics. Knows no sessions beyond the spans it is given, no files and no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from swarm.falcon.attention import attend, rope_tables, rotate, split_fused
+from swarm.falcon.cache import Cache
+from swarm.falcon.config import FalconConfig
+from swarm.falcon.linear import Linear
+from swarm.parts import Part
+
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": nn.functional.gelu,
+    "gelu_new": lambda x: nn.functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
+    "relu": nn.functional.relu,
+    "silu": nn.functional.silu,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`length` rows of a packed tensor that are one session's new positions, and the cache that they extend."""
+
+    cache: Cache
+    length: int
+
+
+class Norm(nn.Module):
+    """Layer norm with weight and bias, [tokens, hidden] → the same."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class Layer(nn.Module):
+    """One decoder layer, made from its tensors by unprefixed name."""
+
+    def __init__(self, config: FalconConfig, number: int, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.config = config
+        self.number = number
+        self.query_key_value = _linear(tensors, "self_attention.query_key_value")
+        self.dense = _linear(tensors, "self_attention.dense")
+        self.up = _linear(tensors, "mlp.dense_h_to_4h")
+        self.down = _linear(tensors, "mlp.dense_4h_to_h")
+        self.activation = ACTIVATIONS[config.activation]
+        names = ("ln_attn", "input_layernorm") if config.norms == "two_parallel" else ("input_layernorm",)
+        self.attention_norm = _norm(config, tensors, names[0])
+        second = {"one": None, "two_parallel": "ln_mlp", "sequential": "post_attention_layernorm"}[config.norms]
+        self.mlp_norm = None if second is None else _norm(config, tensors, second)
+
+    def forward(self, hidden: Tensor, spans: Sequence[Span], tables: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """hidden: [tokens, hidden], packed by span; tables: each span's RoPE tables; returns the same shape."""
+        normed = self.attention_norm(hidden)
+        attended = self.dense(self._attend(self.query_key_value(normed), spans, tables))
+        match self.config.norms:
+            case "sequential":
+                assert self.mlp_norm is not None
+                hidden = hidden + attended
+                return hidden + self._mlp(self.mlp_norm(hidden))
+            case "two_parallel":
+                assert self.mlp_norm is not None
+                normed = self.mlp_norm(hidden)
+            case "one":
+                pass
+        return hidden + (self._mlp(normed) + attended)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+    def _attend(
+        self, fused: Tensor, spans: Sequence[Span], tables: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        outputs: list[Tensor] = []
+        row = 0
+        for index, span in enumerate(spans):
+            q, k, v = split_fused(self.config, fused[row : row + span.length])
+            if tables:
+                q, k = rotate(q, tables[index]), rotate(k, tables[index])
+            k, v = span.cache.write(self.number, k, v)
+            outputs.append(attend(self.config, q, k, v))
+            row += span.length
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class Head(nn.Module):
+    """Final norm and output projection: [rows, hidden] → float32 logits [rows, vocabulary]."""
+
+    def __init__(self, config: FalconConfig, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.norm = _norm(config, tensors, "ln_f")
+        self.projection = Linear(tensors["lm_head.weight"])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.projection(self.norm(hidden)).float()
+
+
+def _linear(tensors: Mapping[str, Tensor], name: str) -> Linear:
+    return Linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+
+
+def _norm(config: FalconConfig, tensors: Mapping[str, Tensor], name: str) -> Norm:
+    return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.epsilon)
+
+
+class FalconPart(nn.Module):
+    """Any part of a Falcon: token ids or hidden states in, hidden states or logits out."""
+
+    def __init__(
+        self,
+        config: FalconConfig,
+        part: Part,
+        embed: Callable[[Tensor], Tensor] | None,
+        layers: Sequence[Layer],
+        head: Head | None,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        """embed: ids [tokens] → [tokens, hidden]; layers: in ascending order."""
+        super().__init__()
+        self.config = config
+        self.part = part
+        self.embed = embed
+        self.layers = nn.ModuleList(layers)
+        self.head = head
+        self.dtype = dtype
+        self.device = device
+
+    def new_cache(self, reserve: int | None = None) -> Cache:
+        """An empty cache for this part's layers; reserve: positions, the model's context by default."""
+        return Cache(self.config, self.part.layers, reserve or self.config.context, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def forward(self, inputs: Tensor, cache: Cache | None = None) -> Tensor:
+        """Run one sequence's new positions behind what `cache` holds (nothing, without one).
+
+        inputs: ids [tokens] where the part has begin, else hidden states [tokens, hidden].
+        Returns hidden states [tokens, hidden], or logits [tokens, vocabulary] in float32 where the part has end.
+        """
+        span = Span(self.new_cache(inputs.shape[0]) if cache is None else cache, inputs.shape[0])
+        hidden = self.run_layers(self.enter(inputs), [span])
+        return hidden if self.head is None else self.head(hidden)
+
+    def enter(self, inputs: Tensor) -> Tensor:
+        """Token ids → embeddings where the part has begin; hidden states as they are elsewhere."""
+        return inputs if self.embed is None else self.embed(inputs)
+
+    @torch.inference_mode()
+    def run_layers(self, hidden: Tensor, spans: Sequence[Span], only: Sequence[int] | None = None) -> Tensor:
+        """Run the layers (or those numbered `only`) on new positions of several sessions at once.
+
+        hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
+        """
+        tables: list[tuple[Tensor, Tensor]] = []
+        if not self.config.alibi and len(self.layers):
+            for span in spans:
+                positions = torch.arange(span.cache.end, span.cache.end + span.length, device=hidden.device)
+                tables.append(rope_tables(self.config, positions, hidden.dtype))
+        for layer in self.layers:
+            if only is None or layer.number in only:
+                hidden = layer(hidden, spans, tables)
+        for span in spans:
+            span.cache.advance(span.length)
+        return hidden

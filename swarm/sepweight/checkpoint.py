@@ -1,0 +1,216 @@
+"""Reads checkpoints tensor by tensor: Hugging Face shards (safetensors or .bin) and legacy sepweight directories.
+
+The only module that calls `torch.load`, always with `weights_only=True`. Keeps one shard open at a time, so that memory
+follows the largest tensor in hand and not the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from swarm.errors import WeightsError
+from swarm.sepweight.family import Family, Outline
+from swarm.sepweight.tensorfile import TensorFile
+
+_LEGACY_PREFIX = re.compile(r"(?:transformer\.)?h\.\d+\.")
+
+
+class Source(Protocol):
+    """Somewhere to read the tensors of a model from, by sepweight key and tensor name."""
+
+    directory: Path
+    config: Mapping[str, Any]
+
+    def read(self, key: str, tensor: str) -> Tensor:
+        """One tensor as stored. Raises WeightsError naming file and tensor."""
+        ...
+
+    def fingerprint(self) -> dict[str, int]:
+        """Names and sizes of the files read, to notice another checkpoint on resume."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a checkpoint; WeightsError if it is missing or malformed."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise WeightsError(f"{path} is missing; SRC must be a checkpoint directory with a config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WeightsError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path} holds no JSON object")
+    return cast("dict[str, Any]", config)
+
+
+def open_source(directory: Path, config: Mapping[str, Any], family: Family) -> Source:
+    """The reader that fits what lies in `directory`."""
+    if (directory / "begin.pth").exists() or (directory / "mid.00000.pth").exists():
+        return LegacySource(directory, config)
+    if (directory / "mid").is_dir():
+        return NestedLegacySource(directory, config)
+    return ShardedSource(directory, config, family)
+
+
+def load_pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `torch.save`d dict, mapped, with nothing but tensors allowed in it."""
+    try:
+        loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing") from None
+    except Exception as error:  # torch.load raises many types on damaged or hostile files; all mean the same here
+        reason = str(error).strip().splitlines()[:1]
+        raise WeightsError(f"{path} cannot be read as a dict of tensors: {' '.join(reason)}") from None
+    if isinstance(loaded, Tensor):
+        return {path.stem: loaded}
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{path} holds no dict of tensors")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in cast("dict[object, object]", loaded).items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+            raise WeightsError(f"{path}: entry {name!r} is no dense tensor")
+        tensors[name] = tensor
+    return tensors
+
+
+class ShardedSource:
+    """A Hugging Face checkpoint, with or without an index."""
+
+    def __init__(self, directory: Path, config: Mapping[str, Any], family: Family) -> None:
+        self.directory = directory
+        self.config = config
+        self._family = family
+        self._shard_of = _find_shards(directory)
+        self._open: tuple[str, TensorFile | dict[str, Tensor]] | None = None
+
+    def read(self, key: str, tensor: str) -> Tensor:
+        names = self._family.checkpoint_names(key, tensor)
+        for name in names:
+            shard = self._shard_of.get(name)
+            if shard is not None:
+                return self._read_from(shard, name)
+        raise WeightsError(f"{self.directory}: no shard holds {names[0]} (needed for {key}/{tensor})")
+
+    def _read_from(self, shard: str, name: str) -> Tensor:
+        if self._open is None or self._open[0] != shard:
+            self.close()
+            path = self.directory / shard
+            opened = TensorFile(path) if shard.endswith(".safetensors") else load_pickled(path)
+            self._open = (shard, opened)
+        file = self._open[1]
+        if isinstance(file, TensorFile):
+            return file.read(name)
+        if name not in file:
+            raise WeightsError(f"{self.directory / shard} has no tensor {name}")
+        return file[name].clone()
+
+    def fingerprint(self) -> dict[str, int]:
+        shards = sorted(set(self._shard_of.values()))
+        return {shard: (self.directory / shard).stat().st_size for shard in shards}
+
+    def close(self) -> None:
+        if self._open is not None and isinstance(self._open[1], TensorFile):
+            self._open[1].close()
+        self._open = None
+
+
+def _find_shards(directory: Path) -> dict[str, str]:
+    """Tensor name → file name, from the index or from the files themselves."""
+    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        path = directory / index_name
+        if path.exists():
+            return _read_index(path)
+    single = sorted(directory.glob("*.safetensors"))
+    if single:
+        found: dict[str, str] = {}
+        for path in single:
+            with TensorFile(path) as file:
+                found.update(dict.fromkeys(file.entries, path.name))
+        return found
+    pickled = sorted(directory.glob("pytorch_model*.bin"))
+    if not pickled:
+        raise WeightsError(f"{directory} holds no *.safetensors and no pytorch_model*.bin")
+    return {name: path.name for path in pickled for name in load_pickled(path)}
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
+        shards = {str(name): str(shard) for name, shard in weight_map.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path} is no shard index: {error!r}") from None
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard:
+            raise WeightsError(f'{path} names the shard "{shard}", which is not a plain file name')
+        if not (path.parent / shard).is_file():
+            raise WeightsError(f"{path.parent / shard} is missing; {path.name} names it")
+    return shards
+
+
+class LegacySource:
+    """A flat legacy sepweight directory: begin.pth, mid.00000.pth …, end.pth, and the checkpoint's config.json."""
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.config = config
+        self._open: tuple[str, dict[str, Tensor]] | None = None
+
+    def read(self, key: str, tensor: str) -> Tensor:
+        path = self.directory / f"{key}.pth"
+        if self._open is None or self._open[0] != key:
+            self._open = (key, {_LEGACY_PREFIX.sub("", name): value for name, value in load_pickled(path).items()})
+        if tensor not in self._open[1]:
+            raise WeightsError(f"{path} has no tensor {tensor}")
+        return self._open[1][tensor].clone()
+
+    def fingerprint(self) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in sorted(self.directory.glob("*.pth"))}
+
+    def close(self) -> None:
+        self._open = None
+
+
+class NestedLegacySource:
+    """The older nesting: start/, mid/N/, end/ with one .pth a tensor."""
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.config = config
+
+    def read(self, key: str, tensor: str) -> Tensor:
+        if key == "begin":
+            folder = self.directory / "start"
+        elif key == "end":
+            folder = self.directory / "end"
+        else:
+            folder = self.directory / "mid" / str(int(key.removeprefix("mid.")))
+        for path in sorted(folder.glob("*.pth")):
+            if _LEGACY_PREFIX.sub("", path.stem) == tensor:
+                return next(iter(load_pickled(path).values())).clone()
+        raise WeightsError(f"{folder} has no file {tensor}.pth")
+
+    def fingerprint(self) -> dict[str, int]:
+        paths = sorted(self.directory.glob("**/*.pth"))
+        return {str(path.relative_to(self.directory)): path.stat().st_size for path in paths}
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def check_shape(source: Source, outline: Outline, key: str, name: str, tensor: Tensor) -> None:
+    """Raise WeightsError unless a tensor has the shape that the config implies."""
+    wanted = tuple(outline.files[key][name])
+    if tuple(tensor.shape) != wanted:
+        raise WeightsError(
+            f"{source.directory}: {key}/{name} has shape {list(tensor.shape)}, the config implies {list(wanted)}"
+        )

@@ -1,0 +1,57 @@
+"""Random tiny Falcon checkpoints of every variant, made with transformers, which is also the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import FalconConfig, FalconForCausalLM
+
+from swarm.falcon.config import FALCON
+from swarm.sepweight.convert import convert
+
+COMMON = {"vocab_size": 97, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 64, "bos_token_id": 1, "eos_token_id": 96}
+
+VARIANTS = {
+    "7b": {"multi_query": True, "parallel_attn": True},
+    "40b": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "11b": {
+        "new_decoder_architecture": True,
+        "num_kv_heads": 1,
+        "num_ln_in_parallel_attn": 1,
+        "tie_word_embeddings": False,
+    },
+    "rw": {"multi_query": False, "alibi": True, "parallel_attn": False, "bias": True},
+    "rw-odd-heads": {"multi_query": False, "alibi": True, "parallel_attn": True, "num_attention_heads": 6, "hidden_size": 96},
+    "sequential-rope": {"multi_query": True, "parallel_attn": False, "ffn_hidden_size": 96, "bias": True},
+}
+
+
+def make_model(variant: str, seed: int = 1) -> FalconForCausalLM:
+    """A random float32 Falcon whose weights are large enough that greedy answers do not repeat one token.
+
+    Its attention is the default `sdpa`: with `eager`, transformers 5.23 adds the ALiBi bias twice.
+    """
+    torch.manual_seed(seed)
+    config = FalconConfig(**{**COMMON, **VARIANTS[variant]})
+    model = FalconForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.05 if parameter.ndim == 1 else 0.25 if ".h." in name else 0.1
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return model
+
+
+def save_checkpoint(variant: str, directory: Path, seed: int = 1) -> FalconForCausalLM:
+    """Write the checkpoint in Hugging Face's form and return the model."""
+    model = make_model(variant, seed)
+    model.save_pretrained(directory)
+    return model
+
+
+def save_sepweight(variant: str, directory: Path, seed: int = 1) -> FalconForCausalLM:
+    """Write the model as a sepweight directory (by way of a checkpoint) and return it."""
+    checkpoint = directory.parent / f"{directory.name}-checkpoint"
+    model = save_checkpoint(variant, checkpoint, seed)
+    convert(checkpoint, directory, FALCON)
+    return model
