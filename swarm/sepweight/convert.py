@@ -66,11 +66,13 @@ def convert(
     family: Family,
     *,
     dtype: str | None = None,
+    name: str | None = None,
     progress: Progress = lambda done, total, key: None,
 ) -> Manifest:
     """Convert a checkpoint (or legacy sepweight directory) into a sepweight directory; resume if one was begun.
 
-    dtype: "float32", "float16" or "bfloat16"; None keeps what the checkpoint has.
+    dtype: "float32", "float16" or "bfloat16"; None keeps what the checkpoint has. name: what users call
+    the model; the destination's own name by default.
     Raises WeightsError naming file and tensor, or how much disk is needed.
     """
     config = read_config(source_directory)
@@ -91,7 +93,7 @@ def convert(
     manifest = Manifest(
         format=FORMAT,
         family=family.name,
-        name=destination.resolve().name,
+        name=name or destination.resolve().name,
         model_id=_model_id(outline, journal),
         dtype=dtype,
         layers=outline.layers,

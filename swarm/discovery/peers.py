@@ -1,0 +1,110 @@
+"""The peer table: what each node last said of itself, and whether it still lives.
+
+Pure: beats and times go in, verdicts come out. Believes only beats; adverts never reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from swarm.messages import Beat, Claim
+
+BEAT_SECONDS = 1.0
+SUSPECT_SECONDS = 2.2  # two beats missed
+DEAD_SECONDS = 4.0
+HUNG_SECONDS = 4.0
+HUNG_LAYERS = 3.0  # a tick may stand this many times as long as the node says a layer takes
+FORGET_SECONDS = 60.0
+
+Verdict = Literal["alive", "suspect", "hung", "dead"]
+
+
+@dataclass(slots=True)
+class Peer:
+    """A node as last heard."""
+
+    beat: Beat
+    heard: float
+    tick_moved: float
+
+
+class PeerTable:
+    """Peers by node id."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, Peer] = {}
+        self._gone: dict[str, int] = {}  # node → incarnation that said goodbye
+        self.changed = 0.0  # when the set of live peers last changed
+
+    def apply(self, beat: Beat, now: float) -> bool:
+        """Take a beat; False if it is older than what is known (another incarnation, or reordered)."""
+        known = self._peers.get(beat.node)
+        if self._gone.get(beat.node, -1) >= beat.incarnation:
+            return False
+        if known is not None:
+            if (beat.incarnation, beat.sequence) <= (known.beat.incarnation, known.beat.sequence):
+                return False
+            same_tick = known.beat.incarnation == beat.incarnation and known.beat.tick == beat.tick
+            moved = known.tick_moved if same_tick else now
+            if self._verdict(known, now) == "dead":
+                self.changed = now
+        else:
+            moved = now
+            self.changed = now
+        self._peers[beat.node] = Peer(beat, now, moved)
+        return True
+
+    def say_goodbye(self, node: str, incarnation: int, now: float) -> bool:
+        """A node leaves; True if it was known."""
+        self._gone[node] = max(incarnation, self._gone.get(node, -1))
+        known = self._peers.get(node)
+        if known is None or known.beat.incarnation > incarnation:
+            return False
+        del self._peers[node]
+        self.changed = now
+        return True
+
+    def mark_lost(self, node: str, now: float) -> None:
+        """The connection to a node broke: it counts as dead until its next beat."""
+        known = self._peers.get(node)
+        if known is not None and self._verdict(known, now) != "dead":
+            known.heard = now - DEAD_SECONDS
+            self.changed = now
+
+    def verdict(self, node: str, now: float) -> Verdict:
+        known = self._peers.get(node)
+        return "dead" if known is None else self._verdict(known, now)
+
+    @staticmethod
+    def _verdict(peer: Peer, now: float) -> Verdict:
+        silence = now - peer.heard
+        if silence >= DEAD_SECONDS:
+            return "dead"
+        if now - peer.tick_moved >= max(HUNG_SECONDS, HUNG_LAYERS * peer.beat.layer_seconds):
+            return "hung"
+        return "suspect" if silence >= SUSPECT_SECONDS else "alive"
+
+    def sweep(self, now: float) -> list[str]:
+        """Forget the long dead; return the ids of all that are dead or hung now."""
+        for node, peer in list(self._peers.items()):
+            if now - peer.heard > FORGET_SECONDS:
+                del self._peers[node]
+        return [node for node, peer in sorted(self._peers.items()) if self._verdict(peer, now) in ("dead", "hung")]
+
+    def live(self, now: float) -> list[Beat]:
+        """The last beats of peers that are neither dead nor hung nor leaving, in id order."""
+        return [
+            peer.beat
+            for _, peer in sorted(self._peers.items())
+            if self._verdict(peer, now) in ("alive", "suspect") and not peer.beat.leaving
+        ]
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._peers
+
+
+def serving_claims(beats: Iterable[Beat], model: str) -> list[tuple[Beat, Claim]]:
+    """Every claim on a model that is being served."""
+    return [(beat, claim) for beat in beats for claim in beat.claims if claim.model == model and claim.state == "serving"]

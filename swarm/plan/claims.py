@@ -1,0 +1,135 @@
+"""Which cells an unplaced node claims: those that the swarm lacks, as many as fit; then the thinnest.
+
+Every node computes the rows of all unplaced nodes in id order and takes its own, so equal views give placements that
+fit together without anyone coordinating them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swarm.parts import Part, cells, part_of_cells, runs
+
+
+@dataclass(frozen=True, slots=True)
+class CellCosts:
+    """Bytes that a node needs for each kind of cell of one model, its KV reserve included."""
+
+    layers: int
+    begin: int
+    layer: int
+    end: int
+
+    def of(self, cell: int) -> int:
+        return self.begin if cell == 0 else self.end if cell == self.layers + 1 else self.layer
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """An unplaced node: what it can spend, and what each model that it has the weights of would cost it."""
+
+    node: str
+    budget: int
+    costs: Mapping[str, CellCosts]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim that stands."""
+
+    node: str
+    model: str
+    part: Part
+
+
+Placement = dict[str, Part]  # model → part, for one node
+
+
+def place_all(seats: Sequence[Seat], held: Sequence[Held], layers: Mapping[str, int]) -> dict[str, Placement]:
+    """The first claims of all unplaced nodes, by node id.
+
+    layers: model → number of layers, for every model named anywhere.
+    """
+    coverage = count_coverage(held, layers)
+    rows: dict[str, Placement] = {}
+    for seat in sorted(seats, key=lambda seat: seat.node):
+        rows[seat.node] = place_one(seat, coverage)
+        for model, part in rows[seat.node].items():
+            for cell in cells(part, layers[model]):
+                coverage[model][cell] += 1
+    return rows
+
+
+def count_coverage(held: Sequence[Held], layers: Mapping[str, int]) -> dict[str, list[int]]:
+    """Model → how many claims cover each cell."""
+    coverage = {model: [0] * (count + 2) for model, count in layers.items()}
+    for claim in held:
+        for cell in cells(claim.part, layers[claim.model]):
+            coverage[claim.model][cell] += 1
+    return coverage
+
+
+def place_one(seat: Seat, coverage: Mapping[str, Sequence[int]]) -> Placement:
+    """What one node should claim, given how often each cell is held already; empty if nothing fits."""
+    placement: Placement = {}
+    budget = seat.budget
+    for model in sorted(seat.costs):
+        costs = seat.costs[model]
+        window = _best_gap(costs, coverage[model], budget)
+        if window is not None:
+            placement[model] = part_of_cells(*window, costs.layers)
+            budget -= sum(costs.of(cell) for cell in range(*window))
+    if placement:
+        return placement
+    for model in sorted(seat.costs):
+        window = _thinnest_window(seat.costs[model], coverage[model], budget)
+        if window is not None:
+            return {model: part_of_cells(*window, seat.costs[model].layers)}
+    return {}
+
+
+def _best_gap(costs: CellCosts, coverage: Sequence[int], budget: int) -> tuple[int, int] | None:
+    """The most uncovered neighbouring cells that fit, from the start of their gap; the first of equals."""
+    best: tuple[int, int] | None = None
+    for start, stop in runs(cell for cell, count in enumerate(coverage) if count == 0):
+        fitting = _extent(costs, start, stop, budget)
+        if fitting > start and (best is None or fitting - start > best[1] - best[0]):
+            best = (start, fitting)
+    return best
+
+
+def _extent(costs: CellCosts, start: int, stop: int, budget: int) -> int:
+    """Where a window from `start` must end to fit the budget, at most `stop`."""
+    cell = start
+    while cell < stop and costs.of(cell) <= budget:
+        budget -= costs.of(cell)
+        cell += 1
+    return cell
+
+
+def _thinnest_window(costs: CellCosts, coverage: Sequence[int], budget: int) -> tuple[int, int] | None:
+    """Of the longest windows that fit at each start, the one whose sorted coverage is lexicographically least."""
+    total = costs.layers + 2
+    windows = [(start, _extent(costs, start, total, budget)) for start in range(total)]
+    windows = [(start, stop) for start, stop in windows if stop > start]
+    if not windows:
+        return None
+    # A window longer by one cell would compare as larger, so each is judged by its mean first.
+    return min(windows, key=lambda window: (_mean(coverage, window), window[0] - window[1], window[0]))
+
+
+def _mean(coverage: Sequence[int], window: tuple[int, int]) -> float:
+    return sum(coverage[window[0] : window[1]]) / (window[1] - window[0])
+
+
+def must_yield(node: str, part: Part, others: Sequence[tuple[str, Part]], layers: int) -> bool:
+    """Whether a node should choose again: cells are missing while some of its own are held by a lower id too."""
+    held = [0] * (layers + 2)
+    for _, other in [*others, (node, part)]:
+        for cell in cells(other, layers):
+            held[cell] += 1
+    if all(held):
+        return False
+    mine = set(cells(part, layers))
+    return any(other < node and mine & set(cells(part_, layers)) for other, part_ in others)

@@ -1,0 +1,116 @@
+"""Messages and tensors to frames and back: `[version + msgpack header][raw tensor pieces]…`.
+
+Everything is bounded before anything is allocated; what does not fit is a WireError that its sender can be told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgpack
+import msgspec
+
+from swarm.errors import PeerError
+from swarm.messages import ITEM_BYTES, PROTOCOL, AnyMessage, Dtype, Small, WireTensor
+
+HEADER_LIMIT = 64 << 10
+FRAME_LIMIT = 1 << 20  # an 18 MB frame on a 2 MB/s link was cut by heartbeats and lost
+MAX_FRAMES = 66
+MAX_MESSAGE_SIZE = FRAME_LIMIT + HEADER_LIMIT  # per frame: what the socket itself refuses
+_VERSION = bytes([PROTOCOL])
+
+Frame = bytes | memoryview
+
+
+class WireError(PeerError):
+    """Frames that are no message of ours; `code` is BAD_MESSAGE or BAD_VERSION."""
+
+
+class _TensorHead(msgspec.Struct, frozen=True, array_like=True):
+    dtype: Dtype
+    shape: tuple[Small, ...]
+
+
+class _Header(msgspec.Struct, frozen=True, array_like=True):
+    message: AnyMessage
+    tensor: _TensorHead | None
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: AnyMessage, tensor: WireTensor | None = None) -> list[Frame]:
+    """Frames of a message; a tensor's bytes are not copied, only cut into pieces of at most FRAME_LIMIT."""
+    head = None if tensor is None else _TensorHead(tensor.dtype, tensor.shape)
+    header = _VERSION + _encoder.encode(_Header(message, head))
+    if len(header) > HEADER_LIMIT:
+        raise ValueError(f"header of {len(header)} bytes; at most {HEADER_LIMIT}")
+    frames: list[Frame] = [header]
+    if tensor is not None:
+        view = memoryview(tensor.data)
+        frames += [view[start : start + FRAME_LIMIT] for start in range(0, len(view), FRAME_LIMIT)]
+        if len(frames) > MAX_FRAMES:
+            raise ValueError(f"tensor of {len(view)} bytes; at most {(MAX_FRAMES - 1) * FRAME_LIMIT}")
+    return frames
+
+
+def decode(frames: Sequence[Frame]) -> tuple[AnyMessage, WireTensor | None]:
+    """The message and tensor that frames hold.
+
+    Raises WireError for a foreign version, an unknown type, a field out of bounds or a tensor whose bytes do not fit
+    its shape.
+    """
+    if not frames or len(frames) > MAX_FRAMES:
+        raise WireError(f"{len(frames)} frames; between 1 and {MAX_FRAMES} are allowed", code="BAD_MESSAGE")
+    header = frames[0]
+    if not 1 < len(header) <= HEADER_LIMIT:
+        raise WireError(f"header of {len(header)} bytes; at most {HEADER_LIMIT}", code="BAD_MESSAGE")
+    if header[0] != PROTOCOL:
+        raise WireError(f"protocol version {header[0]}; this node speaks {PROTOCOL}", code="BAD_VERSION")
+    message, head = _decode_header(bytes(header[1:]))
+    pieces = frames[1:]
+    size = sum(len(piece) for piece in pieces)
+    if head is None:
+        if pieces:
+            raise WireError(f"{len(pieces)} frames without a tensor", code="BAD_MESSAGE")
+        return message, None
+    if len(head.shape) > 4 or math.prod(head.shape) * ITEM_BYTES[head.dtype] != size:
+        raise WireError(f"{size} bytes for a {head.dtype} tensor of {head.shape}", code="BAD_MESSAGE")
+    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return message, WireTensor(head.dtype, head.shape, data)
+
+
+def _decode_header(data: bytes) -> tuple[AnyMessage, _TensorHead | None]:
+    try:
+        raw = cast(
+            Any,
+            msgpack.unpackb(
+                data,
+                strict_map_key=False,
+                max_str_len=4096,
+                max_bin_len=4096,
+                max_array_len=8192,
+                max_map_len=1024,
+                max_ext_len=0,
+            ),
+        )
+        header = msgspec.convert(raw, type=_Header)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        # msgspec.ValidationError, UnicodeDecodeError and msgpack's format and stack errors are ValueErrors.
+        raise WireError(f"no message of ours: {str(error)[:200]}", code="BAD_MESSAGE") from None
+    if _has_nan(raw):
+        raise WireError("a number is not a number", code="BAD_MESSAGE")
+    return header.message, header.tensor
+
+
+def _has_nan(value: Any) -> bool:
+    """Comparisons against NaN are always false, so it would slip through every bound."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, dict):
+        return any(_has_nan(item) for item in cast("dict[Any, Any]", value).values())
+    if isinstance(value, list):
+        return any(_has_nan(item) for item in cast("list[Any]", value))
+    return False

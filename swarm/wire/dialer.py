@@ -1,0 +1,209 @@
+"""Outgoing connections: one DEALER and its monitor for each (address, channel) dialled.
+
+Says who answered (`LinkUp`), what they sent (`LinkMessage`), when a connection breaks (`LinkDown`) and why one cannot be
+made (`LinkFailed`). Reconnecting is ZeroMQ's work. Runs in the caller's poll loop and never blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from swarm.keys import Identity, SwarmKeys
+from swarm.messages import AnyMessage, Channel, Hello, Welcome, WireTensor
+from swarm.wire.codec import WireError, decode, encode
+from swarm.wire.sockets import make_dealer
+
+MESSAGES_A_TURN = 256
+TCP_SECONDS = 3.0
+HANDSHAKE_SECONDS = 4.0
+
+WRONG_SECRET = "wrong swarm secret, or not a swarm"
+UNREACHABLE = "TCP connection refused or timed out"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A listener at `address` has said who it is (as far as any member can be believed)."""
+
+    node: str
+    channel: Channel
+    address: str
+    welcome: Welcome
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """A connection that was up has broken; ZeroMQ goes on trying."""
+
+    node: str
+    channel: Channel
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFailed:
+    """No connection to `address` yet, and why; said once."""
+
+    address: str
+    channel: Channel
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMessage:
+    """A message that came back on a connection of ours."""
+
+    node: str
+    channel: Channel
+    message: AnyMessage
+    tensor: WireTensor | None
+
+
+LinkEvent = LinkUp | LinkDown | LinkFailed | LinkMessage
+
+
+@dataclass(slots=True)
+class _Dial:
+    address: str
+    channel: Channel
+    socket: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    since: float
+    state: Literal["dialling", "connected", "secured", "up"] = "dialling"
+    node: str = ""
+    has_failed: bool = False
+
+
+class Dialer:
+    """All outgoing connections of a process."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], keys: SwarmKeys, identity: Identity, hello: Hello
+    ) -> None:
+        self._context = context
+        self._keys = keys
+        self._identity = identity
+        self._hello = hello
+        self._dials: dict[tuple[str, Channel], _Dial] = {}
+        self._up: dict[tuple[str, Channel], _Dial] = {}
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What to poll for input."""
+        return [socket for dial in self._dials.values() for socket in (dial.socket, dial.monitor)]
+
+    def dial(self, address: str, channel: Channel, now: float) -> None:
+        """Connect to HOST:PORT unless that is under way already."""
+        if (address, channel) in self._dials:
+            return
+        socket = make_dealer(self._context, self._keys, self._identity)
+        monitor = socket.get_monitor_socket(
+            zmq.EVENT_CONNECTED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        )
+        assert monitor is not None
+        try:
+            socket.connect(f"tcp://{address}")
+        except zmq.ZMQError:
+            socket.disable_monitor()
+            socket.close()
+            return  # not an address after all: as silent as one where nobody listens
+        self._dials[address, channel] = _Dial(address, channel, socket, monitor, now)
+
+    def is_up(self, node: str, channel: Channel) -> bool:
+        return (node, channel) in self._up
+
+    def address_of(self, node: str, channel: Channel) -> str | None:
+        """The address at which a node answered."""
+        dial = self._up.get((node, channel))
+        return None if dial is None else dial.address
+
+    def hang_up(self, address: str, channel: Channel) -> None:
+        dial = self._dials.pop((address, channel), None)
+        if dial is not None:
+            if self._up.get((dial.node, channel)) is dial:
+                del self._up[dial.node, channel]
+            dial.socket.disable_monitor()
+            dial.monitor.close()
+            dial.socket.close()
+
+    def send(self, node: str, channel: Channel, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
+        """Send to a node that is up; False if it is not, or its queue is full."""
+        dial = self._up.get((node, channel))
+        return dial is not None and self._send(dial, message, tensor)
+
+    def _send(self, dial: _Dial, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
+        frames = encode(message, tensor)
+        try:
+            dial.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def drain(self, now: float) -> Iterator[LinkEvent]:
+        """Everything that has happened, up to a turn's worth; never blocks."""
+        for dial in list(self._dials.values()):
+            if dial.monitor.closed:
+                continue
+            yield from self._watch(dial, now)
+            if dial.socket.closed:
+                continue
+            yield from self._receive(dial)
+            if dial.state in ("dialling", "connected") and not dial.has_failed:
+                limit = TCP_SECONDS if dial.state == "dialling" else HANDSHAKE_SECONDS
+                if now - dial.since > limit:
+                    dial.has_failed = True
+                    yield LinkFailed(dial.address, dial.channel, UNREACHABLE if dial.state == "dialling" else WRONG_SECRET)
+
+    def _watch(self, dial: _Dial, now: float) -> Iterator[LinkEvent]:
+        while not dial.monitor.closed and dial.monitor.poll(0):
+            event = recv_monitor_message(dial.monitor, zmq.NOBLOCK)["event"]
+            if event == zmq.EVENT_CONNECTED:
+                dial.state, dial.since = "connected", now
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                dial.state = "secured"
+                self._send(dial, self._hello)
+            elif event == zmq.EVENT_DISCONNECTED and dial.state in ("up", "secured"):
+                was_up, dial.state, dial.since = dial.state == "up", "dialling", now
+                if was_up:
+                    self._up.pop((dial.node, dial.channel), None)
+                    yield LinkDown(dial.node, dial.channel, dial.address)
+            elif not dial.has_failed:  # a handshake failed, or the listener hung up in the middle of it
+                dial.has_failed = True
+                yield LinkFailed(dial.address, dial.channel, WRONG_SECRET)
+
+    def _receive(self, dial: _Dial) -> Iterator[LinkEvent]:
+        for _ in range(MESSAGES_A_TURN):
+            if dial.socket.closed:
+                return
+            try:
+                frames = dial.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                message, tensor = decode([frame.bytes if len(frame.buffer) < 1 << 16 else frame.buffer for frame in frames])
+            except WireError:
+                continue  # a listener that talks nonsense is as good as silent
+            if isinstance(message, Welcome):
+                yield from self._welcome(dial, message)
+            elif dial.state == "up":
+                yield LinkMessage(dial.node, dial.channel, message, tensor)
+
+    def _welcome(self, dial: _Dial, welcome: Welcome) -> Iterator[LinkEvent]:
+        dial.state, dial.node, dial.has_failed = "up", welcome.node, False
+        # Several addresses of one node may be dialled at once: the first to answer is the link, the rest stay spare.
+        self._up.setdefault((welcome.node, dial.channel), dial)
+        yield LinkUp(welcome.node, dial.channel, dial.address, welcome)
+
+    def close(self) -> None:
+        for address, channel in list(self._dials):
+            self.hang_up(address, channel)

@@ -1,0 +1,206 @@
+"""The sockets that a node receives on: one ROUTER for control, one for data, and the ZAP handler that guards both.
+
+Owns who is connected: each message comes out with the node id of the key that authenticated it. Answers only on
+connections that others made. Runs in the caller's poll loop and never blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import zmq
+
+from swarm.errors import RequestError
+from swarm.keys import SwarmKeys, node_id
+from swarm.messages import AnyMessage, Channel, Hello, Refused, WireTensor
+from swarm.wire.codec import MAX_FRAMES, Frame, WireError, decode, encode
+from swarm.wire.penalties import Penalties
+from swarm.wire.sockets import ZAP_DOMAIN, make_router
+
+PORTS_TRIED = 100
+MESSAGES_A_TURN = 256  # then the other sockets have their turn
+REMEMBERED_CONNECTIONS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A connection to answer on, and the authenticated id behind it."""
+
+    node: str
+    channel: Channel
+    routing_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A well-formed message from a member."""
+
+    asker: Asker
+    message: AnyMessage
+    tensor: WireTensor | None
+
+
+class Listener:
+    """Listens for a node. `drain` the ready sockets; `answer` on the connection that asked."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], hosts: Sequence[str], port: int, keys: SwarmKeys
+    ) -> None:
+        """Bind to `port` (control) and `port + 1` (data) on every host, or the next free pair above.
+
+        Raises RequestError if no pair is free or a host is not this machine's.
+        """
+        self._zap = context.socket(zmq.ROUTER)
+        self._zap.linger = 0
+        self._zap.bind("inproc://zeromq.zap.01")
+        self._routers: dict[Channel, zmq.Socket[bytes]] = {}
+        self._hosts = hosts
+        self.port = self._bind(context, port, keys)
+        self._keys_of: dict[Channel, OrderedDict[bytes, str]] = {"control": OrderedDict(), "data": OrderedDict()}
+        self._newest: dict[tuple[str, Channel], bytes] = {}
+        self._discarding: set[Channel] = set()
+        self.penalties = Penalties()
+
+    @property
+    def data_port(self) -> int:
+        return self.port + 1
+
+    @property
+    def addresses(self) -> list[str]:
+        return [f"{host}:{self.port}" for host in self._hosts]
+
+    def _bind(self, context: zmq.Context[zmq.Socket[bytes]], port: int, keys: SwarmKeys) -> int:
+        for candidate in itertools.islice(itertools.count(port, 2), PORTS_TRIED):
+            routers: dict[Channel, zmq.Socket[bytes]] = {
+                "control": make_router(context, keys),
+                "data": make_router(context, keys),
+            }
+            try:
+                for host in self._hosts:
+                    routers["control"].bind(f"tcp://{host}:{candidate}")
+                    routers["data"].bind(f"tcp://{host}:{candidate + 1}")
+            except zmq.ZMQError as error:
+                for router in routers.values():
+                    router.close()
+                if error.errno != zmq.EADDRINUSE:
+                    raise RequestError(f"cannot listen on {', '.join(self._hosts)}: {error}") from None
+                continue
+            self._routers = routers
+            return candidate
+        raise RequestError(f"no free pair of ports in {port}-{port + 2 * PORTS_TRIED}; pass another --port")
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What to poll for input."""
+        return [self._zap, *self._routers.values()]
+
+    def drain(self, now: float) -> Iterator[Arrived]:
+        """Everything that has arrived, up to a turn's worth; never blocks.
+
+        Malformed messages are answered with Refused and silence their sender for a while.
+        """
+        self._authenticate()
+        for channel, router in self._routers.items():
+            for _ in range(MESSAGES_A_TURN):
+                try:
+                    frames = self._receive(channel, router, now)
+                except zmq.Again:
+                    break
+                if frames:
+                    arrived = self._understand(channel, frames, now)
+                    if arrived is not None:
+                        yield arrived
+
+    def _authenticate(self) -> None:
+        """Let every CURVE client in: finishing the handshake took the swarm's secret. Its key becomes its User-Id."""
+        while True:
+            try:
+                frames = self._zap.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(frames) < 9 or frames[2] != b"1.0":
+                continue
+            envelope, request, domain, mechanism, credentials = frames[:2], frames[3], frames[4], frames[7], frames[8:]
+            known = domain == ZAP_DOMAIN and mechanism == b"CURVE" and len(credentials) == 1
+            status, text, user = (
+                (b"200", b"OK", zmq.utils.z85.encode(credentials[0])) if known else (b"400", b"not a member", b"")
+            )
+            self._zap.send_multipart([*envelope, b"1.0", request, status, text, user, b""])
+
+    def _receive(self, channel: Channel, router: zmq.Socket[bytes], now: float) -> list[zmq.Frame]:
+        """The frames of one message; an empty list for one of too many frames, which is thrown away piecemeal."""
+        frames: list[zmq.Frame] = []
+        if channel in self._discarding:
+            self._discard(channel, router)
+            return frames
+        frame = router.recv(zmq.NOBLOCK, copy=False)
+        frames.append(frame)
+        while frame.more:
+            if len(frames) > MAX_FRAMES + 1:
+                self.penalties.note(self._identify(channel, frames), now)
+                self._discarding.add(channel)
+                return []
+            frame = router.recv(zmq.NOBLOCK, copy=False)
+            frames.append(frame)
+        return frames
+
+    def _discard(self, channel: Channel, router: zmq.Socket[bytes]) -> None:
+        for _ in range(MESSAGES_A_TURN):
+            if not router.recv(zmq.NOBLOCK, copy=False).more:
+                self._discarding.discard(channel)
+                return
+
+    def _identify(self, channel: Channel, frames: Sequence[zmq.Frame]) -> str:
+        """The authenticated node id behind a message; routing ids are never reused, so it is looked up once each."""
+        routing_id = frames[0].bytes
+        known = self._keys_of[channel]
+        found = known.get(routing_id)
+        if found is None:
+            user: object = frames[-1].get("User-Id")
+            found = known[routing_id] = node_id(str(user).encode())
+            if len(known) > REMEMBERED_CONNECTIONS:
+                known.popitem(last=False)
+        return found
+
+    def _understand(self, channel: Channel, frames: Sequence[zmq.Frame], now: float) -> Arrived | None:
+        node = self._identify(channel, frames)
+        asker = Asker(node, channel, frames[0].bytes)
+        if self.penalties.is_muted(node, now):
+            return None
+        # Small frames are copied (they are not aligned); large ones are used where they lie.
+        parts: list[Frame] = [frame.bytes if len(frame.buffer) < 1 << 16 else frame.buffer for frame in frames[1:]]
+        try:
+            message, tensor = decode(parts)
+            if isinstance(message, Hello) and message.node != node:
+                raise WireError(f"hello claims to be {message.node}, the key is that of {node}", code="BAD_MESSAGE")
+        except WireError as error:
+            self.penalties.note(node, now)
+            code = "BAD_VERSION" if error.code == "BAD_VERSION" else "BAD_MESSAGE"
+            self.answer(asker, Refused(code=code, message=str(error)[:500]))
+            return None
+        if isinstance(message, Hello):
+            self._newest[node, channel] = asker.routing_id
+        return Arrived(asker, message, tensor)
+
+    def answer(self, asker: Asker, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
+        """Send on the connection that asked; False if it is gone or its queue is full."""
+        return self._send(asker.channel, asker.routing_id, encode(message, tensor))
+
+    def send(self, node: str, channel: Channel, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
+        """Send to whoever said Hello last as `node` on `channel`; False if nobody did, or it is gone."""
+        routing_id = self._newest.get((node, channel))
+        return routing_id is not None and self._send(channel, routing_id, encode(message, tensor))
+
+    def _send(self, channel: Channel, routing_id: bytes, frames: Sequence[Frame]) -> bool:
+        try:
+            self._routers[channel].send_multipart([routing_id, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def close(self) -> None:
+        for socket in self.sockets:
+            socket.close()
