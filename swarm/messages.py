@@ -209,7 +209,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     typical_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
 
 
 class Tail(Struct, frozen=True, kw_only=True):
@@ -293,6 +293,7 @@ class Renewed(Message, tag="renewed"):
     ends: Annotated[dict[Small, Small], Meta(max_length=64)]
     known: Small
     tick: Count
+    busy_seconds: Seconds = 0.0  # spent computing for this session here
     lost: Annotated[list[NodeId], Meta(max_length=64)] = []
 
 

@@ -162,10 +162,16 @@ class FalconPart(nn.Module):
         return inputs if self.embed is None else self.embed(inputs)
 
     @torch.inference_mode()
-    def run_layers(self, hidden: Tensor, spans: Sequence[Span], only: Sequence[int] | None = None) -> Tensor:
+    def run_layers(
+        self,
+        hidden: Tensor,
+        spans: Sequence[Span],
+        only: Sequence[int] | None = None,
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """Run the layers (or those numbered `only`) on new positions of several sessions at once.
 
-        hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
+        on_layer is called after each. hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
         """
         tables: list[tuple[Tensor, Tensor]] = []
         if not self.config.alibi and len(self.layers):
@@ -175,6 +181,7 @@ class FalconPart(nn.Module):
         for layer in self.layers:
             if only is None or layer.number in only:
                 hidden = layer(hidden, spans, tables)
+                on_layer()
         for span in spans:
             span.cache.advance(span.length)
         return hidden

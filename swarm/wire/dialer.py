@@ -6,7 +6,7 @@ made (`LinkFailed`). Reconnecting is ZeroMQ's work. Runs in the caller's poll lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,55 +16,13 @@ from zmq.utils.monitor import recv_monitor_message
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AnyMessage, Channel, Hello, Welcome, WireTensor
 from swarm.wire.codec import WireError, decode, encode
+from swarm.wire.events import UNREACHABLE, WRONG_SECRET, LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkUp
 from swarm.wire.sockets import make_dealer
 
 MESSAGES_A_TURN = 256
 TCP_SECONDS = 3.0
 HANDSHAKE_SECONDS = 4.0
-
-WRONG_SECRET = "wrong swarm secret, or not a swarm"
-UNREACHABLE = "TCP connection refused or timed out"
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUp:
-    """A listener at `address` has said who it is (as far as any member can be believed)."""
-
-    node: str
-    channel: Channel
-    address: str
-    welcome: Welcome
-
-
-@dataclass(frozen=True, slots=True)
-class LinkDown:
-    """A connection that was up has broken; ZeroMQ goes on trying."""
-
-    node: str
-    channel: Channel
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class LinkFailed:
-    """No connection to `address` yet, and why; said once."""
-
-    address: str
-    channel: Channel
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LinkMessage:
-    """A message that came back on a connection of ours."""
-
-    node: str
-    channel: Channel
-    message: AnyMessage
-    tensor: WireTensor | None
-
-
-LinkEvent = LinkUp | LinkDown | LinkFailed | LinkMessage
+GOODBYE_MS = 300
 
 
 @dataclass(slots=True)
@@ -76,6 +34,7 @@ class _Dial:
     since: float
     state: Literal["dialling", "connected", "secured", "up"] = "dialling"
     node: str = ""
+    welcome: Welcome | None = None
     has_failed: bool = False
 
 
@@ -122,19 +81,22 @@ class Dialer:
     def is_up(self, node: str, channel: Channel) -> bool:
         return (node, channel) in self._up
 
-    def address_of(self, node: str, channel: Channel) -> str | None:
-        """The address at which a node answered."""
-        dial = self._up.get((node, channel))
-        return None if dial is None else dial.address
+    def data_address(self, node: str) -> str | None:
+        """Where a node takes data: the host at which its control socket answered, the port that it said."""
+        dial = self._up.get((node, "control"))
+        if dial is None or dial.welcome is None:
+            return None
+        return f"{dial.address.rpartition(':')[0]}:{dial.welcome.data_port}"
 
-    def hang_up(self, address: str, channel: Channel) -> None:
+    def hang_up(self, address: str, channel: Channel, linger_ms: int = 0) -> None:
+        """Give a connection up; what is queued on it has `linger_ms` to leave."""
         dial = self._dials.pop((address, channel), None)
         if dial is not None:
             if self._up.get((dial.node, channel)) is dial:
                 del self._up[dial.node, channel]
             dial.socket.disable_monitor()
             dial.monitor.close()
-            dial.socket.close()
+            dial.socket.close(linger_ms)
 
     def send(self, node: str, channel: Channel, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
         """Send to a node that is up; False if it is not, or its queue is full."""
@@ -149,15 +111,17 @@ class Dialer:
             return False
         return True
 
-    def drain(self, now: float) -> Iterator[LinkEvent]:
-        """Everything that has happened, up to a turn's worth; never blocks."""
+    def drain(self, ready: Collection[object], now: float) -> Iterator[LinkEvent]:
+        """Everything that has happened on the `ready` sockets, up to a turn's worth; never blocks."""
         for dial in list(self._dials.values()):
-            if dial.monitor.closed:
-                continue
-            yield from self._watch(dial, now)
-            if dial.socket.closed:
-                continue
-            yield from self._receive(dial)
+            if not dial.monitor.closed and dial.monitor in ready:
+                yield from self._watch(dial, now)
+            if not dial.socket.closed and dial.socket in ready:
+                yield from self._receive(dial)
+
+    def check_deadlines(self, now: float) -> Iterator[LinkEvent]:
+        """Report what has not connected in time; once a second is often enough."""
+        for dial in list(self._dials.values()):
             if dial.state in ("dialling", "connected") and not dial.has_failed:
                 limit = TCP_SECONDS if dial.state == "dialling" else HANDSHAKE_SECONDS
                 if now - dial.since > limit:
@@ -199,11 +163,11 @@ class Dialer:
                 yield LinkMessage(dial.node, dial.channel, message, tensor)
 
     def _welcome(self, dial: _Dial, welcome: Welcome) -> Iterator[LinkEvent]:
-        dial.state, dial.node, dial.has_failed = "up", welcome.node, False
+        dial.state, dial.node, dial.welcome, dial.has_failed = "up", welcome.node, welcome, False
         # Several addresses of one node may be dialled at once: the first to answer is the link, the rest stay spare.
         self._up.setdefault((welcome.node, dial.channel), dial)
         yield LinkUp(welcome.node, dial.channel, dial.address, welcome)
 
     def close(self) -> None:
         for address, channel in list(self._dials):
-            self.hang_up(address, channel)
+            self.hang_up(address, channel, GOODBYE_MS)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 
 import zmq
 
@@ -17,30 +16,13 @@ from swarm.errors import RequestError
 from swarm.keys import SwarmKeys, node_id
 from swarm.messages import AnyMessage, Channel, Hello, Refused, WireTensor
 from swarm.wire.codec import MAX_FRAMES, Frame, WireError, decode, encode
+from swarm.wire.events import Arrived, Asker
 from swarm.wire.penalties import Penalties
 from swarm.wire.sockets import ZAP_DOMAIN, make_router
 
 PORTS_TRIED = 100
 MESSAGES_A_TURN = 256  # then the other sockets have their turn
 REMEMBERED_CONNECTIONS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """A connection to answer on, and the authenticated id behind it."""
-
-    node: str
-    channel: Channel
-    routing_id: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A well-formed message from a member."""
-
-    asker: Asker
-    message: AnyMessage
-    tensor: WireTensor | None
 
 
 class Listener:
@@ -97,13 +79,16 @@ class Listener:
         """What to poll for input."""
         return [self._zap, *self._routers.values()]
 
-    def drain(self, now: float) -> Iterator[Arrived]:
-        """Everything that has arrived, up to a turn's worth; never blocks.
+    def drain(self, ready: Collection[object], now: float) -> Iterator[Arrived]:
+        """Everything that has arrived on the `ready` sockets, up to a turn's worth; never blocks.
 
         Malformed messages are answered with Refused and silence their sender for a while.
         """
-        self._authenticate()
+        if self._zap in ready:
+            self._authenticate()
         for channel, router in self._routers.items():
+            if router not in ready:
+                continue
             for _ in range(MESSAGES_A_TURN):
                 try:
                     frames = self._receive(channel, router, now)

@@ -1,0 +1,264 @@
+"""The client's I/O thread: owns the sockets and the peer table, runs the sessions' machines, carries questions.
+
+Other threads hand it things to do; it hands events back through each session's sink.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import zmq
+
+from swarm.client.session import Connect, Effect, Send, SessionMachine
+from swarm.discovery.lan import Advert
+from swarm.discovery.peers import PeerTable
+from swarm.keys import Identity, SwarmKeys
+from swarm.messages import AnyMessage, AskPeers, Beat, Channel, Hello, PeerPage, WireTensor
+from swarm.wire.dialer import Dialer
+from swarm.wire.events import LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkUp
+from swarm.wire.inbox import Inbox
+
+TICK_SECONDS = 0.1
+REFRESH_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+Answer = tuple[AnyMessage, WireTensor | None]
+Command = Callable[[float], None]
+
+
+@dataclass(slots=True)
+class _Call:
+    """A question to a node, and where its answer goes."""
+
+    node: str
+    message: AnyMessage
+    matches: Callable[[AnyMessage], bool]
+    reply: queue.SimpleQueue[Answer]
+    until: float
+    is_sent: bool = False
+
+
+@dataclass(slots=True)
+class _Entry:
+    machine: SessionMachine
+    sink: Callable[[Effect], None]
+
+
+class ClientLoop:
+    """Runs on a thread of its own between `start` and `stop`."""
+
+    def __init__(self, keys: SwarmKeys, identity: Identity, peers: Sequence[str]) -> None:
+        self._keys = keys
+        self._peers = peers
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        hello = Hello(node=identity.node, kind="client", incarnation=time.time_ns() // 1_000_000)
+        self._dialer = Dialer(self._context, keys, identity, hello)
+        self._inbox: Inbox[Command] = Inbox()
+        self._table = PeerTable()
+        self._sessions: dict[str, _Entry] = {}
+        self._calls: list[_Call] = []
+        self._up: set[tuple[str, Channel]] = set()
+        self._refreshed_at = float("-inf")
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._work, name="client", daemon=True)
+        self.changed = threading.Condition()
+        self.beats: Sequence[Beat] = ()
+        self.rtts: dict[str, float] = {}
+        self.failures: dict[str, str] = {}
+        self.foreign_tags: set[str] = set()
+
+    # From other threads -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close every session and end."""
+        self._inbox.put(self._stop)
+        self._thread.join(timeout=5.0)
+
+    def see_advert(self, advert: Advert) -> None:
+        self._inbox.put(lambda now: self._take_advert(advert, now))
+
+    def ask(self, node: str, message: AnyMessage, matches: Callable[[AnyMessage], bool], seconds: float) -> Answer | None:
+        """The first answer that `matches`; None if it does not come in time."""
+        reply: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        call = _Call(node, message, matches, reply, time.monotonic() + seconds)
+        self._inbox.put(lambda now: self._take_call(call, now))
+        try:
+            return reply.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def order(
+        self, machine: SessionMachine, sink: Callable[[Effect], None], act: Callable[[float], list[Effect]]
+    ) -> None:
+        """Do something with a session's machine; what comes of it for its user goes to `sink`, on the I/O thread."""
+        self._inbox.put(lambda now: self._take_order(_Entry(machine, sink), act, now))
+
+    # On the I/O thread ------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._inbox.descriptor, zmq.POLLIN)
+        polled: set[zmq.Socket[bytes]] = set()
+        next_tick = time.monotonic()
+        for address in self._peers:
+            self._dialer.dial(address, "control", next_tick)
+        while not self._is_stopping:
+            wanted = set(self._dialer.sockets)
+            for socket in polled - wanted:
+                poller.unregister(socket)
+            for socket in wanted - polled:
+                poller.register(socket, zmq.POLLIN)
+            polled = wanted
+            waiting = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
+            ready = {source for source, _ in poller.poll(waiting)}
+            try:
+                now = time.monotonic()
+                self._turn(ready, now)
+                if now >= next_tick:
+                    next_tick = now + TICK_SECONDS
+                    self._tick(now)
+            except Exception:  # the I/O loop must outlive any one event
+                log.exception("client event failed")
+        self._dialer.close()
+        self._context.term()
+        self._inbox.close()
+
+    def _turn(self, ready: set[object], now: float) -> None:
+        if self._inbox.descriptor in ready:
+            for command in self._inbox.take():
+                command(now)
+        for event in self._dialer.drain(ready, now):
+            self._handle(event, now)
+
+    def _tick(self, now: float) -> None:
+        for event in self._dialer.check_deadlines(now):
+            self._handle(event, now)
+        if now - self._refreshed_at >= REFRESH_SECONDS:
+            self._refreshed_at = now
+            self._refresh()
+        self._calls = [call for call in self._calls if call.until > now]
+        for entry in list(self._sessions.values()):
+            self._perform(entry, entry.machine.tick(now), now)
+
+    def _refresh(self) -> None:
+        """Ask one node that is up for the peer table; any will do, and the next one is asked if it is gone."""
+        for node, channel in sorted(self._up):
+            if channel == "control" and self._dialer.send(node, "control", AskPeers()):
+                return
+
+    def _stop(self, now: float) -> None:
+        for entry in list(self._sessions.values()):
+            self._perform(entry, entry.machine.cancel(), now)
+        self._is_stopping = True
+
+    def _take_advert(self, advert: Advert, now: float) -> None:
+        if advert.tag != self._keys.tag:
+            self.foreign_tags.add(advert.tag)
+            return
+        if (advert.node, "control") not in self._up:
+            for address in advert.addresses:
+                self._dialer.dial(address, "control", now)
+
+    def _take_call(self, call: _Call, now: float) -> None:
+        self._calls.append(call)
+        call.is_sent = self._dialer.send(call.node, "control", call.message)
+        if not call.is_sent:
+            self._connect(call.node, "control", now)
+
+    def _take_order(self, entry: _Entry, act: Callable[[float], list[Effect]], now: float) -> None:
+        if entry.machine.session not in self._sessions:
+            for node, channel in self._up:
+                entry.machine.link_up(node, channel, now)
+        self._sessions[entry.machine.session] = entry
+        entry.machine.see(self.beats)
+        self._perform(entry, act(now), now)
+
+    def _handle(self, event: LinkEvent, now: float) -> None:
+        match event:
+            case LinkUp(node, channel, address):
+                self._link_up(node, channel, address, now)
+            case LinkDown(node, channel):
+                self._up.discard((node, channel))
+                if channel == "control":
+                    self._table.mark_lost(node, now)
+                for entry in self._sessions.values():
+                    entry.machine.link_down(node, channel, now)
+            case LinkFailed(address, _, reason):
+                with self.changed:
+                    self.failures[address] = reason
+                    self.changed.notify_all()
+            case LinkMessage(node, _, message, tensor):
+                self._receive(node, message, tensor, now)
+
+    def _link_up(self, node: str, channel: Channel, address: str, now: float) -> None:
+        self.failures.pop(address, None)
+        self._up.add((node, channel))
+        if channel == "control":
+            self._dialer.send(node, "control", AskPeers())
+            for call in self._calls:
+                if call.node == node and not call.is_sent:
+                    call.is_sent = self._dialer.send(node, "control", call.message)
+            if self._wants_data(node):
+                self._connect(node, "data", now)
+        for entry in list(self._sessions.values()):
+            self._perform(entry, entry.machine.link_up(node, channel, now), now)
+
+    def _wants_data(self, node: str) -> bool:
+        return any(
+            entry.machine.route and node in (entry.machine.route[0].node, entry.machine.route[-1].node)
+            for entry in self._sessions.values()
+        )
+
+    def _connect(self, node: str, channel: Channel, now: float) -> None:
+        if channel == "data":
+            address = self._dialer.data_address(node)
+            if address is not None:
+                self._dialer.dial(address, "data", now)
+            return  # else it is dialled once the control link says where
+        for beat in self.beats:
+            if beat.node == node:
+                for address in beat.addresses:
+                    self._dialer.dial(address, "control", now)
+
+    def _receive(self, node: str, message: AnyMessage, tensor: WireTensor | None, now: float) -> None:
+        if isinstance(message, PeerPage):
+            self._take_page(node, message, now)
+            return
+        for call in self._calls:
+            if call.node == node and call.matches(message):
+                self._calls.remove(call)
+                call.reply.put((message, tensor))
+                return
+        entry = self._sessions.get(getattr(message, "session", ""))
+        if entry is not None:
+            self._perform(entry, entry.machine.receive(node, message, now), now)
+
+    def _take_page(self, node: str, page: PeerPage, now: float) -> None:
+        for beat in page.nodes:
+            self._table.apply(beat, now)
+        if page.more and page.nodes:
+            self._dialer.send(node, "control", AskPeers(after=page.nodes[-1].node))
+        with self.changed:
+            self.beats = self._table.live(now)
+            self.changed.notify_all()
+        for entry in self._sessions.values():
+            entry.machine.see(self.beats)
+
+    def _perform(self, entry: _Entry, effects: Sequence[Effect], now: float) -> None:
+        for effect in effects:
+            match effect:
+                case Send(node, channel, message, tensor):
+                    self._dialer.send(node, channel, message, tensor)
+                case Connect(node, channel):
+                    self._connect(node, channel, now)
+                case _:
+                    entry.sink(effect)

@@ -1,0 +1,229 @@
+"""A swarm as a program sees it: who is there, what models there are, sessions that generate.
+
+    with SwarmClient(settings, keys, identity) as swarm:
+        card = swarm.card(swarm.find_model(None))
+        session = swarm.open_session(card)
+        for event in session.generate(Turn(...)): ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import random
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from swarm.client.loop import ClientLoop
+from swarm.client.session import Effect, Failed, Finished, SessionMachine, Turn
+from swarm.discovery.lan import Lan
+from swarm.errors import AccessError, PeerError, RequestError, SwarmError
+from swarm.keys import Identity, SwarmKeys
+from swarm.messages import AskFile, AskModel, Beat, FileChunk, ModelCard, Refused
+from swarm.parts import cells, describe_cells, parse_part
+from swarm.wire.events import UNREACHABLE
+
+CALL_SECONDS = 5.0
+DOCUMENT_LIMIT = 256 << 20
+QUIET_SECONDS = 0.3  # adverts that arrive together belong to one first look
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """What the command line decides. hosts: local addresses that mDNS may use."""
+
+    hosts: Sequence[str]
+    peers: Sequence[str] = ()
+    use_mdns: bool = True
+
+
+class Session:
+    """One conversation's cache in the swarm."""
+
+    def __init__(self, machine: SessionMachine, loop: ClientLoop) -> None:
+        self.machine = machine
+        self._loop = loop
+        self._events: queue.SimpleQueue[Effect] = queue.SimpleQueue()
+
+    def generate(self, turn: Turn) -> Iterator[Effect]:
+        """RouteTaken and Delivered events as they come, then Finished. Raises the SwarmError that ends it early."""
+        self._events = queue.SimpleQueue()
+        self._order(lambda now: self.machine.begin(turn, now))
+        while True:
+            event = self._events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    def halt(self, keep: int) -> None:
+        """Stop the answer; token ids from `keep` on never were."""
+        self._order(lambda now: self.machine.halt(keep))
+
+    def cancel(self) -> None:
+        """Stop the answer and free the caches."""
+        self._order(lambda now: self.machine.cancel())
+
+    def _order(self, act: Callable[[float], list[Effect]]) -> None:
+        events = self._events
+        self._loop.order(self.machine, events.put, act)
+
+
+class SwarmClient:
+    """A member that serves nothing."""
+
+    def __init__(self, settings: ClientSettings, keys: SwarmKeys, identity: Identity) -> None:
+        self._settings = settings
+        self._loop = ClientLoop(keys, identity, settings.peers)
+        self._lan: Lan | None = None
+
+    def __enter__(self) -> SwarmClient:
+        self._loop.start()
+        if self._settings.use_mdns:
+            try:
+                self._lan = Lan(self._settings.hosts)
+                self._lan.browse(self._loop.see_advert)
+            except OSError as error:
+                log.warning("no mDNS: %s", error)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.stop()
+        if self._lan is not None:
+            # zeroconf takes its time to say goodbye, and a client has nothing to say goodbye to
+            threading.Thread(target=self._lan.close, daemon=True).start()
+
+    # Who is there -----------------------------------------------------------------------------------------------------
+
+    @property
+    def beats(self) -> Sequence[Beat]:
+        """The peer table as last heard, in id order."""
+        return self._loop.beats
+
+    def wait_for(self, is_enough: Callable[[Sequence[Beat]], bool], seconds: float) -> Sequence[Beat]:
+        """The peer table once `is_enough` says so, or as it is after `seconds`.
+
+        Raises AccessError or PeerError, saying what was seen, if no node has answered by then.
+        """
+        with self._loop.changed:
+            self._loop.changed.wait_for(lambda: is_enough(self._loop.beats), seconds)
+        if self._loop.beats:
+            return self._loop.beats
+        raise self._explain_silence()
+
+    def _explain_silence(self) -> SwarmError:
+        for address, reason in self._loop.failures.items():
+            if reason == UNREACHABLE:
+                return PeerError(
+                    f"a node was named at {address}, but TCP {address} times out or is refused: is it running? "
+                    "if so, open that port in its firewall",
+                    code="BLOCKED",
+                )
+            return AccessError(f"{address}: {reason}", code="ACCESS")
+        if self._loop.foreign_tags:
+            return AccessError(
+                "wrong swarm secret, or not a swarm: the nodes announced on this LAN belong to another swarm; copy the "
+                "secret file from one of its machines",
+                code="ACCESS",
+            )
+        return PeerError("no peers seen; is swarm-node running on this LAN? try --peer HOST:PORT", code="NO_PEERS")
+
+    # Models -----------------------------------------------------------------------------------------------------------
+
+    def find_model(self, name: str | None, seconds: float) -> str:
+        """The id of the model called `name` (or of the only one), once a whole chain serves it.
+
+        Raises PeerError naming the layers that are missing after `seconds`, RequestError if the name does not decide.
+        """
+        self.wait_for(lambda beats: any(not missing for missing in missing_of(beats, name).values()), seconds)
+        missing = missing_of(self.beats, name)
+        names = {claim.model: (claim.name, claim.layers) for beat in self.beats for claim in beat.claims}
+        if not missing:
+            known = ", ".join(sorted({known for known, _ in names.values()})) or "none yet"
+            wanted = "a model" if name is None else f'a model "{name}"'
+            raise PeerError(f"no node serves {wanted}; models seen: {known}", code="UNKNOWN_MODEL")
+        whole = [model for model, cells_missing in missing.items() if not cells_missing]
+        if len(whole) > 1:
+            choices = ", ".join(sorted(f"{names[model][0]} ({model[:8]})" for model in whole))
+            raise RequestError(f"several models are served; choose one with --model: {choices}")
+        if whole:
+            return whole[0]
+        model = min(missing, key=lambda model: len(missing[model]))
+        label, layers = names[model]
+        raise PeerError(
+            f"no chain covers {label}: {describe_cells(missing[model], layers)} missing; start swarm-node on another "
+            "machine, give a node more --memory, or wait if swarm-status shows parts loading",
+            code="NO_ROUTE",
+        )
+
+    def card(self, model: str) -> ModelCard:
+        """What there is to know of a model, from any node that claims it. Raises PeerError."""
+        answers = self._ask_holders(
+            model,
+            AskModel(model=model),
+            lambda reply: isinstance(reply, Refused) or (isinstance(reply, ModelCard) and reply.model == model),
+        )
+        for _, answer, _ in answers:
+            if isinstance(answer, ModelCard):
+                return answer
+        raise PeerError(f"no node knows model {model}", code="UNKNOWN_MODEL")
+
+    def fetch(self, card: ModelCard, name: str) -> bytes:
+        """A document of a model, checked against its digest. Raises PeerError."""
+        entry = card.documents[name]
+        if entry.bytes > DOCUMENT_LIMIT:
+            raise PeerError(f"{name} has {entry.bytes} bytes; at most {DOCUMENT_LIMIT} are fetched")
+        data = b""
+        while len(data) < entry.bytes:
+            piece = self._fetch_piece(card.model, entry.digest, len(data))
+            if not piece:
+                raise PeerError(f"no node sends {name} of {card.name}", code="UNKNOWN_MODEL")
+            data += piece
+        if hashlib.sha256(data).hexdigest() != entry.digest:
+            raise PeerError(f"{name} of {card.name} arrived with another digest than its card says")
+        return data
+
+    def _fetch_piece(self, model: str, digest: str, offset: int) -> bytes:
+        def matches(reply: object) -> bool:
+            is_piece = isinstance(reply, FileChunk) and (reply.digest, reply.offset) == (digest, offset)
+            return is_piece or isinstance(reply, Refused)
+
+        for _, answer, data in self._ask_holders(model, AskFile(digest=digest, offset=offset), matches):
+            if isinstance(answer, FileChunk):
+                return data
+        return b""
+
+    def _ask_holders(
+        self, model: str, message: AskModel | AskFile, matches: Callable[[object], bool]
+    ) -> Iterator[tuple[str, object, bytes]]:
+        """Ask one node after another that claims the model, until the caller has what it wants."""
+        for beat in self.beats:
+            if any(claim.model == model for claim in beat.claims):
+                answer = self._loop.ask(beat.node, message, matches, CALL_SECONDS)
+                if answer is not None:
+                    tensor = answer[1]
+                    yield beat.node, answer[0], b"" if tensor is None else bytes(tensor.data)
+
+    def open_session(self, card: ModelCard) -> Session:
+        """A new session; nothing is sent before its first turn."""
+        return Session(SessionMachine(secrets.token_hex(16), card, random.random()), self._loop)
+
+
+def missing_of(beats: Sequence[Beat], name: str | None) -> dict[str, list[int]]:
+    """Model id → cells that no node serves, for models of that name (or id, or any if None)."""
+    held: dict[str, set[int]] = {}
+    layers: dict[str, int] = {}
+    for beat in beats:
+        for claim in beat.claims:
+            if name is None or claim.name == name or claim.model.startswith(name.lower()):
+                layers.setdefault(claim.model, claim.layers)
+                served = held.setdefault(claim.model, set())
+                if claim.state == "serving" and claim.layers == layers[claim.model]:
+                    served.update(cells(parse_part(claim.part, claim.layers), claim.layers))
+    return {model: [cell for cell in range(layers[model] + 2) if cell not in held[model]] for model in sorted(held)}

@@ -1,0 +1,82 @@
+"""Chooses which waiting steps run together. Pure: candidates in, choices out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
+SMALLEST_CHUNK = 8
+LARGEST_CHUNK = 512
+MOST_SPANS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A session's next waiting step. can_cut: it may be run in pieces (a prompt at the first hop)."""
+
+    key: tuple[str, int]
+    group: Hashable  # steps of one group run the same part of the same model
+    order: int
+    length: int
+    is_prompt: bool
+    can_cut: bool
+
+
+def choose_steps(candidates: Sequence[Candidate], prompt_tokens: int) -> list[tuple[tuple[str, int], int]]:
+    """(key, length) of the steps to run now: every decode step of one group, then prompts up to `prompt_tokens`.
+
+    Decode steps go first; among equals the oldest. The first prompt always gets in, cut if it can be.
+    """
+    if not candidates:
+        return []
+    ordered = sorted(candidates, key=lambda candidate: (candidate.is_prompt, candidate.order))
+    group = ordered[0].group
+    chosen: list[tuple[tuple[str, int], int]] = []
+    left = prompt_tokens
+    has_prompt = False
+    for candidate in ordered:
+        if candidate.group != group or len(chosen) == MOST_SPANS:
+            continue
+        if not candidate.is_prompt:
+            chosen.append((candidate.key, candidate.length))
+            continue
+        length = min(candidate.length, max(left, 0)) if candidate.can_cut else candidate.length
+        if length == 0 or (has_prompt and length > left):
+            continue
+        chosen.append((candidate.key, length))
+        has_prompt = True
+        left -= length
+    return chosen
+
+
+def chunk_tokens(token_seconds: float, decode_seconds: float | None) -> int:
+    """How many prompt tokens a batch may hold.
+
+    token_seconds: measured cost of one prompt token at this hop (0: not measured). decode_seconds: what a decode batch
+    takes here if others are decoding, else None; their tokens should not come more than about twice as slowly.
+    """
+    if token_seconds <= 0:
+        return 64
+    limit = STEP_SECONDS if decode_seconds is None else min(STEP_SECONDS, decode_seconds)
+    return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(limit / token_seconds)))
+
+
+class Pace:
+    """Running measurements of what steps cost at one part."""
+
+    def __init__(self, layer_count: int, layer_seconds: float, prompt_seconds: float) -> None:
+        self._layers = max(1, layer_count)
+        self.decode_seconds = layer_seconds * self._layers
+        self.token_seconds = prompt_seconds * self._layers
+
+    @property
+    def layer_seconds(self) -> float:
+        return self.decode_seconds / self._layers
+
+    def note(self, decode_spans: int, prompt_tokens: int, seconds: float) -> None:
+        """Learn from a batch that took `seconds`; mixed batches teach nothing certain."""
+        if prompt_tokens == 0 and decode_spans == 1:
+            self.decode_seconds += 0.1 * (seconds - self.decode_seconds)
+        elif decode_spans == 0 and prompt_tokens >= 16:
+            self.token_seconds += 0.2 * (seconds / prompt_tokens - self.token_seconds)

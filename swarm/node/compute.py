@@ -1,0 +1,121 @@
+"""The compute thread: owns every engine and runs what it is given, one job after another.
+
+Its tick moves after each layer and while it is idle; a tick that stands still means that it is stuck.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from swarm.errors import SwarmError
+from swarm.node.effects import Forget, Load, Run
+from swarm.node.machine import BatchDone, BatchFailed, Event, PartFailed, PartLoaded
+from swarm.node.work import Engine, EngineLoader
+
+IDLE_TICK_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+Job = Run | Forget | Load | _Stop
+
+
+class ComputeThread:
+    """Runs jobs in order and posts what came of them."""
+
+    def __init__(
+        self,
+        make_loader: Callable[[Callable[[], None]], EngineLoader],
+        budget: int,
+        post: Callable[[Event], None],
+        show_progress: Callable[[str, int, int], None],
+    ) -> None:
+        """make_loader: builds the loader on the thread itself (torch is imported there), given the tick.
+
+        show_progress: (model, pieces done, pieces in all), called on this thread.
+        """
+        self.tick = 0
+        self._make_loader = make_loader
+        self._budget = budget
+        self._post = post
+        self._show_progress = show_progress
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._engines: dict[str, Engine] = {}
+        self._loading: tuple[str, Iterator[tuple[int, int] | Engine]] | None = None
+        self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def give(self, job: Run | Forget | Load) -> None:
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """Ask the thread to end; it does not wait for a step that is stuck."""
+        self._jobs.put(_Stop())
+        self._thread.join(timeout=2.0)
+
+    def _advance(self) -> None:
+        self.tick += 1
+
+    def _work(self) -> None:
+        loader = self._make_loader(self._advance)
+        while True:
+            try:
+                # While a part loads, its next piece is always waiting; sessions' work comes between the pieces.
+                job = self._jobs.get(block=self._loading is None, timeout=IDLE_TICK_SECONDS)
+            except queue.Empty:
+                self._advance()
+                if self._loading is not None:
+                    self._load_piece()
+                continue
+            if isinstance(job, _Stop):
+                return
+            self._do(job, loader)
+
+    def _do(self, job: Run | Forget | Load, loader: EngineLoader) -> None:
+        match job:
+            case Run(batch):
+                try:
+                    result = self._engines[batch.model].run(batch)
+                except Exception as error:  # the compute thread must outlive any batch
+                    log.exception("batch failed model=%s part=%s", batch.model, batch.part)
+                    self._post(BatchFailed(f"{type(error).__name__}: {error}"))
+                else:
+                    self._post(BatchDone(result))
+            case Forget(model, session):
+                if model in self._engines:
+                    self._engines[model].forget(session)
+            case Load(model, part):
+                self._engines.pop(model, None)
+                self._loading = (model, loader.load(model, part, self._budget))
+
+    def _load_piece(self) -> None:
+        assert self._loading is not None
+        model, pieces = self._loading
+        try:
+            piece = next(pieces)
+        except SwarmError as error:
+            self._loading = None
+            self._post(PartFailed(model, str(error)))
+            return
+        except Exception as error:
+            log.exception("loading failed model=%s", model)
+            self._loading = None
+            self._post(PartFailed(model, f"{type(error).__name__}: {error}"))
+            return
+        if isinstance(piece, tuple):
+            self._show_progress(model, *piece)
+        else:
+            self._loading = None
+            self._engines[model] = piece
+            self._post(PartLoaded(piece.served))

@@ -1,0 +1,176 @@
+"""Computes with a loaded Falcon part: caches by session, hidden states through the layers, tokens out of logits.
+
+Lives on the compute thread alone. Knows no queues, leases or peers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from swarm.falcon.cache import Cache
+from swarm.falcon.loading import iterate_loading
+from swarm.falcon.part import FalconPart, Span
+from swarm.messages import WireTensor
+from swarm.node.work import Batch, BatchResult, Engine, ServedPart, packed_rows
+from swarm.parts import Part
+from swarm.sampling import sample
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int32": torch.int32,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+WARM_UP_TOKENS = 32
+
+
+class FalconEngine:
+    """Runs batches on one part."""
+
+    def __init__(self, part: FalconPart, model: str, kv_capacity: int, on_layer: Callable[[], None]) -> None:
+        """on_layer: called after each layer of a step, so that others see that this thread moves."""
+        self._part = part
+        self._on_layer = on_layer
+        self._caches: dict[tuple[str, str], Cache] = {}
+        layer_seconds, prompt_seconds = self._warm_up()
+        config = part.config
+        self.served = ServedPart(
+            model=model,
+            part=part.part,
+            layers=config.layers,
+            context=config.context,
+            vocabulary=config.vocabulary,
+            hidden=config.hidden,
+            dtypes=("float32", "float16", "bfloat16"),
+            cache_bytes=config.cache_bytes(part.dtype.itemsize),
+            kv_capacity=kv_capacity,
+            layer_seconds=layer_seconds,
+            prompt_seconds=prompt_seconds,
+        )
+
+    def _warm_up(self) -> tuple[float, float]:
+        """Seconds of one layer for one token and for one token of a prompt; the first run of each is not counted."""
+        figures: list[float] = []
+        for tokens in (1, WARM_UP_TOKENS):
+            times: list[float] = []
+            for _ in range(4):
+                started = time.perf_counter()
+                hidden = torch.zeros(tokens, self._part.config.hidden, dtype=self._part.dtype, device=self._part.device)
+                out = self._part.run_layers(hidden, [Span(self._part.new_cache(tokens), tokens)])
+                self._finish(out)
+                times.append(time.perf_counter() - started)
+            figures.append(min(times[1:]) / max(1, self._part.part.layer_count) / tokens)
+        return figures[0], figures[1]
+
+    def _finish(self, hidden: Tensor) -> None:
+        if hidden.device.type == "cuda":
+            torch.cuda.synchronize(hidden.device)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> BatchResult:
+        """Run a batch; cuts caches back to where its spans begin, then lets them grow."""
+        started = time.perf_counter()
+        spans = [self._span(batch, index) for index in range(len(batch.spans))]
+        inputs = [_to_torch(tensor) for tensor in batch.inputs]
+        packed = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+        if batch.part.begin:
+            hidden = self._part.enter(packed.to(self._part.device))
+        else:
+            hidden = packed.to(self._part.device, self._part.dtype)
+        only = None if batch.part == self._part.part else batch.part.layers
+        hidden = self._part.run_layers(hidden, spans, only, self._on_layer)
+        sampled: tuple[int, ...] = ()
+        outputs: list[WireTensor] = []
+        if batch.part.end:
+            sampled = self._sample(batch, hidden)
+        else:
+            first = 0
+            for count in batch.groups:
+                length = sum(span.length for span in batch.spans[first : first + count])
+                start = sum(span.length for span in batch.spans[:first])
+                outputs.append(_to_wire(hidden[start : start + length]))
+                first += count
+        return BatchResult(batch.number, tuple(outputs), sampled, time.perf_counter() - started)
+
+    def _span(self, batch: Batch, index: int) -> Span:
+        order = batch.spans[index]
+        key = (order.session, str(batch.part))
+        cache = self._caches.get(key)
+        if cache is None:
+            cache = self._caches[key] = Cache(
+                self._part.config, batch.part.layers, order.reserve, self._part.dtype, self._part.device
+            )
+        cache.extend(order.reserve)
+        cache.truncate(order.position)
+        if cache.end != order.position:
+            raise RuntimeError(f"cache of session {order.session} ends at {cache.end}, the step is at {order.position}")
+        return Span(cache, order.length)
+
+    def _sample(self, batch: Batch, hidden: Tensor) -> tuple[int, ...]:
+        wanted = [
+            (stop - 1, span.sample)
+            for span, (_, stop) in zip(batch.spans, packed_rows(batch.spans), strict=True)
+            if span.sample is not None
+        ]
+        if not wanted:
+            return ()
+        assert self._part.head is not None
+        rows = hidden[[row for row, _ in wanted]] if len(wanted) != hidden.shape[0] else hidden
+        logits = self._part.head(rows).cpu()
+        return tuple(
+            sample(logits[index], order.sampling, order.position, order.ids or ())
+            for index, (_, order) in enumerate(wanted)
+        )
+
+    def forget(self, session: str) -> None:
+        """Free a session's caches."""
+        for key in [key for key in self._caches if key[0] == session]:
+            del self._caches[key]
+
+
+def _to_torch(tensor: WireTensor) -> Tensor:
+    # bytearray: received buffers may be unaligned and are read-only
+    return torch.frombuffer(bytearray(tensor.data), dtype=DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+
+def _to_wire(tensor: Tensor) -> WireTensor:
+    tensor = tensor.detach().contiguous().cpu()
+    data = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return WireTensor(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), data)  # pyright: ignore[reportArgumentType]
+
+
+class FalconLoader:
+    """Loads parts from sepweight directories, a piece at a time."""
+
+    def __init__(
+        self,
+        directories: Mapping[str, Path],
+        device: str,
+        dtype: str | None,
+        kv_capacity: Callable[[str, Part, int], int],
+        on_layer: Callable[[], None],
+    ) -> None:
+        """directories: by model id; kv_capacity: (model, part, budget) → bytes that are left for KV."""
+        self._directories = directories
+        self._device = device
+        self._dtype = None if dtype is None else DTYPES[dtype]
+        self._kv_capacity = kv_capacity
+        self._on_layer = on_layer
+
+    def load(self, model: str, part: Part, budget: int) -> Iterator[tuple[int, int] | Engine]:
+        """Yield (done, total) as layers are loaded, the engine last."""
+        loading = iterate_loading(self._directories[model], part, self._device, self._dtype)
+        loaded: FalconPart
+        while True:
+            try:
+                yield next(loading)
+            except StopIteration as stop:
+                loaded = stop.value
+                break
+        yield FalconEngine(loaded, model, self._kv_capacity(model, part, budget), self._on_layer)

@@ -1,0 +1,113 @@
+"""One session on one part of this node: its fence, its queue and the outputs that may have to be sent again. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from swarm.messages import Code, Open, StepSpan, Tail, WireTensor
+from swarm.parts import Part
+from swarm.wire.events import Asker
+
+LEASE_SECONDS = 4.5
+IDLE_SECONDS = 600.0
+CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
+
+
+@dataclass(slots=True)
+class Pending:
+    """Positions that have arrived and wait to run."""
+
+    position: int
+    length: int
+    tensor: WireTensor
+    is_prompt: bool
+    asker: Asker | None  # whom to grant credit; None for this node itself and for the client
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An output that the next hop has not been proved to have."""
+
+    position: int
+    length: int
+    tensor: WireTensor
+    is_prompt: bool
+
+    @property
+    def stop(self) -> int:
+        return self.position + self.length
+
+
+@dataclass(slots=True, kw_only=True)
+class HopSession:
+    """A session at one hop. Positions below `end` are in the cache; those below `accepted` are there or queued."""
+
+    order: Open
+    owner: str
+    part: Part
+    lease: float
+    used: float
+    end: int = 0
+    accepted: int = 0
+    is_fresh: bool = True  # no step yet in this attempt: the first one may lie below `accepted` and truncates
+    is_running: bool = False
+    is_finished: bool = False
+    grantee: Asker | None = None  # whom the running prompt chunk will grant credit to
+    queue: deque[Pending] = field(default_factory=deque[Pending])
+    kept: list[Kept] = field(default_factory=list[Kept])
+    ids: list[int] = field(default_factory=list[int])  # the last hop's: every token id so far
+    have: int = 0  # token ids that the client said it holds
+    decoded: float = float("-inf")  # when a decode step last ran
+    busy_seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.order.session, self.order.hop
+
+    @property
+    def tail(self) -> Tail | None:
+        return self.order.tail
+
+    def judge(self, span: StepSpan) -> Code | None:
+        """None if the step may be taken, else the code to refuse it with."""
+        if span.attempt < self.order.attempt:
+            return "STALE"
+        if span.attempt > self.order.attempt:
+            return "GAP"
+        if span.position + span.length > self.order.positions:
+            return "TOO_LONG"
+        if span.position == self.accepted or (self.is_fresh and span.position < self.accepted):
+            return None
+        return "DUPLICATE" if span.position < self.accepted else "GAP"
+
+    def take(self, span: StepSpan, tensor: WireTensor, asker: Asker | None) -> None:
+        """Queue a step that `judge` allowed."""
+        if self.is_fresh:
+            self.end = span.position
+            self.is_fresh = False
+        self.accepted = span.position + span.length
+        self.is_finished = False
+        if not span.is_prompt:
+            # A sampled token has come round: everything before it has passed every hop.
+            self.kept = [kept for kept in self.kept if kept.stop > span.position]
+        self.queue.append(Pending(span.position, span.length, tensor, span.is_prompt, asker))
+
+    def has_room(self) -> bool:
+        """Whether another prompt chunk may be run and sent on."""
+        return self.tail is not None or sum(kept.is_prompt for kept in self.kept) < CHUNKS_IN_FLIGHT
+
+    def take_credit(self, end: int) -> None:
+        """The next hop has run everything below `end`."""
+        self.kept = [kept for kept in self.kept if kept.stop > end or not kept.is_prompt]
+
+    def cut(self, length: int) -> Pending:
+        """The first `length` positions of the queue's head; what is left stays at the head."""
+        head = self.queue.popleft()
+        if length == head.length:
+            return head
+        rest = head.tensor.rows(length, head.length)
+        self.queue.appendleft(
+            Pending(head.position + length, head.length - length, rest, head.is_prompt, head.asker)
+        )
+        return Pending(head.position, length, head.tensor.rows(0, length), head.is_prompt, head.asker)

@@ -1,0 +1,347 @@
+"""Decides what a node does next: `handle(event, now) -> [effects]`.
+
+Owns the order in which membership, claims and sessions hear of things. Owns no socket, thread, tensor or clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from swarm.discovery.peers import BEAT_SECONDS
+from swarm.messages import (
+    AskFile,
+    AskModel,
+    AskPeers,
+    Beat,
+    BeatAck,
+    Claim,
+    Close,
+    Credit,
+    Goodbye,
+    Hello,
+    ModelCard,
+    Open,
+    Refused,
+    Renew,
+    Resend,
+    StepRefused,
+    Steps,
+    Welcome,
+)
+from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer
+from swarm.node.membership import Membership
+from swarm.node.sessions import Serving
+from swarm.node.work import BatchResult, ServedPart
+from swarm.parts import Part
+from swarm.plan.claims import Placement
+from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkUp
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The sockets are bound. part: what --part asks for, by model; peers: addresses of --peer and remembered ones."""
+
+    data_port: int
+    placement: Mapping[str, Part]
+    peers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """A moment has passed (several a second). tick: the compute thread's; refused: malformed messages so far."""
+
+    tick: int
+    memory_free: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSeen:
+    """An advert with our swarm's tag."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartLoaded:
+    """A Load is done."""
+
+    served: ServedPart
+
+
+@dataclass(frozen=True, slots=True)
+class PartFailed:
+    """A Load failed for good."""
+
+    model: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    result: BatchResult
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailed:
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """SIGTERM or Ctrl-C."""
+
+
+Event = (
+    Started
+    | Ticked
+    | AddressSeen
+    | Arrived
+    | LinkUp
+    | LinkDown
+    | LinkFailed
+    | LinkMessage
+    | PartLoaded
+    | PartFailed
+    | BatchDone
+    | BatchFailed
+    | StopAsked
+)
+Phase = Literal["running", "stopping"]
+
+
+class NodeMachine:
+    """The whole of a node's decisions."""
+
+    def __init__(self, membership: Membership, cards: Mapping[str, ModelCard]) -> None:
+        self.membership = membership
+        self.serving = Serving(membership.me.node)
+        self.phase: Phase = "running"
+        self._cards = cards
+        self._tick = Ticked(0, membership.me.budget, 0)
+        self._data_port = 1
+        self._last_beat = float("-inf")
+        self._is_fixed = False
+        self._advertised: Advertise | None = None
+
+    @property
+    def node(self) -> str:
+        return self.membership.me.node
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Apply one event at `now` (seconds, monotonic); return what the shell must do, in order."""
+        match event:
+            case Started():
+                return self._start(event, now)
+            case Ticked():
+                return self._advance(event, now)
+            case AddressSeen():
+                return self.membership.see_address(event.address, now)
+            case Arrived():
+                return self._receive(event, now)
+            case LinkMessage():
+                return self._receive_back(event, now)
+            case LinkUp():
+                if event.channel == "data":
+                    return self.serving.link_up(event.node, now)
+                return [*self.membership.link_up(event), *self._greet(event, now)]
+            case LinkDown():
+                if event.channel == "data":
+                    self.serving.link_down(event.node)
+                else:
+                    self.membership.link_down(event, now)
+                return []
+            case LinkFailed():
+                return [] if event.channel == "data" else [_explain_failure(event)]
+            case PartLoaded():
+                return self._loaded(event.served, now)
+            case PartFailed():
+                self.membership.claims.pop(event.model, None)
+                return [Report("failed", {"model": event.model, "message": event.message}), Exit(1)]
+            case BatchDone():
+                return self.serving.batch_done(event.result, now)
+            case BatchFailed():
+                return [
+                    Report("compute-failed", {"message": event.message}),
+                    *self.serving.batch_failed(event.message),
+                    *self.serving.pump(now),
+                ]
+            case StopAsked():
+                return self._stop()
+
+    # Starting, stopping, time -----------------------------------------------------------------------------------------
+
+    def _start(self, event: Started, now: float) -> list[Effect]:
+        self._data_port = event.data_port
+        effects: list[Effect] = []
+        for address in event.peers:
+            effects += self.membership.see_address(address, now)
+        if event.placement:
+            self._is_fixed = True
+            effects += self._take_up(dict(event.placement))
+        return effects
+
+    def _stop(self) -> list[Effect]:
+        if self.phase == "stopping":
+            return [Exit(1)]
+        self.phase = "stopping"
+        self.membership.is_leaving = self.serving.is_leaving = True
+        goodbye = Goodbye(node=self.node, incarnation=self.membership.me.incarnation)
+        return [
+            Report("leaving", {}),
+            *(SendPeer(node, "control", goodbye) for node in sorted(self.membership.links)),
+            Exit(0),
+        ]
+
+    def _advance(self, event: Ticked, now: float) -> list[Effect]:
+        self._tick = event
+        effects = self.serving.sweep(now)
+        if not self._is_fixed:
+            placement = self.membership.choose(now, may_move=not self.serving.sessions)
+            if placement is not None:
+                effects += self._take_up(placement)
+        if now - self._last_beat >= BEAT_SECONDS:
+            self._last_beat = now
+            self.membership.table.sweep(now)
+            effects += self.membership.beat(self._beat(), now)
+        return effects + self._advertise() + self.serving.pump(now)
+
+    def _greet(self, event: LinkUp, now: float) -> list[Effect]:
+        """A new peer hears of us at once rather than at the next beat."""
+        del now
+        if self.membership.links.get(event.node) != event.address:
+            return []
+        return [SendPeer(event.node, "control", self._beat())]
+
+    def _beat(self) -> Beat:
+        return self.membership.make_beat(
+            self._tick.tick,
+            self._tick.memory_free,
+            self._claims(),
+            sessions=self.serving.session_count,
+            queue=self.serving.queue_length,
+            refused=self._tick.refused,
+            dropped=self.serving.dropped,
+        )
+
+    def _claims(self) -> list[Claim]:
+        names = {local.model: local for local in self.membership.me.models}
+        claims: list[Claim] = []
+        for model, (part, state) in sorted(self.membership.claims.items()):
+            served = self.serving.served.get(model)
+            pace = self.serving.paces.get(model)
+            position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
+            claims.append(
+                Claim(
+                    model=model,
+                    name=names[model].name,
+                    layers=names[model].costs.layers,
+                    part=str(part),
+                    state=state,
+                    layer_seconds=0.0 if pace is None else pace.layer_seconds,
+                    prompt_seconds=0.0 if served is None else served.prompt_seconds,
+                    kv_free_positions=0 if served is None else max(0, self.serving.kv_free(model)) // position_bytes,
+                )
+            )
+        return claims
+
+    def _advertise(self) -> list[Effect]:
+        """The advert follows when the claim changes, or spare memory by more than an eighth."""
+        model, part = next(
+            ((self._cards[model].name, str(part)) for model, (part, _) in sorted(self.membership.claims.items())),
+            ("", ""),
+        )
+        last = self._advertised
+        wanted = Advertise(model, part, self._tick.memory_free)
+        if last is not None and (last.model, last.part) == (model, part):
+            if abs(last.memory_free - wanted.memory_free) <= last.memory_free // 8:
+                return []
+        self._advertised = wanted
+        return [wanted]
+
+    # Claims -----------------------------------------------------------------------------------------------------------
+
+    def _take_up(self, placement: Placement) -> list[Effect]:
+        effects: list[Effect] = []
+        for model in [model for model in self.membership.claims if model not in placement]:
+            del self.membership.claims[model]
+            effects += self.serving.withdraw(model)
+        for model, part in placement.items():
+            if self.membership.claims.get(model, (None, ""))[0] != part:
+                self.membership.claims[model] = (part, "loading")
+                effects += self.serving.withdraw(model)
+                effects.append(Load(model, part))
+        beat = self._beat()
+        return [*effects, *(SendPeer(node, "control", beat) for node in sorted(self.membership.links))]
+
+    def _loaded(self, served: ServedPart, now: float) -> list[Effect]:
+        claim = self.membership.claims.get(served.model)
+        if claim is None or claim[0] != served.part:
+            return []  # the claim has moved on while this was loading
+        self.membership.claims[served.model] = (served.part, "serving")
+        self.serving.serve(served)
+        beat = self._beat()
+        card = self._cards[served.model]
+        return [
+            Report("ready", {"part": str(served.part), "model": card.name}),
+            *(SendPeer(node, "control", beat) for node in sorted(self.membership.links)),
+            *self.serving.pump(now),
+        ]
+
+    # Messages ---------------------------------------------------------------------------------------------------------
+
+    def _receive(self, arrived: Arrived, now: float) -> list[Effect]:
+        asker, message = arrived.asker, arrived.message
+        match message:
+            case Hello():
+                me = self.membership.me
+                welcome = Welcome(
+                    node=me.node, incarnation=me.incarnation, name=me.name, data_port=self._data_port
+                )
+                return [Answer(asker, welcome)]
+            case Beat():
+                return self.membership.take_beat(arrived, message, now)
+            case Goodbye():
+                self.membership.take_goodbye(arrived, message, now)
+                return []
+            case AskPeers():
+                return [self.membership.page(asker, message, self._beat(), now)]
+            case AskModel():
+                card = self._cards.get(message.model)
+                return [Answer(asker, card or Refused(code="UNKNOWN_MODEL", message="no weights of that model here"))]
+            case AskFile():
+                return [AnswerFile(asker, message.digest, message.offset)]
+            case Open():
+                return self.serving.open(asker, message, arrived.tensor, now)
+            case Renew():
+                return self.serving.renew(asker, message, self._tick.tick, now)
+            case Close():
+                return [*self.serving.close(asker, message, now), *self.serving.pump(now)]
+            case Resend():
+                return self.serving.resend(asker, message)
+            case Steps():
+                return self.serving.receive_steps(asker, message, arrived.tensor, now)
+            case _:
+                return [Answer(asker, Refused(code="BAD_MESSAGE", message=f"{type(message).__name__} is no request"))]
+
+    def _receive_back(self, event: LinkMessage, now: float) -> list[Effect]:
+        """What a listener answers on a connection of ours."""
+        match event.message:
+            case BeatAck():
+                self.membership.take_ack(event.node, event.message, now)
+            case Credit():
+                return self.serving.take_credit(event.node, event.message, now)
+            case StepRefused():
+                return self.serving.step_refused(event.node, event.message)
+            case Refused():
+                return [Report("refused", {"peer": event.node, "code": event.message.code})]
+            case _:
+                pass
+        return []
+
+
+def _explain_failure(event: LinkFailed) -> Effect:
+    kind = "blocked" if event.reason == UNREACHABLE else "wrong-secret"
+    return Report(kind, {"address": event.address, "reason": event.reason})

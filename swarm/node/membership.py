@@ -1,0 +1,229 @@
+"""Who the peers are, what this node says of itself, and which part it claims.
+
+Decides only. Claims follow swarm.plan: until the peers seen have held still for a second an unplaced node waits, then
+takes its own row of the placement that every node computes alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swarm.discovery.peers import PeerTable
+from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, ClaimState, Goodbye, PeerPage
+from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
+from swarm.parts import Part, parse_part
+from swarm.plan.claims import CellCosts, Held, Placement, Seat, count_coverage, must_yield, place_all, place_one
+from swarm.wire.events import Arrived, Asker, LinkDown, LinkUp
+
+BROWSE_SECONDS = 2.5
+STILL_SECONDS = 1.0
+PAGE_NODES = 16
+RTT_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model whose weights lie on this machine, and what its cells would cost in memory."""
+
+    model: str
+    name: str
+    costs: CellCosts
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """What does not change about this node while it runs."""
+
+    node: str
+    incarnation: int
+    name: str
+    device: str
+    memory_total: int
+    budget: int
+    models: tuple[LocalModel, ...]
+
+
+class Membership:
+    """Peers, beats and claims of one node."""
+
+    def __init__(self, me: Self, addresses: Sequence[str], started: float) -> None:
+        self.me = me
+        self.addresses = list(addresses)
+        self.table = PeerTable()
+        self.links: dict[str, str] = {}  # node → control address at which it answered
+        self.claims: dict[str, tuple[Part, ClaimState]] = {}  # model → (part, state)
+        self.is_leaving = False
+        self._started = started
+        self._sequence = 0
+        self._sent_at: dict[int, float] = {}
+        self._rtts: dict[str, float] = {}
+        self._dialled: dict[str, float] = {}
+        self._own_addresses = set(addresses)
+
+    # Links ------------------------------------------------------------------------------------------------------------
+
+    def see_address(self, address: str, now: float) -> list[Effect]:
+        """Somebody may listen at HOST:PORT: an advert, a --peer, a remembered peer or another node's word."""
+        if address in self._own_addresses or address in self._dialled:
+            return []
+        self._dialled[address] = now
+        return [Dial(address)]
+
+    def link_up(self, event: LinkUp) -> list[Effect]:
+        node = event.node
+        if node == self.me.node:
+            self._own_addresses.add(event.address)
+            return [HangUp(event.address)]
+        if self.links.setdefault(node, event.address) != event.address:
+            return [HangUp(event.address)]  # it answers at several addresses: one link is enough
+        return []
+
+    def link_down(self, event: LinkDown, now: float) -> list[str]:
+        """A control link broke; return the nodes to take for dead."""
+        if self.links.get(event.node) != event.address:
+            return []
+        del self.links[event.node]
+        self.table.mark_lost(event.node, now)
+        return [event.node]
+
+    # Beats ------------------------------------------------------------------------------------------------------------
+
+    def take_beat(self, arrived: Arrived, beat: Beat, now: float) -> list[Effect]:
+        """A peer's word about itself; only its own key may give it."""
+        if arrived.asker.node != beat.node or beat.node == self.me.node:
+            return []
+        self.table.apply(beat, now)
+        effects: list[Effect] = [Answer(arrived.asker, BeatAck(sequence=beat.sequence))]
+        if beat.node not in self.links:
+            for address in beat.addresses:
+                effects += self.see_address(address, now)
+        for node, address in beat.peers.items():
+            if node not in self.links and node not in self.table and node != self.me.node:
+                effects += self.see_address(address, now)
+        return effects
+
+    def take_ack(self, node: str, ack: BeatAck, now: float) -> None:
+        sent = self._sent_at.get(ack.sequence)
+        if sent is not None:
+            old = self._rtts.get(node, now - sent)
+            self._rtts[node] = old + RTT_SHARE * (now - sent - old)
+
+    def take_goodbye(self, arrived: Arrived, message: Goodbye, now: float) -> None:
+        if arrived.asker.node == message.node:
+            self.table.say_goodbye(message.node, message.incarnation, now)
+
+    def make_beat(self, tick: int, memory_free: int, claims: Sequence[Claim], **counters: int) -> Beat:
+        """What this node says of itself now. Every beat made has a number of its own, or peers would drop it as old."""
+        self._sequence += 1
+        return Beat(
+            node=self.me.node,
+            incarnation=self.me.incarnation,
+            sequence=self._sequence,
+            name=self.me.name,
+            addresses=self.addresses[:8],
+            device=self.me.device,
+            memory_total=self.me.memory_total,
+            memory_free=memory_free,
+            tick=tick,
+            layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
+            claims=list(claims),
+            capacities=[] if self.claims else self._capacities(),
+            settled=bool(self.claims),
+            leaving=self.is_leaving,
+            rtts={node: round(rtt, 5) for node, rtt in sorted(self._rtts.items())[:512] if node in self.links},
+            peers=dict(sorted(self.links.items())[:512]),
+            **counters,
+        )
+
+    def beat(self, beat: Beat, now: float) -> list[Effect]:
+        """Send a beat to every peer."""
+        self._sent_at = {number: at for number, at in self._sent_at.items() if at > now - 10}
+        self._sent_at[beat.sequence] = now
+        return [SendPeer(node, "control", beat) for node in sorted(self.links)]
+
+    def _capacities(self) -> list[Capacity]:
+        return [
+            Capacity(
+                model=local.model,
+                name=local.name,
+                layers=local.costs.layers,
+                layer_bytes=local.costs.layer,
+                begin_bytes=local.costs.begin,
+                end_bytes=local.costs.end,
+                budget_bytes=self.me.budget,
+            )
+            for local in self.me.models
+        ]
+
+    def page(self, asker: Asker, request: AskPeers, own: Beat, now: float) -> Effect:
+        """A page of the peer table, this node included, without what only nodes need."""
+        beats = sorted([own, *self.table.live(now)], key=lambda beat: beat.node)
+        after = [_trim(beat) for beat in beats if beat.node > request.after]
+        return Answer(asker, PeerPage(nodes=after[:PAGE_NODES], more=len(after) > PAGE_NODES))
+
+    # Claims -----------------------------------------------------------------------------------------------------------
+
+    def choose(self, now: float, may_move: bool) -> Placement | None:
+        """The claims to take up now; None to leave things as they are. may_move: no session would notice."""
+        if self.is_leaving or now - self.table.changed < STILL_SECONDS:
+            return None
+        if not self.claims:
+            if now - self._started < BROWSE_SECONDS:
+                return None
+            return self._first_claims(now)
+        if not may_move:
+            return None
+        return self._yielding(now)
+
+    def _first_claims(self, now: float) -> Placement | None:
+        beats = self.table.live(now)
+        seats = [Seat(self.me.node, self.me.budget, {local.model: local.costs for local in self.me.models})]
+        for beat in beats:
+            if not beat.claims and beat.capacities:
+                costs = {
+                    one.model: CellCosts(one.layers, one.begin_bytes, one.layer_bytes, one.end_bytes)
+                    for one in beat.capacities
+                }
+                seats.append(Seat(beat.node, beat.capacities[0].budget_bytes, costs))
+        layers = self._layers(beats)
+        return place_all(seats, self._held(beats, layers), layers)[self.me.node] or None
+
+    def _yielding(self, now: float) -> Placement | None:
+        """Another choice where a lower id holds the same cells while others are missing."""
+        beats = self.table.live(now)
+        layers = self._layers(beats)
+        held = self._held(beats, layers)
+        for model, (part, _) in self.claims.items():
+            others = [(claim.node, claim.part) for claim in held if claim.model == model]
+            if must_yield(self.me.node, part, others, layers[model]):
+                seat = Seat(self.me.node, self.me.budget, {local.model: local.costs for local in self.me.models})
+                placement = place_one(seat, count_coverage(held, layers))
+                current = {name: claimed for name, (claimed, _) in self.claims.items()}
+                return None if placement == current or not placement else placement
+        return None
+
+    def _layers(self, beats: Sequence[Beat]) -> dict[str, int]:
+        layers = {claim.model: claim.layers for beat in beats for claim in beat.claims}
+        layers |= {capacity.model: capacity.layers for beat in beats for capacity in beat.capacities}
+        return layers | {local.model: local.costs.layers for local in self.me.models}
+
+    @staticmethod
+    def _held(beats: Sequence[Beat], layers: Mapping[str, int]) -> list[Held]:
+        held: list[Held] = []
+        for beat in beats:
+            for claim in beat.claims:
+                if claim.state in ("loading", "serving") and claim.layers == layers[claim.model]:
+                    held.append(Held(beat.node, claim.model, parse_part(claim.part, claim.layers)))
+        return held
+
+
+def _trim(beat: Beat) -> Beat:
+    return Beat(
+        **{
+            name: getattr(beat, name)
+            for name in beat.__struct_fields__
+            if name not in ("peers", "rtts", "capacities")
+        },
+        rtts=dict(list(beat.rtts.items())[:16]),
+    )

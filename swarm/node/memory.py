@@ -1,0 +1,153 @@
+"""How much memory a device has to spare, what a model's cells cost in it, and what is left for KV. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from swarm.errors import RequestError
+from swarm.falcon.config import FalconConfig
+from swarm.node.batching import LARGEST_CHUNK
+from swarm.parts import Part
+from swarm.plan.claims import CellCosts
+from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
+
+SPARED_SHARE = 0.1  # of the free memory: left for the rest of the machine
+RESERVED_POSITIONS = 2048  # KV kept free for each layer, or one whole context where that is shorter
+SAMPLED_ROWS = 16
+
+_SIZE = re.compile(r"([0-9.]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """A device and its bytes."""
+
+    device: str
+    total: int
+    free: int
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "6GB", "512MiB", "1.5G". Raises RequestError with an example."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise RequestError(f'size "{text}" is not understood; write for example 6GB or 512MiB')
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def format_size(count: int) -> str:
+    """Bytes in words: 1.36 GB."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
+
+
+def choose_device(wanted: str) -> str:
+    """`cpu` or `cuda:N`. `auto` takes the GPU with the most free memory if the driver shows one."""
+    if wanted != "auto":
+        if wanted != "cpu" and not re.fullmatch(r"cuda:\d+", wanted):
+            raise RequestError(f'device "{wanted}" is not understood; write auto, cpu or cuda:0')
+        return wanted
+    if not Path("/dev/nvidiactl").exists():
+        return "cpu"
+    devices = [measure_device(f"cuda:{index}") for index in range(_cuda_count())]
+    return max(devices, key=lambda memory: memory.free).device if devices else "cpu"
+
+
+def _cuda_count() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def measure_device(device: str) -> DeviceMemory:
+    """Total and free bytes: by NVML, else by torch, else RAM. Raises RequestError if the device is not there."""
+    if device == "cpu":
+        memory = psutil.virtual_memory()
+        return DeviceMemory(device, memory.total, memory.available)
+    index = int(device.removeprefix("cuda:"))
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        info = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+        return DeviceMemory(device, int(info.total), int(info.free))
+    except Exception:  # no NVML package, no driver, or another index than torch's: torch has the last word
+        import torch
+
+        if index >= _cuda_count():
+            raise RequestError(f'device "{device}" is not there; {_cuda_count()} CUDA devices are') from None
+        free, total = torch.cuda.mem_get_info(index)
+        return DeviceMemory(device, total, free)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What one model's weights, KV and scratch cost on a device, in bytes."""
+
+    costs: CellCosts
+    weight_costs: CellCosts
+    scratch: int
+
+    def kv_capacity(self, part: Part, budget: int) -> int:
+        """Bytes for KV once a part's weights are loaded."""
+        weights = self.weight_costs
+        used = part.begin * weights.begin + part.layer_count * weights.layer + part.end * weights.end
+        return budget - self.scratch - used
+
+
+def model_memory(manifest: Manifest, config: FalconConfig, dtype: str | None, device: str) -> ModelMemory:
+    """Costs of each kind of cell. dtype: what weights are converted to, None as stored."""
+    dtype = dtype or manifest.dtype
+    item = ITEM_BYTES[dtype]
+    layer = _tensor_items(manifest, layer_key(0)) * item
+    embedding = config.vocabulary * config.hidden * item
+    end = embedding + 2 * config.hidden * item
+    begin = 0 if device == "cpu" else embedding
+    positions = min(config.context, RESERVED_POSITIONS)
+    kv = positions * config.cache_bytes(item)
+    weights = CellCosts(config.layers, begin, layer, end)
+    costs = CellCosts(config.layers, begin, layer + kv, end)
+    # While running: activations of the largest batch, logits of a few rows. While loading: a tensor as stored, as
+    # converted and reordered, all at once.
+    activations = LARGEST_CHUNK * (2 * config.ffn + config.fused_width + 6 * config.hidden) * item
+    logits = SAMPLED_ROWS * config.vocabulary * 4
+    largest = max(config.ffn * config.hidden, config.fused_width * config.hidden) * item
+    loading = largest + (largest // item * ITEM_BYTES[manifest.dtype] if dtype != manifest.dtype else 0)
+    return ModelMemory(costs, weights, max(activations + logits, loading))
+
+
+def _tensor_items(manifest: Manifest, key: str) -> int:
+    return sum(entry.nbytes // ITEM_BYTES[entry.dtype] for entry in manifest.files[key].tensors.values())
+
+
+def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
+    """Raise RequestError if not even one layer and its KV fit."""
+    needed = memory.costs.layer + memory.scratch
+    if budget < needed:
+        kv = memory.costs.layer - memory.weight_costs.layer
+        raise RequestError(
+            f"{format_size(budget)} is too little for one layer of {name}: "
+            f"{format_size(memory.weight_costs.layer)} of weights, {format_size(kv)} of KV and "
+            f"{format_size(memory.scratch)} of scratch make {format_size(needed)}; pass --memory {needed // 10**6 + 1}MB or more"
+        )
+
+
+def check_part(name: str, memory: Mapping[str, ModelMemory], model: str, part: Part, budget: int) -> None:
+    """Raise RequestError if a part that was asked for does not fit with its KV."""
+    figures = memory[model]
+    costs = figures.costs
+    needed = figures.scratch + part.begin * costs.begin + part.layer_count * costs.layer + part.end * costs.end
+    if needed > budget:
+        raise RequestError(
+            f'part "{part}" of {name} needs {format_size(needed)} with its KV, {format_size(budget)} may be used; '
+            "pass a smaller --part or a larger --memory"
+        )

@@ -1,0 +1,262 @@
+"""A running node: the I/O loop that feeds the machine events and performs its effects.
+
+One thread polls every socket and never blocks; the compute thread computes; zeroconf keeps threads of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+from swarm.discovery.lan import Advert, Lan
+from swarm.keys import Identity, SwarmKeys
+from swarm.messages import FileChunk, Hello, ModelCard, Refused, WireTensor
+from swarm.node.compute import ComputeThread
+from swarm.node.effects import (
+    Advertise,
+    Answer,
+    AnswerFile,
+    Dial,
+    DialData,
+    Effect,
+    Exit,
+    Forget,
+    HangUp,
+    Load,
+    Report,
+    Run,
+    SendClient,
+    SendPeer,
+)
+from swarm.node.machine import AddressSeen, Event, NodeMachine, Started, StopAsked, Ticked
+from swarm.node.membership import Membership, Self
+from swarm.node.work import EngineLoader
+from swarm.parts import Part
+from swarm.wire.codec import FRAME_LIMIT
+from swarm.wire.dialer import Dialer
+from swarm.wire.events import LinkUp
+from swarm.wire.inbox import Inbox
+from swarm.wire.listener import Listener
+
+TICK_SECONDS = 0.2
+REMEMBERED_PEERS = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What the command line decides."""
+
+    hosts: Sequence[str]
+    port: int
+    peers: Sequence[str] = ()
+    use_mdns: bool = True
+    placement: Mapping[str, Part] = field(default_factory=dict[str, Part])
+    remembered_peers: Path | None = None  # file that keeps addresses of peers between runs
+
+
+class NodeProcess:
+    """Sockets, threads and files of one node."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        keys: SwarmKeys,
+        identity: Identity,
+        me: Self,
+        cards: Mapping[str, ModelCard],
+        documents: Mapping[str, Path],
+        make_loader: Callable[[Callable[[], None]], EngineLoader],
+        report: Callable[[Report], None],
+        measure_free: Callable[[], int],
+        show_progress: Callable[[str, int, int], None] = lambda model, done, total: None,
+    ) -> None:
+        """cards: by model id; documents: files that clients may fetch, by sha256; report: tells the user.
+
+        Raises RequestError if no port is free.
+        """
+        self._settings = settings
+        self._keys = keys
+        self._documents = documents
+        self._report = report
+        self._measure_free = measure_free
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._listener = Listener(self._context, settings.hosts, settings.port, keys)
+        hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
+        self._dialer = Dialer(self._context, keys, identity, hello)
+        self._inbox: Inbox[Event] = Inbox()
+        self._compute = ComputeThread(make_loader, me.budget, self._inbox.put, show_progress)
+        self._machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
+        self._lan: Lan | None = None
+        self._me = me
+        self._poller = zmq.Poller()
+        self._polled: set[zmq.Socket[bytes]] = set()
+        self._exit_code: int | None = None
+        self._peer_addresses: dict[str, None] = {}
+
+    @property
+    def addresses(self) -> list[str]:
+        return self._listener.addresses
+
+    def ask_stop(self) -> None:
+        """From a signal handler or another thread: leave politely; asked twice, leave now."""
+        self._inbox.put(StopAsked())
+
+    def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        self._compute.start()
+        self._start_lan()
+        self._poller.register(self._inbox.descriptor, zmq.POLLIN)
+        known = [*self._settings.peers, *self._read_remembered()]
+        self._handle(Started(self._listener.data_port, self._settings.placement, known))
+        next_tick = time.monotonic()
+        try:
+            while self._exit_code is None:
+                now = time.monotonic()
+                if now >= next_tick:
+                    next_tick = now + TICK_SECONDS
+                    for event in self._dialer.check_deadlines(now):
+                        self._handle(event)
+                    tick = Ticked(self._compute.tick, self._measure_free(), self._listener.penalties.total)
+                    self._handle(tick)
+                self._turn(max(0.0, next_tick - time.monotonic()))
+        finally:
+            self._close()
+        return self._exit_code
+
+    def _turn(self, seconds: float) -> None:
+        """Wait for input and handle it all."""
+        self._follow_sockets()
+        ready = {source for source, _ in self._poller.poll(int(seconds * 1000) + 1)}
+        if self._inbox.descriptor in ready:
+            for event in self._inbox.take():
+                self._handle(event)
+        now = time.monotonic()
+        for event in self._dialer.drain(ready, now):
+            self._handle(event)
+        for event in self._listener.drain(ready, now):
+            self._handle(event)
+
+    def _follow_sockets(self) -> None:
+        wanted = {*self._listener.sockets, *self._dialer.sockets}
+        for socket in self._polled - wanted:
+            self._poller.unregister(socket)
+        for socket in wanted - self._polled:
+            self._poller.register(socket, zmq.POLLIN)
+        self._polled = wanted
+
+    def _handle(self, event: Event) -> None:
+        try:
+            if isinstance(event, LinkUp) and event.channel == "control":
+                self._peer_addresses[event.address] = None
+            for effect in self._machine.handle(event, time.monotonic()):
+                self._perform(effect)
+        except Exception:  # the I/O loop must outlive any one event
+            log.exception("event failed type=%s", type(event).__name__)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case SendPeer(node, channel, message, tensor):
+                self._dialer.send(node, channel, message, tensor)
+            case SendClient(node, message):
+                self._listener.send(node, "data", message)
+            case Answer(asker, message, tensor):
+                self._listener.answer(asker, message, tensor)
+            case AnswerFile():
+                self._answer_file(effect)
+            case Run() | Forget() | Load():
+                self._compute.give(effect)
+            case Dial(address):
+                self._dialer.dial(address, "control", time.monotonic())
+            case DialData(node):
+                self._dial_data(node)
+            case HangUp(address):
+                self._dialer.hang_up(address, "control")
+            case Advertise():
+                self._advertise(effect)
+            case Report():
+                self._report(effect)
+            case Exit(code):
+                self._exit_code = code
+
+    def _dial_data(self, node: str) -> None:
+        address = self._dialer.data_address(node)
+        if address is not None:
+            self._dialer.dial(address, "data", time.monotonic())
+
+    def _answer_file(self, request: AnswerFile) -> None:
+        path = self._documents.get(request.digest)
+        if path is None:
+            self._listener.answer(request.asker, Refused(code="UNKNOWN_MODEL", message="no document with that digest"))
+            return
+        with path.open("rb") as file:
+            total = file.seek(0, 2)
+            file.seek(request.offset)
+            data = file.read(FRAME_LIMIT)
+        chunk = FileChunk(digest=request.digest, offset=request.offset, total=total)
+        self._listener.answer(request.asker, chunk, WireTensor("uint8", (len(data),), data))
+
+    # mDNS and remembered peers ----------------------------------------------------------------------------------------
+
+    def _start_lan(self) -> None:
+        if not self._settings.use_mdns:
+            return
+        try:
+            self._lan = Lan(self._settings.hosts)
+        except OSError as error:
+            self._report(Report("no-mdns", {"message": str(error)}))
+            return
+        self._lan.browse(self._see_advert)
+
+    def _see_advert(self, advert: Advert) -> None:
+        if advert.tag == self._keys.tag and advert.node != self._me.node:
+            for address in advert.addresses:
+                self._inbox.put(AddressSeen(address))
+
+    def _advertise(self, effect: Advertise) -> None:
+        if self._lan is not None:
+            self._lan.advertise(
+                Advert(
+                    node=self._me.node,
+                    name=self._me.name,
+                    addresses=tuple(self.addresses),
+                    tag=self._keys.tag,
+                    memory_free=effect.memory_free,
+                    model=effect.model,
+                    part=effect.part,
+                )
+            )
+
+    def _read_remembered(self) -> list[str]:
+        path = self._settings.remembered_peers
+        if path is None or not path.is_file():
+            return []
+        try:
+            return [str(address) for address in json.loads(path.read_text("utf-8"))][:REMEMBERED_PEERS]
+        except (ValueError, OSError):
+            return []  # a hint that got lost
+
+    def _remember_peers(self) -> None:
+        path = self._settings.remembered_peers
+        if path is not None and self._peer_addresses:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(list(self._peer_addresses)[-REMEMBERED_PEERS:]), "utf-8")
+            temporary.replace(path)
+
+    def _close(self) -> None:
+        self._remember_peers()
+        self._compute.stop()
+        if self._lan is not None:
+            self._lan.close()
+        self._dialer.close()
+        self._listener.close()
+        self._context.term()
+        self._inbox.close()

@@ -1,0 +1,108 @@
+"""What the deciding side asks of the computing side, and what comes back. Plain data; knows no tensors' insides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from swarm.messages import Sampling, WireTensor
+from swarm.parts import Part
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOrder:
+    """Draw the token for `position` from the span's last row; ids: all before it, where a penalty needs them."""
+
+    sampling: Sampling
+    position: int
+    ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSpan:
+    """New positions of one session. Its cache holds at least `position` positions and is truncated to that first."""
+
+    session: str
+    attempt: int
+    hop: int
+    position: int
+    length: int
+    reserve: int
+    is_prompt: bool
+    sample: SampleOrder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The steps that one hop runs together. inputs: one tensor a span. groups: spans a message, in order."""
+
+    number: int
+    model: str
+    part: Part
+    spans: tuple[WorkSpan, ...]
+    inputs: tuple[WireTensor, ...]
+    groups: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(span.length for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """outputs: one packed tensor a group. sampled: a token id for each span with an order, in order."""
+
+    number: int
+    outputs: tuple[WireTensor, ...]
+    sampled: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPart:
+    """What the deciding side must know of a part that is loaded."""
+
+    model: str
+    part: Part
+    layers: int
+    context: int
+    vocabulary: int
+    hidden: int
+    dtypes: tuple[str, ...]  # of hidden states that it takes
+    cache_bytes: int  # a position in one layer
+    kv_capacity: int  # bytes for all sessions together
+    layer_seconds: float  # one token through one layer, measured at load
+    prompt_seconds: float  # one token of a prompt through one layer, likewise
+
+
+class Engine(Protocol):
+    """Computes for one model. Lives on the compute thread alone."""
+
+    served: ServedPart
+
+    def run(self, batch: Batch) -> BatchResult:
+        """Run a batch; the spans' caches grow by their lengths."""
+        ...
+
+    def forget(self, session: str) -> None:
+        """Free a session's caches."""
+        ...
+
+
+class EngineLoader(Protocol):
+    """Loads parts of the models that a node has the weights of."""
+
+    def load(self, model: str, part: Part, budget: int) -> Iterator[tuple[int, int] | Engine]:
+        """Yield (done, total) as pieces are loaded, and the engine last. Raises WeightsError or RequestError."""
+        ...
+
+
+def packed_rows(spans: Sequence[WorkSpan]) -> list[tuple[int, int]]:
+    """Each span's rows (start, stop) in the packed tensor."""
+    rows: list[tuple[int, int]] = []
+    start = 0
+    for span in spans:
+        rows.append((start, start + span.length))
+        start += span.length
+    return rows

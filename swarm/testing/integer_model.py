@@ -1,0 +1,161 @@
+"""A model of integers: each layer folds a token's value into a running state that is its cache.
+
+Any step that is skipped, repeated, out of order or fed to the wrong layer changes every later token, so equal answers
+prove that the protocol delivered each step exactly once and in order. Needs no torch; a layer takes as long as asked.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from swarm.messages import Sampling, WireTensor, ids_of
+from swarm.node.work import Batch, BatchResult, Engine, SampleOrder, ServedPart
+from swarm.parts import Part
+
+_MASK = (1 << 63) - 1
+MODEL_ID = "1" * 32
+CACHE_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerModel:
+    """The shape of the model, and how long a layer takes."""
+
+    layers: int = 12
+    vocabulary: int = 1000
+    context: int = 4096
+    layer_seconds: float = 0.0
+    token_seconds: float = 0.0  # of each further token of a batch, in each layer
+
+    def answer(self, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:
+        """What an undisturbed run generates."""
+        states = [0] * self.layers
+        ids = list(prompt)
+        value = 0
+        for position, token in enumerate(ids):
+            value = self._through(token, position, states)
+        for _ in range(count):
+            ids.append(draw(value, len(ids), sampling or Sampling(), self.vocabulary))
+            value = self._through(ids[-1], len(ids) - 1, states)
+        return ids[len(prompt) :]
+
+    def _through(self, token: int, position: int, states: list[int]) -> int:
+        value = embed(token, position)
+        for layer in range(self.layers):
+            value = states[layer] = fold(value, layer, states[layer])
+        return value
+
+
+def mix(*numbers: int) -> int:
+    """A 63-bit hash of integers."""
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state ^ (number & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK
+        state ^= state >> 29
+    return state
+
+
+def embed(token: int, position: int) -> int:
+    return mix(1, token, position)
+
+
+def fold(value: int, layer: int, state: int) -> int:
+    return mix(2, value, layer, state)
+
+
+def draw(value: int, position: int, sampling: Sampling, vocabulary: int) -> int:
+    """The next token; with a temperature it depends on the seed as well."""
+    return (mix(3, value, sampling.seed, position) if sampling.temperature else value) % vocabulary
+
+
+class IntegerEngine:
+    """Runs batches on a part of the integer model."""
+
+    def __init__(
+        self,
+        model: IntegerModel,
+        part: Part,
+        kv_capacity: int,
+        pause: Callable[[float], None] = time.sleep,
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._model = model
+        self._pause = pause
+        self._on_layer = on_layer
+        self._states: dict[tuple[str, str], dict[int, list[int]]] = {}
+        self.served = ServedPart(
+            model=MODEL_ID,
+            part=part,
+            layers=model.layers,
+            context=model.context,
+            vocabulary=model.vocabulary,
+            hidden=1,
+            dtypes=("int64",),
+            cache_bytes=CACHE_BYTES,
+            kv_capacity=kv_capacity,
+            layer_seconds=model.layer_seconds,
+            prompt_seconds=model.token_seconds,
+        )
+
+    def run(self, batch: Batch) -> BatchResult:
+        seconds = batch.part.layer_count * (
+            self._model.layer_seconds + (batch.tokens - 1) * self._model.token_seconds
+        )
+        if seconds:
+            self._pause(seconds)
+        values = [self._run_span(batch, index) for index in range(len(batch.spans))]
+        self._on_layer()
+        sampled: list[int] = []
+        for span, row in zip(batch.spans, values, strict=True):
+            if span.sample is not None:
+                sampled.append(self._draw(row[-1], span.sample))
+        outputs: list[WireTensor] = []
+        first = 0
+        for count in batch.groups:
+            flat = [value for row in values[first : first + count] for value in row]
+            outputs.append(WireTensor("int64", (len(flat), 1), struct.pack(f"<{len(flat)}q", *flat)))
+            first += count
+        return BatchResult(batch.number, tuple(outputs), tuple(sampled), seconds)
+
+    def _draw(self, value: int, order: SampleOrder) -> int:
+        return draw(value, order.position, order.sampling, self._model.vocabulary)
+
+    def _run_span(self, batch: Batch, index: int) -> list[int]:
+        span, tensor = batch.spans[index], batch.inputs[index]
+        layers = batch.part.layers
+        states = self._states.setdefault((span.session, str(batch.part)), {layer: [] for layer in layers})
+        if batch.part.begin:
+            values = [embed(token, span.position + offset) for offset, token in enumerate(ids_of(tensor))]
+        else:
+            values = list(struct.unpack(f"<{span.length}q", tensor.data))
+        for layer in layers:
+            history = states[layer]
+            if len(history) < span.position:
+                raise RuntimeError(f"layer {layer} holds {len(history)} positions, the step is at {span.position}")
+            del history[span.position :]
+            for offset, value in enumerate(values):
+                state = history[-1] if history else 0
+                values[offset] = fold(value, layer, state)
+                history.append(values[offset])
+        return values
+
+    def forget(self, session: str) -> None:
+        for key in [key for key in self._states if key[0] == session]:
+            del self._states[key]
+
+
+class IntegerLoader:
+    """Makes integer engines as a node's loader would."""
+
+    def __init__(self, model: IntegerModel, kv_capacity: int, on_layer: Callable[[], None] = lambda: None) -> None:
+        self._model = model
+        self._kv_capacity = kv_capacity
+        self._on_layer = on_layer
+
+    def load(self, model: str, part: Part, budget: int) -> Iterator[tuple[int, int] | Engine]:
+        del model, budget
+        yield part.layer_count, part.layer_count
+        yield IntegerEngine(self._model, part, self._kv_capacity, on_layer=self._on_layer)

@@ -1,0 +1,139 @@
+"""Swarms of integer-model nodes under the real shell and real sockets, each node a thread group of this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from swarm.client.session import Delivered, Turn
+from swarm.client.swarm import ClientSettings, SwarmClient
+from swarm.keys import SwarmKeys, derive_keys, new_identity
+from swarm.messages import ModelCard, Sampling
+from swarm.node.effects import Report
+from swarm.node.membership import LocalModel, Self
+from swarm.node.process import NodeProcess, NodeSettings
+from swarm.parts import parse_part
+from swarm.plan.claims import CellCosts
+from swarm.testing.integer_model import MODEL_ID, IntegerLoader, IntegerModel
+
+KEYS = derive_keys(b"s" * 32)
+HOST = "127.0.0.1"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Poll for something that another thread or process brings about; fail with its name after `seconds`."""
+    deadline = time.monotonic() + seconds
+    event = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds} s still not: {what}")
+        event.wait(0.01)
+
+
+@dataclass
+class IntegerNode:
+    """A node of the integer model in this process."""
+
+    process: NodeProcess
+    node: str
+    reports: list[Report] = field(default_factory=list)
+    thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        return self.process.addresses[0]
+
+    @property
+    def parts(self) -> list[str]:
+        return [report.fields["part"] for report in self.reports if report.kind == "ready"]
+
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self.process.run, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.process.ask_stop()
+        if self.thread is not None:
+            self.thread.join(timeout=5)
+            assert not self.thread.is_alive(), "a node did not stop within 5 s"
+
+
+def make_node(
+    model: IntegerModel,
+    part: str | None,
+    peers: Sequence[str] = (),
+    *,
+    budget_layers: int = 0,
+    kv_capacity: int = 1 << 30,
+    keys: SwarmKeys = KEYS,
+    use_mdns: bool = False,
+    hosts: Sequence[str] = (HOST,),
+) -> IntegerNode:
+    """A node, not started yet. budget_layers: how many layers it may claim, where `part` does not say."""
+    identity = new_identity()
+    reports: list[Report] = []
+    me = Self(
+        node=identity.node,
+        incarnation=time.time_ns() // 1_000_000,
+        name=f"node-{identity.node[:4]}",
+        device="cpu",
+        memory_total=1 << 30,
+        budget=budget_layers * 100,
+        models=(LocalModel(MODEL_ID, "integers", CellCosts(model.layers, 0, 100, 0)),),
+    )
+    card = ModelCard(
+        model=MODEL_ID,
+        name="integers",
+        layers=model.layers,
+        context=model.context,
+        vocabulary=model.vocabulary,
+        end_ids=[],
+        documents={},
+    )
+    placement = {} if part is None else {MODEL_ID: parse_part(part, model.layers)}
+    settings = NodeSettings(hosts=hosts, port=17700, peers=peers, use_mdns=use_mdns, placement=placement)
+    process = NodeProcess(
+        settings,
+        keys,
+        identity,
+        me,
+        {MODEL_ID: card},
+        {},
+        lambda on_layer: IntegerLoader(model, kv_capacity, on_layer),
+        reports.append,
+        lambda: 1 << 30,
+    )
+    return IntegerNode(process, identity.node, reports)
+
+
+@contextmanager
+def integer_swarm(model: IntegerModel, parts: Sequence[str], **options: int) -> Iterator[list[IntegerNode]]:
+    """Nodes serving the given parts, all ready and connected to each other."""
+    nodes: list[IntegerNode] = []
+    try:
+        for part in parts:
+            nodes.append(make_node(model, part, [node.address for node in nodes], **options))  # type: ignore[arg-type]
+            nodes[-1].start()
+        wait_until(lambda: all(node.parts for node in nodes), 10, "every node is ready")
+        yield nodes
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+@contextmanager
+def client_of(nodes: Sequence[IntegerNode], keys: SwarmKeys = KEYS) -> Iterator[SwarmClient]:
+    """A client that knows the nodes' addresses."""
+    settings = ClientSettings(hosts=[HOST], peers=[node.address for node in nodes], use_mdns=False)
+    with SwarmClient(settings, keys, new_identity()) as swarm:
+        yield swarm
+
+
+def generate(swarm: SwarmClient, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:
+    """One answer in a session of its own."""
+    session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+    turn = Turn(ids=prompt, max_tokens=count, sampling=sampling or Sampling(), stop_ids=[])
+    return [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
