@@ -1,10 +1,10 @@
 """The errors that the swarm raises on purpose.
 
-    SwarmError            anything below; its message gives the value, the limit and the next step
-    ├── RequestError      the caller's fault: never retry the same request
-    ├── PeerError         this peer cannot do it: another may
-    │   └── AccessError   wrong swarm secret, or not a swarm
-    └── WeightsError      a file on disk is missing, cut short, altered or of an unsupported kind
+SwarmError            anything below; its message gives the value, the limit and the next step
+├── RequestError      the caller's fault: never retry the same request
+├── PeerError         this peer cannot do it: another may
+│   └── AccessError   wrong swarm secret, or not a swarm
+└── WeightsError      a file on disk is missing, cut short, altered or of an unsupported kind
 """
 
 

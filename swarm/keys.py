@@ -6,6 +6,7 @@ as the secret itself, so completing the CURVE handshake proves membership.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -90,10 +91,8 @@ def make_secret(path: Path) -> bytes:
             file.write(f"{_PREFIX}{secrets.token_hex(32)}\n")
             file.flush()
             os.fsync(file.fileno())
-        try:
+        with contextlib.suppress(FileExistsError):  # another starter's secret stands
             os.link(temporary, path)
-        except FileExistsError:
-            pass  # another starter's secret stands
     finally:
         temporary.unlink()
     secret = read_secret(path)

@@ -64,7 +64,7 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="type"):
 # Who is there ---------------------------------------------------------------------------------------------------------
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     """First on every connection: who dialled. `node` must be the hash of the key that authenticated."""
 
     node: NodeId
@@ -72,7 +72,7 @@ class Hello(Message, tag="hello"):
     incarnation: Count
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     """Answers Hello: who listens, and on which port it takes data."""
 
     node: NodeId
@@ -106,7 +106,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
     budget_bytes: Count
 
 
-class Beat(Message, tag="beat"):
+class Beat(Message, frozen=True, tag="beat"):
     """What a node says of itself each second: the truth about it."""
 
     node: NodeId
@@ -131,26 +131,26 @@ class Beat(Message, tag="beat"):
     peers: Annotated[dict[NodeId, Address], Meta(max_length=512)] = {}
 
 
-class BeatAck(Message, tag="beat-ack"):
+class BeatAck(Message, frozen=True, tag="beat-ack"):
     """Answers a Beat, for the round-trip time."""
 
     sequence: Count
 
 
-class Goodbye(Message, tag="goodbye"):
+class Goodbye(Message, frozen=True, tag="goodbye"):
     """This incarnation leaves now."""
 
     node: NodeId
     incarnation: Count
 
 
-class AskPeers(Message, tag="ask-peers"):
+class AskPeers(Message, frozen=True, tag="ask-peers"):
     """The peer table, please, from the first id above `after`."""
 
     after: str = ""
 
 
-class PeerPage(Message, tag="peer-page"):
+class PeerPage(Message, frozen=True, tag="peer-page"):
     """The last beats of live nodes in id order; ask again after the last one if there are more."""
 
     nodes: Annotated[list[Beat], Meta(max_length=64)]
@@ -167,7 +167,7 @@ class DocumentCard(Struct, frozen=True):
     bytes: Count
 
 
-class ModelCard(Message, tag="model-card"):
+class ModelCard(Message, frozen=True, tag="model-card"):
     """What a client must know of a model before it opens a session."""
 
     model: ModelId
@@ -179,18 +179,18 @@ class ModelCard(Message, tag="model-card"):
     documents: Annotated[dict[Name, DocumentCard], Meta(max_length=16)]
 
 
-class AskModel(Message, tag="ask-model"):
+class AskModel(Message, frozen=True, tag="ask-model"):
     model: ModelId
 
 
-class AskFile(Message, tag="ask-file"):
+class AskFile(Message, frozen=True, tag="ask-file"):
     """A piece of a document, from `offset` on."""
 
     digest: Digest
     offset: Count
 
 
-class FileChunk(Message, tag="file-chunk"):
+class FileChunk(Message, frozen=True, tag="file-chunk"):
     """Carries a uint8 tensor; the file has `total` bytes."""
 
     digest: Digest
@@ -220,7 +220,7 @@ class Tail(Struct, frozen=True, kw_only=True):
     limit: Small  # token ids in all, prompt included, at which the answer ends
 
 
-class Open(Message, tag="open"):
+class Open(Message, frozen=True, tag="open"):
     """Open a session on one hop, or move it to a new attempt, keeping what is cached below `keep`."""
 
     session: SessionId
@@ -237,7 +237,7 @@ class Open(Message, tag="open"):
     tail: Tail | None = None
 
 
-class Opened(Message, tag="opened"):
+class Opened(Message, frozen=True, tag="opened"):
     """The hop is ready: its KV is reserved, its next link is up, its cache holds `end` positions."""
 
     session: SessionId
@@ -266,7 +266,7 @@ Code = Literal[
 ]
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """Nothing was done, and why. retry_seconds > 0: the same request may succeed then."""
 
     code: Code
@@ -277,7 +277,7 @@ class Refused(Message, tag="refused"):
     retry_seconds: Seconds = 0.0
 
 
-class Renew(Message, tag="renew"):
+class Renew(Message, frozen=True, tag="renew"):
     """Renews a session's lease on every hop of this node; `have`: token ids that the client holds."""
 
     session: SessionId
@@ -285,7 +285,7 @@ class Renew(Message, tag="renew"):
     have: Small
 
 
-class Renewed(Message, tag="renewed"):
+class Renewed(Message, frozen=True, tag="renewed"):
     """Where the session stands here. ends: hop index → cache end; known: token ids at the last hop, else 0."""
 
     session: SessionId
@@ -297,14 +297,14 @@ class Renewed(Message, tag="renewed"):
     lost: Annotated[list[NodeId], Meta(max_length=64)] = []
 
 
-class Resend(Message, tag="resend"):
+class Resend(Message, frozen=True, tag="resend"):
     """Send what this session last put out here once more: a frame seems to have been lost."""
 
     session: SessionId
     attempt: Small
 
 
-class Close(Message, tag="close"):
+class Close(Message, frozen=True, tag="close"):
     """The session is over here, up to this attempt: free its cache."""
 
     session: SessionId
@@ -328,7 +328,7 @@ class StepSpan(Struct, frozen=True, array_like=True):
     is_prompt: bool
 
 
-class Steps(Message, tag="steps"):
+class Steps(Message, frozen=True, tag="steps"):
     """New positions of several sessions for one part: ids [tokens] for begin, else hidden states [tokens, hidden]."""
 
     model: ModelId
@@ -345,13 +345,13 @@ class Progress(Struct, frozen=True, array_like=True):
     end: Small
 
 
-class Credit(Message, tag="credit"):
+class Credit(Message, frozen=True, tag="credit"):
     """Leave to send on: what each session's hop has run, to the hop before it."""
 
     items: Annotated[list[Progress], Meta(min_length=1, max_length=512)]
 
 
-class StepRefused(Message, tag="step-refused"):
+class StepRefused(Message, frozen=True, tag="step-refused"):
     """A step was not run; the sender resends from `end` after GAP, and drops the session after STALE."""
 
     session: SessionId
@@ -361,7 +361,7 @@ class StepRefused(Message, tag="step-refused"):
     end: Small
 
 
-class Tokens(Message, tag="tokens"):
+class Tokens(Message, frozen=True, tag="tokens"):
     """New token ids for the client: ids[0] has position `index` in the whole sequence."""
 
     session: SessionId

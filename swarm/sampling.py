@@ -98,7 +98,9 @@ def keep_typical(scores: Tensor, mass: float) -> Tensor:
     return scores.masked_fill(torch.zeros_like(dropped).scatter(0, order, dropped), float("-inf"))
 
 
-def score(model: Callable[[Tensor], Tensor], prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[float]:
+def score(
+    model: Callable[[Tensor], Tensor], prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> list[float]:
     """The log-probability of each continuation of a prompt, under temperature 1.
 
     model: ids [tokens] → logits [tokens, vocabulary], a whole model. The prompt must not be empty.

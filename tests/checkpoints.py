@@ -10,7 +10,14 @@ from transformers import FalconConfig, FalconForCausalLM
 from swarm.falcon.config import FALCON
 from swarm.sepweight.convert import convert
 
-COMMON = {"vocab_size": 97, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 64, "bos_token_id": 1, "eos_token_id": 96}
+COMMON = {
+    "vocab_size": 97,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "hidden_size": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 96,
+}
 
 VARIANTS = {
     "7b": {"multi_query": True, "parallel_attn": True},
@@ -22,7 +29,13 @@ VARIANTS = {
         "tie_word_embeddings": False,
     },
     "rw": {"multi_query": False, "alibi": True, "parallel_attn": False, "bias": True},
-    "rw-odd-heads": {"multi_query": False, "alibi": True, "parallel_attn": True, "num_attention_heads": 6, "hidden_size": 96},
+    "rw-odd-heads": {
+        "multi_query": False,
+        "alibi": True,
+        "parallel_attn": True,
+        "num_attention_heads": 6,
+        "hidden_size": 96,
+    },
     "sequential-rope": {"multi_query": True, "parallel_attn": False, "ffn_hidden_size": 96, "bias": True},
 }
 

@@ -104,7 +104,6 @@ def make_node(
         {},
         lambda on_layer: IntegerLoader(model, kv_capacity, on_layer),
         reports.append,
-        lambda: 1 << 30,
     )
     return IntegerNode(process, identity.node, reports)
 

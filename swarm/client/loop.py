@@ -86,7 +86,9 @@ class ClientLoop:
     def see_advert(self, advert: Advert) -> None:
         self._inbox.put(lambda now: self._take_advert(advert, now))
 
-    def ask(self, node: str, message: AnyMessage, matches: Callable[[AnyMessage], bool], seconds: float) -> Answer | None:
+    def ask(
+        self, node: str, message: AnyMessage, matches: Callable[[AnyMessage], bool], seconds: float
+    ) -> Answer | None:
         """The first answer that `matches`; None if it does not come in time."""
         reply: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         call = _Call(node, message, matches, reply, time.monotonic() + seconds)

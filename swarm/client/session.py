@@ -297,10 +297,10 @@ class SessionMachine:
         return [*(Connect(*link) for link in missing), *self._proceed(now)]
 
     def _needed_links(self) -> list[tuple[str, Channel]]:
-        links: list[tuple[str, Channel]] = [(hop.node, "control") for hop in self.route]
-        if self.route:
-            links += [(self.route[0].node, "data"), (self.route[-1].node, "data")]
-        return list(dict.fromkeys(links))
+        links: dict[tuple[str, Channel], None] = {(hop.node, "control"): None for hop in self.route}
+        for hop in (*self.route[:1], *self.route[-1:]):
+            links[hop.node, "data"] = None
+        return list(links)
 
     def _are_links_up(self, node: str) -> bool:
         return all(link in self._up for link in self._needed_links() if link[0] == node)
@@ -360,9 +360,7 @@ class SessionMachine:
                 positions=self._limit,
                 keep=max(keep, 0),
                 is_first=index == 0,
-                tail=Tail(
-                    sampling=self._turn.sampling, stop_ids=list(self._turn.stop_ids), limit=self._limit
-                )
+                tail=Tail(sampling=self._turn.sampling, stop_ids=list(self._turn.stop_ids), limit=self._limit)
                 if is_last
                 else None,
             )
@@ -484,11 +482,7 @@ class SessionMachine:
             return []
         self._resent_at = now
         ahead = next(
-            (
-                index
-                for index in range(len(self.route) - 1)
-                if self._ends.get(index, 0) > self._ends.get(index + 1, 0)
-            ),
+            (index for index in range(len(self.route) - 1) if self._ends.get(index, 0) > self._ends.get(index + 1, 0)),
             len(self.route) - 1,
         )
         effects: list[Effect] = [

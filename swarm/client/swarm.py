@@ -1,9 +1,9 @@
 """A swarm as a program sees it: who is there, what models there are, sessions that generate.
 
-    with SwarmClient(settings, keys, identity) as swarm:
-        card = swarm.card(swarm.find_model(None))
-        session = swarm.open_session(card)
-        for event in session.generate(Turn(...)): ...
+with SwarmClient(settings, keys, identity) as swarm:
+    card = swarm.card(swarm.find_model(None))
+    session = swarm.open_session(card)
+    for event in session.generate(Turn(...)): ...
 """
 
 from __future__ import annotations

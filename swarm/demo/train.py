@@ -57,7 +57,17 @@ def train_tokenizer(entries: Sequence[Entry]) -> Tokenizer:
     return tokenizer
 
 
-LEAD_INS = ("Hey, ", "Please: ", "I have a question. ", "Say, ", "So, ", "One more thing: ", "Okay. ", "Hello! ", "Quick question: ")
+LEAD_INS = (
+    "Hey, ",
+    "Please: ",
+    "I have a question. ",
+    "Say, ",
+    "So, ",
+    "One more thing: ",
+    "Okay. ",
+    "Hello! ",
+    "Quick question: ",
+)
 SWAPS = (
     ("How do I ", "How can I "),
     ("How do I ", "How to "),
@@ -85,7 +95,9 @@ def vary(question: str, rng: random.Random) -> str:
         at = rng.randrange(len(words) - 1)
         words[at], words[at + 1] = words[at + 1], words[at]
     if rng.random() < 0.2:
-        words.insert(rng.randrange(len(words)), rng.choice(("the", "a", "that", "me", "this", "it", "then", "about", "to")))
+        words.insert(
+            rng.randrange(len(words)), rng.choice(("the", "a", "that", "me", "this", "it", "then", "about", "to"))
+        )
     text = " ".join(words)
     if len(text) > 8 and rng.random() < 0.15:
         at = rng.randrange(len(text))

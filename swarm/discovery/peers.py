@@ -107,4 +107,6 @@ class PeerTable:
 
 def serving_claims(beats: Iterable[Beat], model: str) -> list[tuple[Beat, Claim]]:
     """Every claim on a model that is being served."""
-    return [(beat, claim) for beat in beats for claim in beat.claims if claim.model == model and claim.state == "serving"]
+    return [
+        (beat, claim) for beat in beats for claim in beat.claims if claim.model == model and claim.state == "serving"
+    ]

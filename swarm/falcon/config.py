@@ -68,7 +68,9 @@ class FalconConfig:
                 f"config: hidden {self.hidden} must divide by {self.heads} heads, and those by {self.kv_heads} kv heads"
             )
         if self.activation not in ACTIVATIONS:
-            raise WeightsError(f'config: activation "{self.activation}" is unsupported; known: {", ".join(ACTIVATIONS)}')
+            raise WeightsError(
+                f'config: activation "{self.activation}" is unsupported; known: {", ".join(ACTIVATIONS)}'
+            )
 
     @property
     def head_dim(self) -> int:
@@ -161,7 +163,9 @@ def _rope_theta(raw: Mapping[str, Any]) -> float:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     odd = sorted(set(parameters) - {"rope_type", "type", "rope_theta"})
     if kind != "default" or odd:
-        raise WeightsError(f'config: rope scaling of type "{kind}" ({", ".join(odd)}) is not implemented; use "default"')
+        raise WeightsError(
+            f'config: rope scaling of type "{kind}" ({", ".join(odd)}) is not implemented; use "default"'
+        )
     return float(parameters.get("rope_theta") or raw.get("rope_theta") or raw.get("rotary_base") or 10000.0)
 
 

@@ -102,7 +102,9 @@ class _Builder:
 
     def layer(self, number: int) -> Layer:
         key = layer_key(number)
-        layer = Layer(self.config, number, {name: self._read(key, name) for name in self.store.manifest.tensor_names(key)})
+        layer = Layer(
+            self.config, number, {name: self._read(key, name) for name in self.store.manifest.tensor_names(key)}
+        )
         self._prepare(layer)
         return layer
 

@@ -84,9 +84,7 @@ class Layer(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x)))
 
-    def _attend(
-        self, fused: Tensor, spans: Sequence[Span], tables: Sequence[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def _attend(self, fused: Tensor, spans: Sequence[Span], tables: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         outputs: list[Tensor] = []
         row = 0
         for index, span in enumerate(spans):
@@ -171,7 +169,8 @@ class FalconPart(nn.Module):
     ) -> Tensor:
         """Run the layers (or those numbered `only`) on new positions of several sessions at once.
 
-        on_layer is called after each. hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
+        hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
+        on_layer is called after each layer.
         """
         tables: list[tuple[Tensor, Tensor]] = []
         if not self.config.alibi and len(self.layers):

@@ -35,7 +35,6 @@ class ComputeThread:
     def __init__(
         self,
         make_loader: Callable[[Callable[[], None]], EngineLoader],
-        budget: int,
         post: Callable[[Event], None],
         show_progress: Callable[[str, int, int], None],
     ) -> None:
@@ -45,7 +44,6 @@ class ComputeThread:
         """
         self.tick = 0
         self._make_loader = make_loader
-        self._budget = budget
         self._post = post
         self._show_progress = show_progress
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -97,7 +95,7 @@ class ComputeThread:
                     self._engines[model].forget(session)
             case Load(model, part):
                 self._engines.pop(model, None)
-                self._loading = (model, loader.load(model, part, self._budget))
+                self._loading = (model, loader.load(model, part))
 
     def _load_piece(self) -> None:
         assert self._loading is not None

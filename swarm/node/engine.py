@@ -19,6 +19,7 @@ from swarm.messages import WireTensor
 from swarm.node.work import Batch, BatchResult, Engine, ServedPart, packed_rows
 from swarm.parts import Part
 from swarm.sampling import sample
+from swarm.sepweight.tensorfile import bytes_of
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -141,7 +142,7 @@ def _to_torch(tensor: WireTensor) -> Tensor:
 
 def _to_wire(tensor: Tensor) -> WireTensor:
     tensor = tensor.detach().contiguous().cpu()
-    data = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    data = bytes_of(tensor)
     return WireTensor(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), data)  # pyright: ignore[reportArgumentType]
 
 
@@ -153,17 +154,17 @@ class FalconLoader:
         directories: Mapping[str, Path],
         device: str,
         dtype: str | None,
-        kv_capacity: Callable[[str, Part, int], int],
+        kv_capacity: Callable[[str, Part], int],
         on_layer: Callable[[], None],
     ) -> None:
-        """directories: by model id; kv_capacity: (model, part, budget) → bytes that are left for KV."""
+        """directories: by model id; kv_capacity: (model, part) → bytes that are left for KV."""
         self._directories = directories
         self._device = device
         self._dtype = None if dtype is None else DTYPES[dtype]
         self._kv_capacity = kv_capacity
         self._on_layer = on_layer
 
-    def load(self, model: str, part: Part, budget: int) -> Iterator[tuple[int, int] | Engine]:
+    def load(self, model: str, part: Part) -> Iterator[tuple[int, int] | Engine]:
         """Yield (done, total) as layers are loaded, the engine last."""
         loading = iterate_loading(self._directories[model], part, self._device, self._dtype)
         loaded: FalconPart
@@ -173,4 +174,4 @@ class FalconLoader:
             except StopIteration as stop:
                 loaded = stop.value
                 break
-        yield FalconEngine(loaded, model, self._kv_capacity(model, part, budget), self._on_layer)
+        yield FalconEngine(loaded, model, self._kv_capacity(model, part), self._on_layer)

@@ -107,7 +107,5 @@ class HopSession:
         if length == head.length:
             return head
         rest = head.tensor.rows(length, head.length)
-        self.queue.appendleft(
-            Pending(head.position + length, head.length - length, rest, head.is_prompt, head.asker)
-        )
+        self.queue.appendleft(Pending(head.position + length, head.length - length, rest, head.is_prompt, head.asker))
         return Pending(head.position, length, head.tensor.rows(0, length), head.is_prompt, head.asker)

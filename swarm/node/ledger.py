@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -47,7 +47,7 @@ class Ledger:
             entries.pop(self._key, None)
 
     @contextmanager
-    def _locked(self) -> Iterator[dict[str, tuple[int, int]]]:
+    def _locked(self) -> Generator[dict[str, tuple[int, int]]]:
         """The entries of living processes, written back afterwards."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

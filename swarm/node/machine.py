@@ -34,7 +34,7 @@ from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load
 from swarm.node.membership import Membership
 from swarm.node.sessions import Serving
 from swarm.node.work import BatchResult, ServedPart
-from swarm.parts import Part
+from swarm.parts import Part, cells
 from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkUp
 
@@ -53,7 +53,6 @@ class Ticked:
     """A moment has passed (several a second). tick: the compute thread's; refused: malformed messages so far."""
 
     tick: int
-    memory_free: int
     refused: int
 
 
@@ -120,7 +119,7 @@ class NodeMachine:
         self.serving = Serving(membership.me.node)
         self.phase: Phase = "running"
         self._cards = cards
-        self._tick = Ticked(0, membership.me.budget, 0)
+        self._tick = Ticked(0, 0)
         self._data_port = 1
         self._last_beat = float("-inf")
         self._is_fixed = False
@@ -218,12 +217,21 @@ class NodeMachine:
     def _beat(self) -> Beat:
         return self.membership.make_beat(
             self._tick.tick,
-            self._tick.memory_free,
+            max(0, self._memory_free()),
             self._claims(),
             sessions=self.serving.session_count,
             queue=self.serving.queue_length,
             refused=self._tick.refused,
             dropped=self.serving.dropped,
+        )
+
+    def _memory_free(self) -> int:
+        """Bytes of the budget that no claim has spoken for."""
+        costs = {local.model: local.costs for local in self.membership.me.models}
+        return self.membership.me.budget - sum(
+            costs[model].of(cell)
+            for model, (part, _) in self.membership.claims.items()
+            for cell in cells(part, costs[model].layers)
         )
 
     def _claims(self) -> list[Claim]:
@@ -254,9 +262,10 @@ class NodeMachine:
             ("", ""),
         )
         last = self._advertised
-        wanted = Advertise(model, part, self._tick.memory_free)
+        wanted = Advertise(model, part, max(0, self._memory_free()))
         if last is not None and (last.model, last.part) == (model, part):
-            if abs(last.memory_free - wanted.memory_free) <= last.memory_free // 8:
+            change = abs(last.memory_free - wanted.memory_free)
+            if change <= last.memory_free // 8:
                 return []
         self._advertised = wanted
         return [wanted]
@@ -297,9 +306,7 @@ class NodeMachine:
         match message:
             case Hello():
                 me = self.membership.me
-                welcome = Welcome(
-                    node=me.node, incarnation=me.incarnation, name=me.name, data_port=self._data_port
-                )
+                welcome = Welcome(node=me.node, incarnation=me.incarnation, name=me.name, data_port=self._data_port)
                 return [Answer(asker, welcome)]
             case Beat():
                 return self.membership.take_beat(arrived, message, now)

@@ -220,10 +220,6 @@ class Membership:
 
 def _trim(beat: Beat) -> Beat:
     return Beat(
-        **{
-            name: getattr(beat, name)
-            for name in beat.__struct_fields__
-            if name not in ("peers", "rtts", "capacities")
-        },
+        **{name: getattr(beat, name) for name in beat.__struct_fields__ if name not in ("peers", "rtts", "capacities")},
         rtts=dict(list(beat.rtts.items())[:16]),
     )

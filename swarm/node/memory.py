@@ -137,7 +137,8 @@ def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
         raise RequestError(
             f"{format_size(budget)} is too little for one layer of {name}: "
             f"{format_size(memory.weight_costs.layer)} of weights, {format_size(kv)} of KV and "
-            f"{format_size(memory.scratch)} of scratch make {format_size(needed)}; pass --memory {needed // 10**6 + 1}MB or more"
+            f"{format_size(memory.scratch)} of scratch make {format_size(needed)}; "
+            f"pass --memory {needed // 10**6 + 1}MB or more"
         )
 
 

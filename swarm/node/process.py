@@ -75,7 +75,6 @@ class NodeProcess:
         documents: Mapping[str, Path],
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         report: Callable[[Report], None],
-        measure_free: Callable[[], int],
         show_progress: Callable[[str, int, int], None] = lambda model, done, total: None,
     ) -> None:
         """cards: by model id; documents: files that clients may fetch, by sha256; report: tells the user.
@@ -86,13 +85,12 @@ class NodeProcess:
         self._keys = keys
         self._documents = documents
         self._report = report
-        self._measure_free = measure_free
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._listener = Listener(self._context, settings.hosts, settings.port, keys)
         hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
         self._dialer = Dialer(self._context, keys, identity, hello)
         self._inbox: Inbox[Event] = Inbox()
-        self._compute = ComputeThread(make_loader, me.budget, self._inbox.put, show_progress)
+        self._compute = ComputeThread(make_loader, self._inbox.put, show_progress)
         self._machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
         self._lan: Lan | None = None
         self._me = me
@@ -124,7 +122,7 @@ class NodeProcess:
                     next_tick = now + TICK_SECONDS
                     for event in self._dialer.check_deadlines(now):
                         self._handle(event)
-                    tick = Ticked(self._compute.tick, self._measure_free(), self._listener.penalties.total)
+                    tick = Ticked(self._compute.tick, self._listener.penalties.total)
                     self._handle(tick)
                 self._turn(max(0.0, next_tick - time.monotonic()))
         finally:

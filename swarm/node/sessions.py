@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from swarm.errors import RequestError
 from swarm.messages import (
@@ -258,9 +259,7 @@ class Serving:
         hops = [
             hop
             for hop in self.sessions.values()
-            if hop.order.session == message.session
-            and hop.owner == asker.node
-            and hop.order.attempt == message.attempt
+            if hop.order.session == message.session and hop.owner == asker.node and hop.order.attempt == message.attempt
         ]
         if not hops:
             return [
@@ -334,9 +333,7 @@ class Serving:
             effects += self._receive_step(asker, message, span, rows, now)
         return effects + self.pump(now)
 
-    def _receive_step(
-        self, asker: Asker, message: Steps, span: StepSpan, rows: WireTensor, now: float
-    ) -> list[Effect]:
+    def _receive_step(self, asker: Asker, message: Steps, span: StepSpan, rows: WireTensor, now: float) -> list[Effect]:
         hop = self.sessions.get((span.session, span.hop))
         if hop is None or hop.order.part != message.part or hop.order.model != message.model:
             self.dropped += 1
@@ -380,8 +377,7 @@ class Serving:
         return [
             effect
             for hop in self.sessions.values()
-            if (hop.order.session, hop.order.attempt, hop.owner)
-            == (message.session, message.attempt, asker.node)
+            if (hop.order.session, hop.order.attempt, hop.owner) == (message.session, message.attempt, asker.node)
             for effect in self._send_again(hop)
         ]
 
@@ -465,14 +461,15 @@ class Serving:
     def batch_done(self, result: BatchResult, now: float) -> list[Effect]:
         """Send a batch's outputs on, its tokens to clients, credit to the hops before; start the next batch."""
         batch, self._running = self._running, None
-        assert batch is not None and batch.number == result.number
+        assert batch is not None
+        assert batch.number == result.number
         pace = self.paces.get(batch.model)
         if pace is not None:
             prompts = sum(span.length for span in batch.spans if span.is_prompt)
             pace.note(sum(not span.is_prompt for span in batch.spans), prompts, result.seconds)
         share = result.seconds / len(batch.spans)
         current = [self._settle(span, share, now) for span in batch.spans]
-        effects = self._grant_credit(batch, current)
+        effects = self._grant_credit(current)
         if batch.groups:
             effects = [*self._forward(batch, result, current, now), *effects]
         else:
@@ -502,9 +499,9 @@ class Serving:
         hop.busy_seconds += seconds
         return hop
 
-    def _grant_credit(self, batch: Batch, current: Sequence[HopSession | None]) -> list[Effect]:
+    def _grant_credit(self, current: Sequence[HopSession | None]) -> list[Effect]:
         grants: dict[Asker, list[Progress]] = {}
-        for span, hop in zip(batch.spans, current, strict=True):
+        for hop in current:
             if hop is not None and hop.grantee is not None:
                 grants.setdefault(hop.grantee, []).append(_progress(hop))
         return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
@@ -612,7 +609,7 @@ def _is_hop_before(hop: HopSession, node: str, session: str, attempt: int) -> bo
     return (hop.order.next, hop.order.session, hop.order.attempt) == (node, session, attempt)
 
 
-def _finish(hop: HopSession, token: int) -> str:
+def _finish(hop: HopSession, token: int) -> Literal["", "stop", "length"]:
     assert hop.tail is not None
     if token in hop.tail.stop_ids:
         return "stop"

@@ -93,7 +93,7 @@ class Engine(Protocol):
 class EngineLoader(Protocol):
     """Loads parts of the models that a node has the weights of."""
 
-    def load(self, model: str, part: Part, budget: int) -> Iterator[tuple[int, int] | Engine]:
+    def load(self, model: str, part: Part) -> Iterator[tuple[int, int] | Engine]:
         """Yield (done, total) as pieces are loaded, and the engine last. Raises WeightsError or RequestError."""
         ...
 

@@ -34,7 +34,9 @@ def find_route(servers: Sequence[Server], layers: int, avoid: Collection[str] = 
     Same servers, same route, in whatever order they are given.
     """
     total = layers + 2
-    usable = sorted((server for server in servers if server.node not in avoid), key=lambda server: (server.node, server.part))
+    usable = sorted(
+        (server for server in servers if server.node not in avoid), key=lambda server: (server.node, server.part)
+    )
     # best[cell]: the cheapest way to have covered all cells below it
     best: list[tuple[float, list[tuple[str, int, int]]] | None] = [None] * (total + 1)
     best[0] = (0.0, [])

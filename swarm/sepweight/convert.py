@@ -38,6 +38,7 @@ from swarm.sepweight.manifest import (
     write_manifest,
 )
 from swarm.sepweight.store import Store
+from swarm.sepweight.tensorfile import bytes_of
 
 JOURNAL_NAME = "sepweight.partial.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -164,7 +165,7 @@ def _write_part(
         tensor = tensor.contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         if tensor.numel():
-            digest.update(memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+            digest.update(bytes_of(tensor))
         tensors[name] = tensor.to(DTYPES[dtype])
     if not tensors:  # a tied head: its values live in another file
         return _Done(FileEntry(0, "", {}), digest.hexdigest())
@@ -175,9 +176,7 @@ def _write_part(
 
 
 def _bytes_needed(outline: Outline, keys: list[str], dtype: str) -> int:
-    return sum(
-        TensorEntry(dtype, tuple(shape)).nbytes for key in keys for shape in outline.files[key].values()
-    )
+    return sum(TensorEntry(dtype, tuple(shape)).nbytes for key in keys for shape in outline.files[key].values())
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], bytes_needed: Callable[[], int]) -> None:
@@ -256,9 +255,7 @@ def dump(
     return manifest
 
 
-def export_legacy(
-    directory: Path, destination: Path, *, progress: Progress = lambda done, total, key: None
-) -> None:
+def export_legacy(directory: Path, destination: Path, *, progress: Progress = lambda done, total, key: None) -> None:
     """Write begin.pth, mid.NNNNN.pth, end.pth as llm_sepweight 0.10.0 loads them, and config and documents beside them."""
     store = Store(directory)
     destination.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,11 @@ DTYPES = {
 }
 
 
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor of any dtype (bfloat16 has no numpy form of its own)."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
 class _Entry(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...]
@@ -128,7 +133,7 @@ class TensorFile:
     def _fill(self, tensor: Tensor, offset: int) -> None:
         if tensor.numel() == 0:
             return
-        view = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+        view = bytes_of(tensor)
         while view:
             count = os.preadv(self._descriptor, [view], offset)
             if count == 0:

@@ -101,9 +101,7 @@ class IntegerEngine:
         )
 
     def run(self, batch: Batch) -> BatchResult:
-        seconds = batch.part.layer_count * (
-            self._model.layer_seconds + (batch.tokens - 1) * self._model.token_seconds
-        )
+        seconds = batch.part.layer_count * (self._model.layer_seconds + (batch.tokens - 1) * self._model.token_seconds)
         if seconds:
             self._pause(seconds)
         values = [self._run_span(batch, index) for index in range(len(batch.spans))]
@@ -155,7 +153,7 @@ class IntegerLoader:
         self._kv_capacity = kv_capacity
         self._on_layer = on_layer
 
-    def load(self, model: str, part: Part, budget: int) -> Iterator[tuple[int, int] | Engine]:
-        del model, budget
+    def load(self, model: str, part: Part) -> Iterator[tuple[int, int] | Engine]:
+        del model
         yield part.layer_count, part.layer_count
         yield IntegerEngine(self._model, part, self._kv_capacity, on_layer=self._on_layer)

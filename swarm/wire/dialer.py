@@ -126,7 +126,9 @@ class Dialer:
                 limit = TCP_SECONDS if dial.state == "dialling" else HANDSHAKE_SECONDS
                 if now - dial.since > limit:
                     dial.has_failed = True
-                    yield LinkFailed(dial.address, dial.channel, UNREACHABLE if dial.state == "dialling" else WRONG_SECRET)
+                    yield LinkFailed(
+                        dial.address, dial.channel, UNREACHABLE if dial.state == "dialling" else WRONG_SECRET
+                    )
 
     def _watch(self, dial: _Dial, now: float) -> Iterator[LinkEvent]:
         while not dial.monitor.closed and dial.monitor.poll(0):
@@ -154,7 +156,9 @@ class Dialer:
             except zmq.Again:
                 return
             try:
-                message, tensor = decode([frame.bytes if len(frame.buffer) < 1 << 16 else frame.buffer for frame in frames])
+                message, tensor = decode(
+                    [frame.bytes if len(frame.buffer) < 1 << 16 else frame.buffer for frame in frames]
+                )
             except WireError:
                 continue  # a listener that talks nonsense is as good as silent
             if isinstance(message, Welcome):

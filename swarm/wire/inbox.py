@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 from collections.abc import Iterator
@@ -23,10 +24,8 @@ class Inbox(Generic[Item]):
 
     def take(self) -> Iterator[Item]:
         """Everything that has been put so far."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.descriptor)
-        except BlockingIOError:
-            pass
         while True:
             try:
                 yield self._items.get_nowait()

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 
 import zmq
+from zmq.utils import z85
 
 from swarm.errors import RequestError
 from swarm.keys import SwarmKeys, node_id
@@ -111,7 +112,7 @@ class Listener:
             envelope, request, domain, mechanism, credentials = frames[:2], frames[3], frames[4], frames[7], frames[8:]
             known = domain == ZAP_DOMAIN and mechanism == b"CURVE" and len(credentials) == 1
             status, text, user = (
-                (b"200", b"OK", zmq.utils.z85.encode(credentials[0])) if known else (b"400", b"not a member", b"")
+                (b"200", b"OK", z85.encode(credentials[0])) if known else (b"400", b"not a member", b"")
             )
             self._zap.send_multipart([*envelope, b"1.0", request, status, text, user, b""])
 

@@ -48,9 +48,7 @@ def test_float32_logits_agree_with_transformers(pair: tuple[Path, FalconForCausa
     assert torch.allclose(full(torch.tensor(PROMPT)), expected, atol=1e-4, rtol=0)
 
 
-def test_greedy_continuations_are_those_of_transformers(
-    pair: tuple[Path, FalconForCausalLM], full: FalconPart
-) -> None:
+def test_greedy_continuations_are_those_of_transformers(pair: tuple[Path, FalconForCausalLM], full: FalconPart) -> None:
     expected = pair[1].generate(torch.tensor([PROMPT]), max_new_tokens=32, do_sample=False, eos_token_id=None)
     assert greedy(full, PROMPT, 32) == expected[0].tolist()
     assert len(set(expected[0, len(PROMPT) :].tolist())) > 1, "a constant answer would prove little"
@@ -119,7 +117,14 @@ def test_bfloat16_knows_positions_past_a_thousand(tmp_path: Path) -> None:
 
 
 def test_legacy_spellings_read_as_the_current_ones() -> None:
-    legacy = {"model_type": "RefinedWeb", "n_layer": 60, "n_head": 128, "n_head_kv": 8, "hidden_size": 8192, "vocab_size": 65024}
+    legacy = {
+        "model_type": "RefinedWeb",
+        "n_layer": 60,
+        "n_head": 128,
+        "n_head_kv": 8,
+        "hidden_size": 8192,
+        "vocab_size": 65024,
+    }
     config = read_falcon_config(legacy | {"parallel_attn": True, "alibi": False})
     assert (config.fused_layout, config.norms, config.kv_heads, config.layers) == ("grouped", "two_parallel", 8, 60)
     assert config.cache_bytes(2) * config.layers == 122_880

@@ -1,0 +1,54 @@
+# make demo            three nodes on this machine serve the demo model; talk to it
+# make demo PROMPT=…   one answer, then everything is gone again
+# make test            format, lint, types, floors, tests
+# make demo-model      train and convert the demo model anew (minutes)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint types floors pytest format demo-model clean
+
+demo: $(VENV)/installed
+	@$(BIN)/python -m swarm.demo $(if $(PROMPT),"$(PROMPT)")
+
+test: lint types floors pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/basedpyright
+
+floors: $(VENV)/installed-dev
+	$(BIN)/lint-imports
+
+pytest: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo-model: $(VENV)/installed-dev
+	rm -rf build/demo-checkpoint swarm/demo/model
+	$(BIN)/python -m swarm.demo.train build/demo-checkpoint
+	$(BIN)/swarm-weights convert build/demo-checkpoint swarm/demo/model --name swarm-demo
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/installed: $(VENV)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,258 @@
+"""swarm-chat: talks to a model that the swarm serves. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swarm.cli.command import cache_dir, default_secret_file, run, version_option
+
+if TYPE_CHECKING:
+    from swarm.client.conversation import Conversation, Event, Report, Settings
+    from swarm.client.documents import Documents
+    from swarm.client.swarm import SwarmClient
+    from swarm.keys import SwarmKeys
+    from swarm.plan.routes import Hop
+
+FIND_SECONDS = 6.0
+DEFAULT_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line as it was given; None where the model's own default counts."""
+
+    model: str | None
+    max_tokens: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stops: tuple[str, ...]
+    ignore_eos: bool
+
+
+def swarm_options(function: Any) -> Any:
+    """How a client finds its swarm; shared with swarm-status."""
+    for option in reversed(
+        (
+            click.option(
+                "--peer",
+                "peers",
+                multiple=True,
+                metavar="HOST:PORT",
+                help="A node to start from where mDNS is blocked.",
+            ),
+            click.option("--no-mdns", is_flag=True, help="Do not browse; needs --peer."),
+            click.option(
+                "--host", "hosts", multiple=True, help="Browse on this local address; default: every LAN address."
+            ),
+            click.option(
+                "--secret-file",
+                type=click.Path(path_type=Path, dir_okay=False),
+                help="The swarm's secret; default: in your configuration directory.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command(name="swarm-chat", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("prompt", required=False)
+@click.option("--model", help="Name or id of the model, where several are served.")
+@click.option("--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 100),
+    help="0 is greedy; default: as the model's generation_config.json says, else 0.",
+)
+@click.option("--top-k", type=click.IntRange(0), help="Keep the k most likely tokens; 0 keeps all.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
+@click.option("--typical-p", type=click.FloatRange(0, 1, min_open=True))
+@click.option("--repetition-penalty", type=click.FloatRange(0, 100, min_open=True))
+@click.option("--seed", type=click.IntRange(0, (1 << 62) - 1), help="Default: drawn anew for each answer.")
+@click.option("--stop", "stops", multiple=True, help="End the answer before this string; may be given again.")
+@click.option("--ignore-eos", is_flag=True, help="Go on past the end-of-text token.")
+@click.option("--raw", is_flag=True, help="Send PROMPT as it stands, without the chat template.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--jsonl", is_flag=True, help="Print the route and each token as JSON lines, then that object.")
+@swarm_options
+@version_option
+def chat(
+    prompt: str | None,
+    model: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    typical_p: float | None,
+    repetition_penalty: float | None,
+    seed: int | None,
+    stops: tuple[str, ...],
+    ignore_eos: bool,
+    raw: bool,
+    as_json: bool,
+    jsonl: bool,
+    peers: tuple[str, ...],
+    no_mdns: bool,
+    hosts: tuple[str, ...],
+    secret_file: Path | None,
+) -> None:
+    """Talk to a model that the swarm on this LAN serves.
+
+    With PROMPT, or input from a pipe, prints the answer and ends; else opens a conversation.
+    """
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    options = Options(
+        model=model,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        typical_p=typical_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stops=stops,
+        ignore_eos=ignore_eos,
+    )
+    with connect(peers, not no_mdns, hosts, secret_file) as swarm:
+        conversation, documents = open_conversation(swarm, model)
+        settings = make_settings(options, documents)
+        if prompt is None:
+            from swarm.cli.terminal import Terminal
+
+            Terminal(conversation, settings, drawn_seed=seed is None).run()
+            return
+        events = conversation.complete(prompt, settings) if raw else conversation.ask(prompt, settings)
+        if as_json or jsonl:
+            print_json(events, conversation.card.name, settings, each_token=jsonl)
+        else:
+            print_text(events)
+
+
+def connect(peers: Sequence[str], use_mdns: bool, hosts: Sequence[str], secret_file: Path | None) -> SwarmClient:
+    """A client of the swarm whose secret this machine has. Raises RequestError if it has none."""
+    from swarm.client.swarm import ClientSettings, SwarmClient
+    from swarm.discovery.lan import lan_hosts
+    from swarm.keys import new_identity
+
+    settings = ClientSettings(hosts=list(hosts) or lan_hosts(), peers=peers, use_mdns=use_mdns)
+    return SwarmClient(settings, read_keys(secret_file), new_identity())
+
+
+def read_keys(secret_file: Path | None) -> SwarmKeys:
+    from swarm.errors import RequestError
+    from swarm.keys import derive_keys, read_secret
+
+    path = secret_file or default_secret_file()
+    secret = read_secret(path)
+    if secret is None:
+        raise RequestError(
+            f"there is no swarm secret at {path}; copy it from a machine of the swarm, or start swarm-node here first"
+        )
+    return derive_keys(secret)
+
+
+def open_conversation(swarm: SwarmClient, model: str | None) -> tuple[Conversation, Documents]:
+    """A conversation with the model asked for, once a chain serves it."""
+    from swarm.client.conversation import Conversation
+    from swarm.client.documents import Documents
+
+    card = swarm.card(swarm.find_model(model, FIND_SECONDS))
+    documents = Documents(swarm, card, cache_dir() / "documents")
+    tokenizer = documents.tokenizer()
+    return Conversation(swarm, card, tokenizer, documents.prompt_form(tokenizer)), documents
+
+
+def make_settings(options: Options, documents: Documents) -> Settings:
+    """What the user asked for, and the model's own defaults for the rest."""
+    from swarm.client.conversation import Settings
+    from swarm.client.prompts import read_defaults
+    from swarm.messages import Sampling
+
+    defaults = {} if options.temperature == 0 else dict(read_defaults(documents.read("generation_config.json")))
+    asked = {
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "typical_p": options.typical_p,
+        "repetition_penalty": options.repetition_penalty,
+    }
+    merged: dict[str, Any] = {**defaults, **{name: value for name, value in asked.items() if value is not None}}
+    seed = secrets.randbelow(1 << 32) if options.seed is None else options.seed
+    return Settings(
+        max_tokens=options.max_tokens,
+        sampling=Sampling(**merged, seed=seed),
+        stops=options.stops,
+        ignore_end=options.ignore_eos,
+    )
+
+
+def print_text(events: Iterator[Event]) -> None:
+    """Only the answer, as it comes."""
+    from swarm.client.conversation import Piece, Report
+
+    shown = ""
+    for event in events:
+        if isinstance(event, Piece):
+            text = event.text if shown else event.text.lstrip()
+            shown += text
+            click.echo(text, nl=False)
+        elif isinstance(event, Report) and len(event.text) > len(shown):
+            click.echo(event.text[len(shown) :], nl=False)
+    click.echo()
+
+
+def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_token: bool) -> None:
+    """One object at the end; with `each_token` the route and the tokens before it, a line each."""
+    from swarm.client.conversation import Piece, Report
+    from swarm.client.session import RouteTaken
+
+    for event in events:
+        match event:
+            case RouteTaken(route, attempts) if each_token:
+                click.echo(json.dumps({"route": describe_route(route), "attempts": attempts}))
+            case Piece(token, text) if each_token:
+                click.echo(json.dumps({"token_id": token, "text": text}))
+            case Report():
+                click.echo(json.dumps(describe_report(event, model, settings)))
+            case _:
+                pass
+        sys.stdout.flush()
+
+
+def describe_route(route: Sequence[Hop]) -> list[dict[str, str]]:
+    return [{"node": hop.node, "part": str(hop.part)} for hop in route]
+
+
+def describe_report(report: Report, model: str, settings: Settings) -> dict[str, object]:
+    return {
+        "text": report.text,
+        "prompt_token_ids": report.prompt_ids,
+        "token_ids": report.ids,
+        "finish_reason": report.finish,
+        "model": model,
+        "seed": settings.sampling.seed,
+        "route": describe_route(report.route),
+        "attempts": report.attempts,
+        "timings": {
+            "first_token_seconds": round(report.first_token_seconds, 4),
+            "tokens_per_second": round(report.tokens_per_second, 3),
+            "longest_gap_seconds": round(report.longest_gap_seconds, 4),
+        },
+    }
+
+
+def main() -> None:
+    run(chat)

@@ -1,0 +1,177 @@
+"""swarm-status: who is in the swarm, what they serve, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swarm.cli.chat import connect, swarm_options
+from swarm.cli.command import run, version_option
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from swarm.messages import Beat, Claim
+
+FIND_SECONDS = 4.0
+SETTLE_SECONDS = 1.2  # pages of the table and late adverts
+WATCH_SECONDS = 1.0
+BAR_WIDTH = 40
+
+
+@click.command(name="swarm-status", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
+@swarm_options
+@version_option
+def status(
+    as_json: bool,
+    watch: bool,
+    peers: tuple[str, ...],
+    no_mdns: bool,
+    hosts: tuple[str, ...],
+    secret_file: Path | None,
+) -> None:
+    """Show the nodes, their claims and memory, the models' coverage and what is missing."""
+    with connect(peers, not no_mdns, hosts, secret_file) as swarm:
+        swarm.wait_for(lambda beats: bool(beats), FIND_SECONDS)
+        swarm.wait_for(lambda beats: False, SETTLE_SECONDS)
+        if as_json:
+            click.echo(json.dumps(describe(swarm.beats)))
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console()
+        if not watch:
+            console.print(draw(swarm.beats))
+            return
+        with Live(draw(swarm.beats), console=console, screen=False) as live:
+            while True:
+                time.sleep(WATCH_SECONDS)
+                live.update(draw(swarm.beats))
+
+
+def describe(beats: Sequence[Beat]) -> dict[str, object]:
+    """The whole table as plain data."""
+    from swarm.client.swarm import missing_of
+    from swarm.parts import describe_cells
+
+    layers = {claim.model: (claim.name, claim.layers) for beat in beats for claim in beat.claims}
+    return {
+        "nodes": [
+            {
+                "node": beat.node,
+                "name": beat.name,
+                "device": beat.device,
+                "addresses": beat.addresses,
+                "memory_total": beat.memory_total,
+                "memory_free": beat.memory_free,
+                "claims": [_describe_claim(claim) for claim in beat.claims],
+                "sessions": beat.sessions,
+                "queue": beat.queue,
+                "refused": beat.refused,
+                "dropped": beat.dropped,
+                "rtts": beat.rtts,
+            }
+            for beat in beats
+        ],
+        "models": [
+            {
+                "model": model,
+                "name": layers[model][0],
+                "layers": layers[model][1],
+                "missing": describe_cells(missing, layers[model][1]),
+                "is_complete": not missing,
+            }
+            for model, missing in missing_of(beats, None).items()
+        ],
+    }
+
+
+def _describe_claim(claim: Claim) -> dict[str, object]:
+    return {
+        "model": claim.model,
+        "name": claim.name,
+        "part": claim.part,
+        "state": claim.state,
+        "layer_seconds": claim.layer_seconds,
+        "kv_free_positions": claim.kv_free_positions,
+    }
+
+
+def draw(beats: Sequence[Beat]) -> Group:
+    """Tables for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+
+    from swarm.node.memory import format_size
+
+    nodes = Table(title="nodes")
+    for column in (
+        "node",
+        "name",
+        "device",
+        "memory free/total",
+        "serves",
+        "ms a layer",
+        "sessions",
+        "refused",
+        "rtt ms",
+    ):
+        nodes.add_column(column)
+    for beat in beats:
+        rtts = sorted(beat.rtts.values())
+        nodes.add_row(
+            beat.node,
+            beat.name,
+            beat.device,
+            f"{format_size(beat.memory_free)} / {format_size(beat.memory_total)}",
+            "\n".join(f"{claim.name} [{claim.part}] {claim.state}" for claim in beat.claims) or "nothing yet",
+            "\n".join(f"{claim.layer_seconds * 1000:.2f}" for claim in beat.claims),
+            str(beat.sessions),
+            str(beat.refused + beat.dropped),
+            f"{rtts[len(rtts) // 2] * 1000:.1f}" if rtts else "",
+        )
+    models = Table(title="models")
+    for column in ("model", "coverage", "missing"):
+        models.add_column(column)
+    for name, bar, missing in coverage(beats):
+        models.add_row(name, bar, missing or "nothing")
+    return Group(nodes, models)
+
+
+def coverage(beats: Sequence[Beat]) -> list[tuple[str, str, str]]:
+    """(name, bar, missing cells in words) of each model; the bar's digits count the nodes that serve a stretch."""
+    from swarm.parts import cells, describe_cells, parse_part
+    from swarm.plan.claims import Held, count_coverage
+
+    rows: list[tuple[str, str, str]] = []
+    layers = {claim.model: (claim.name, claim.layers) for beat in beats for claim in beat.claims}
+    for model, (name, count) in sorted(layers.items()):
+        held = [
+            Held(beat.node, model, parse_part(claim.part, count))
+            for beat in beats
+            for claim in beat.claims
+            if claim.model == model and claim.state == "serving" and claim.layers == count
+        ]
+        counts = count_coverage(held, {model: count})[model]
+        width = min(BAR_WIDTH, len(counts))
+        bar = "".join(
+            str(min(9, min(counts[index * len(counts) // width : (index + 1) * len(counts) // width]))).replace(
+                "0", "·"
+            )
+            for index in range(width)
+        )
+        missing = [cell for cell in range(count + 2) if cell not in {c for one in held for c in cells(one.part, count)}]
+        rows.append((name, bar, describe_cells(missing, count)))
+    return rows
+
+
+def main() -> None:
+    run(status)

@@ -1,0 +1,168 @@
+"""swarm-weights: converts, exports, checks and describes sepweight directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swarm.cli.command import EXIT_FAILED, run, version_option
+
+if TYPE_CHECKING:
+    from swarm.sepweight.convert import Progress
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(name="swarm-weights", context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
+def weights() -> None:
+    """Weights on disk as one file a layer: convert, export, verify and describe sepweight directories."""
+
+
+@weights.command()
+@click.argument("source", type=DIRECTORY)
+@click.argument("destination", type=DIRECTORY)
+@click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Convert to this; default: as stored."
+)
+@click.option("--name", help="What users call the model; default: the name of DESTINATION.")
+def convert(source: Path, destination: Path, dtype: str | None, name: str | None) -> None:
+    """Convert a Hugging Face checkpoint (or a legacy sepweight directory) SOURCE into DESTINATION.
+
+    Interrupted, it resumes where it stopped when run again.
+    """
+    from swarm.falcon.config import FALCON
+    from swarm.sepweight import convert as converting
+
+    with _ProgressBar("converting") as progress:
+        manifest = converting.convert(source, destination, FALCON, dtype=dtype, name=name, progress=progress)
+    click.echo(
+        f"{destination}: {manifest.name}, {manifest.layers} layers, {manifest.dtype}, model id {manifest.model_id}"
+    )
+
+
+@weights.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("destination", type=DIRECTORY)
+@click.option("--legacy", is_flag=True, required=True, help="Write .pth files that llm_sepweight loads.")
+def export(directory: Path, destination: Path, legacy: bool) -> None:
+    """Write DIRECTORY in another layout."""
+    del legacy  # the one layout there is; asked for by name so that others may follow
+    from swarm.sepweight import convert as converting
+
+    with _ProgressBar("exporting") as progress:
+        converting.export_legacy(directory, destination, progress=progress)
+
+
+@weights.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def info(directory: Path, as_json: bool) -> None:
+    """Say what a sepweight directory holds."""
+    from swarm.parts import describe_cells
+    from swarm.sepweight.manifest import file_keys, present_keys, read_manifest
+
+    manifest = read_manifest(directory)
+    present = set(present_keys(directory, manifest))
+    from swarm.parts import whole
+
+    keys = file_keys(whole(manifest.layers))
+    cells_here = [cell for cell, key in enumerate(keys) if key in present]
+    facts = {
+        "name": manifest.name,
+        "family": manifest.family,
+        "model_id": manifest.model_id,
+        "dtype": manifest.dtype,
+        "layers": manifest.layers,
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "layer_bytes": manifest.files[keys[1]].bytes,
+        "present": describe_cells(cells_here, manifest.layers),
+        "is_complete": len(cells_here) == len(keys),
+        "documents": sorted(manifest.documents),
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:12} {', '.join(value) if isinstance(value, list) else value}")
+
+
+@weights.command()
+@click.argument("directory", type=DIRECTORY)
+def verify(directory: Path) -> int:
+    """Compare every file with the manifest: sizes, tensors, sha256."""
+    from swarm.errors import WeightsError
+    from swarm.parts import Part
+    from swarm.sepweight.manifest import find_faults, present_keys
+    from swarm.sepweight.store import Store
+
+    store = Store(directory)
+    faults = list(find_faults(directory, store.manifest))
+    present = present_keys(directory, store.manifest)
+    for key in present:
+        layer = int(key.removeprefix("mid.")) if key.startswith("mid.") else None
+        part = Part(key == "begin", () if layer is None else ((layer, layer + 1),), key == "end")
+        try:
+            store.check(part)
+        except WeightsError as error:
+            faults.append(str(error))
+    for fault in dict.fromkeys(faults):
+        click.echo(fault, err=True)
+    if faults:
+        return EXIT_FAILED
+    click.echo(f"{directory}: {len(present)} of {len(store.manifest.files)} parts are here and whole")
+    return 0
+
+
+@weights.command()
+@click.argument("spec")
+@click.option("--layers", type=click.IntRange(1), required=True, help="How many layers the model has.")
+def files(spec: str, layers: int) -> None:
+    """Print the file names of a part, for rsync: swarm-weights files "b 0-16" --layers 32."""
+    from swarm.parts import parse_part
+    from swarm.sepweight.manifest import MANIFEST_NAME, file_keys, file_name
+
+    part = parse_part(spec, layers)
+    keys = file_keys(part)
+    if part.end and not part.begin:
+        keys.append("begin")  # a tied head is stored with the embedding
+    for name in [MANIFEST_NAME, *(file_name(key) for key in keys)]:
+        click.echo(name)
+
+
+class _ProgressBar:
+    """A bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+
+    def __enter__(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn(f"{self._verb} {{task.description}}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar.start()
+        task = self._bar.add_task("", total=None)
+
+        def advance(done: int, total: int, key: str) -> None:
+            self._bar.update(task, completed=done, total=total, description=key)
+
+        return advance
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def main() -> None:
+    run(weights)

@@ -1,0 +1,198 @@
+"""A conversation with a model: messages in, text out, and the ids that keep its session's cache of use.
+
+Knows text and tokens; leaves chains and caches to the session.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from tokenizers import Tokenizer
+
+from swarm.client.prompts import Message, PromptForm
+from swarm.client.session import Delivered, Finished, RouteTaken, Turn
+from swarm.client.swarm import Session, SwarmClient
+from swarm.client.text import StopScanner, TextStream
+from swarm.errors import RequestError
+from swarm.messages import ModelCard, Sampling
+from swarm.plan.routes import Hop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How answers are generated."""
+
+    max_tokens: int = 512
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    ignore_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token of the answer and the text that it let out (often "", while a character or stop string may be forming)."""
+
+    token: int
+    text: str
+
+
+@dataclass(slots=True)
+class Report:
+    """How an answer went."""
+
+    text: str = ""
+    prompt_ids: list[int] = field(default_factory=list[int])
+    ids: list[int] = field(default_factory=list[int])
+    finish: str = ""
+    route: tuple[Hop, ...] = ()
+    attempts: int = 0
+    first_token_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    longest_gap_seconds: float = 0.0
+
+
+Event = Piece | RouteTaken | Report
+
+
+class Conversation:
+    """Turns with one model in one session."""
+
+    def __init__(self, swarm: SwarmClient, card: ModelCard, tokenizer: Tokenizer, form: PromptForm) -> None:
+        self.card = card
+        self.messages: list[Message] = []
+        self._swarm = swarm
+        self._tokenizer = tokenizer
+        self._form = form
+        self._session: Session = swarm.open_session(card)
+        self._text = ""  # what the session's ids spell
+        self._ids: list[int] = []
+
+    def ask(self, question: str, settings: Settings) -> Iterator[Event]:
+        """The answer to a message: pieces as they come, and a Report last.
+
+        Closing the iterator early stops the answer and frees its cache.
+        """
+        messages = [*self.messages, Message("user", question)]
+        with_stops = replace(settings, stops=(*settings.stops, *self._form.stops))
+        for event in self._generate(self._form.render(messages), with_stops):
+            if isinstance(event, Report):
+                event.text = event.text.strip()
+                self.messages = [*messages, Message("assistant", event.text)]
+            yield event
+
+    def complete(self, prompt: str, settings: Settings) -> Iterator[Event]:
+        """What follows a prompt as it stands, without a template."""
+        return self._generate(prompt, settings)
+
+    def forget(self) -> None:
+        """Start a new conversation."""
+        self._session.cancel()
+        self._session = self._swarm.open_session(self.card)
+        self.messages, self._text, self._ids = [], "", []
+
+    def drop_last_answer(self) -> str | None:
+        """Take the last question and answer back; return the question."""
+        if len(self.messages) < 2:
+            return None
+        question = self.messages[-2].content
+        del self.messages[-2:]
+        return question
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a prompt; what continues the session's own text is encoded alone, so that its cache stays of use."""
+        if self._ids and text.startswith(self._text):
+            rest = text[len(self._text) :]
+            return self._ids + self._tokenizer.encode(rest, add_special_tokens=False).ids
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _generate(self, prompt: str, settings: Settings) -> Iterator[Event]:
+        report = Report(prompt_ids=self._encode(prompt))
+        if len(report.prompt_ids) >= self.card.context:
+            raise RequestError(
+                f"the prompt has {len(report.prompt_ids)} tokens; the context of {self.card.name} is "
+                f"{self.card.context}, answer included"
+            )
+        stops = [] if settings.ignore_end else self.card.end_ids
+        turn = Turn(ids=report.prompt_ids, max_tokens=settings.max_tokens, sampling=settings.sampling, stop_ids=stops)
+        stream, scanner = TextStream(self._tokenizer), StopScanner(settings.stops)
+        clock = _Clock()
+        events = self._session.generate(turn)
+        is_complete = False
+        try:
+            for event in events:
+                match event:
+                    case RouteTaken(route, attempts):
+                        report.route, report.attempts = route, attempts
+                        yield event
+                    case Delivered(ids):
+                        for piece, is_stopped in self._read(ids, stream, scanner):
+                            clock.note()
+                            report.ids.append(piece.token)
+                            report.text += piece.text
+                            yield piece
+                            if is_stopped:
+                                report.finish = "stop"
+                                break
+                    case Finished(reason):
+                        report.finish = reason
+                    case _:
+                        pass
+                if report.finish:
+                    break
+            is_complete = True
+        finally:
+            if not is_complete:
+                self._session.cancel()
+                self._ids, self._text = [], ""
+        self._settle(prompt, report, stream, scanner)
+        clock.fill(report)
+        yield report
+
+    def _read(self, ids: Sequence[int], stream: TextStream, scanner: StopScanner) -> Iterator[tuple[Piece, bool]]:
+        for token in ids:
+            scanned = scanner.push(stream.push(token))
+            yield Piece(token, scanned.text), scanned.is_stopped
+
+    def _settle(self, prompt: str, report: Report, stream: TextStream, scanner: StopScanner) -> None:
+        """Drop what lies behind a stop string, from the output and from the caches; remember what the ids spell."""
+        machine = self._session.machine
+        everything = [*report.prompt_ids, *report.ids]
+        if report.finish == "stop" and machine.phase == "running":
+            report.ids = report.ids[: self._ids_within(report.ids, report.text)]
+            everything = [*report.prompt_ids, *report.ids]
+            self._session.halt(len(everything))
+        else:
+            report.text += scanner.push(stream.finish()).text + scanner.finish()
+        self._ids = everything
+        self._text = prompt + self._tokenizer.decode(report.ids, skip_special_tokens=False)
+
+    def _ids_within(self, ids: Sequence[int], text: str) -> int:
+        """How many ids spell no more than `text`."""
+        count = len(ids)
+        while count and len(self._tokenizer.decode(list(ids[:count]), skip_special_tokens=True)) > len(text):
+            count -= 1
+        return count
+
+
+class _Clock:
+    """When tokens came."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._times: list[float] = []
+
+    def note(self) -> None:
+        self._times.append(time.monotonic())
+
+    def fill(self, report: Report) -> None:
+        times = self._times
+        if not times:
+            return
+        report.first_token_seconds = times[0] - self._started
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        if gaps:
+            report.longest_gap_seconds = max(gaps)
+            report.tokens_per_second = len(gaps) / max(times[-1] - times[0], 1e-9)

@@ -1,0 +1,115 @@
+"""How a conversation is written as a prompt: the checkpoint's chat template, or the form that its tokens suggest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from swarm.errors import WeightsError
+
+TEMPLATE_LIMIT = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptForm:
+    """A jinja template and the strings that end an answer written in it."""
+
+    template: str
+    stops: tuple[str, ...]
+    tokens: Mapping[str, str]  # bos_token, eos_token, … for the template
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt that asks for the next answer. Raises WeightsError if the template is broken."""
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        try:
+            return environment.from_string(self.template).render(
+                messages=[{"role": message.role, "content": message.content} for message in messages],
+                add_generation_prompt=True,
+                raise_exception=_raise,
+                **self.tokens,
+            )
+        except jinja2.TemplateError as error:
+            raise WeightsError(f"the model's chat template fails: {error}; use --raw") from None
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+INSTRUCT = PromptForm(
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}User: {{ message.content }}\nAssistant:"
+    "{% elif message.role == 'assistant' %} {{ message.content }}\n"
+    "{% else %}{{ message.content }}\n{% endif %}"
+    "{% endfor %}",
+    ("\nUser",),
+    {},
+)
+OPEN_ASSISTANT = PromptForm(
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}<|assistant|>{{ message.content }}<|endoftext|>"
+    "{% else %}<|prompter|>{{ message.content }}<|endoftext|>{% endif %}"
+    "{% endfor %}<|assistant|>",
+    (),
+    {},
+)
+
+
+def choose_form(tokenizer: Tokenizer, config: bytes, template: bytes) -> PromptForm:
+    """The form of a model's prompts.
+
+    config: tokenizer_config.json; template: chat_template.jinja; either may be empty.
+    """
+    settings = _parse_object(config)
+    text = template.decode("utf-8", "replace") or settings.get("chat_template")
+    if isinstance(text, list):  # several named templates: the one called default
+        named = cast("list[Mapping[str, str]]", text)
+        text = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
+    if isinstance(text, str) and text and len(text) <= TEMPLATE_LIMIT:
+        return PromptForm(text, (), _special_tokens(settings))
+    if tokenizer.token_to_id("<|prompter|>") is not None:
+        return OPEN_ASSISTANT
+    return INSTRUCT
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = settings.get(name)
+        content = cast("Mapping[str, object]", value).get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            found[name] = content
+    return found
+
+
+def _parse_object(data: bytes) -> Mapping[str, Any]:
+    if not data:
+        return {}
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("Mapping[str, Any]", parsed) if isinstance(parsed, dict) else {}
+
+
+def read_defaults(config: bytes) -> Mapping[str, float]:
+    """temperature, top_k, top_p, repetition_penalty of a generation_config.json that asks for sampling."""
+    settings = _parse_object(config)
+    if not settings.get("do_sample"):
+        return {}
+    names = ("temperature", "top_k", "top_p", "typical_p", "repetition_penalty")
+    return {name: settings[name] for name in names if isinstance(settings.get(name), int | float)}
