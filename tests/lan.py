@@ -1,0 +1,60 @@
+"""Hosts for tests: network namespaces on a bridge that has a namespace of its own. Nothing leaves them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+REASON = "needs root and iproute2: hosts are network namespaces"
+
+
+def is_possible() -> bool:
+    return os.geteuid() == 0 and shutil.which("ip") is not None
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A namespace with one interface, eth0."""
+
+    name: str
+    address: str
+
+    @property
+    def prefix(self) -> list[str]:
+        """Put before a command, it runs there."""
+        return ["ip", "netns", "exec", self.name]
+
+
+@contextmanager
+def lan(count: int) -> Iterator[Sequence[Host]]:
+    """`count` hosts, 10.77.0.1 and up, on one bridge."""
+    tag = f"sw{os.getpid() % 100000}"
+    bridge = f"{tag}br"
+    hosts = [Host(f"{tag}h{number}", f"10.77.0.{number}") for number in range(1, count + 1)]
+    made: list[str] = []
+    try:
+        ip("netns", "add", bridge)
+        made.append(bridge)
+        ip("-n", bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        ip("-n", bridge, "link", "set", "br0", "up")
+        for number, host in enumerate(hosts):
+            ip("netns", "add", host.name)
+            made.append(host.name)
+            ip("-n", bridge, "link", "add", f"p{number}", "type", "veth", "peer", "name", "eth0", "netns", host.name)
+            ip("-n", bridge, "link", "set", f"p{number}", "master", "br0", "up")
+            ip("-n", host.name, "link", "set", "lo", "up")
+            ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
+            ip("-n", host.name, "link", "set", "eth0", "up")
+            ip("-n", host.name, "route", "add", "default", "dev", "eth0")
+        yield hosts
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
