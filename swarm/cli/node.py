@@ -147,7 +147,7 @@ def serve(options: Options) -> int:
         parse_size,
     )
     from swarm.node.process import NodeProcess, NodeSettings
-    from swarm.parts import parse_part
+    from swarm.parts import parse_part, whole
 
     models = read_weights(options.weights)
     device = choose_device(options.device)
@@ -165,8 +165,11 @@ def serve(options: Options) -> int:
     lock = take_name(state_dir() / "names", options.name, socket.gethostname() or "node")
     ledger = Ledger(state_dir() / "memory", device)
     memory_now = measure_device(device)
-    most = None if options.memory is None else parse_size(options.memory)
-    budget = ledger.promise(lambda: measure_device(device).free, most, 1 - SPARED_SHARE)
+    useful = sum(
+        figures[model].useful(placement.get(model) or whole(figures[model].costs.layers)) for model in figures
+    )
+    most = useful if options.memory is None else min(useful, parse_size(options.memory))
+    budget = ledger.promise(lambda: int(measure_device(device).free * (1 - SPARED_SHARE)), most)
     try:
         for one in models:
             check_budget(one.manifest.name, figures[one.manifest.model_id], budget)

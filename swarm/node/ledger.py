@@ -24,15 +24,15 @@ class Ledger:
         self._path = directory / f"{device.replace(':', '-')}.json"
         self._key = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
 
-    def promise(self, measure_free: Callable[[], int], most: int | None, share: float) -> int:
-        """Take up to `most` bytes (None: `share` of what is free) of what others have not been promised.
+    def promise(self, measure_free: Callable[[], int], most: int) -> int:
+        """Take up to `most` bytes of what others have not been promised.
 
-        measure_free: bytes free on the device now, read while the ledger is locked.
+        measure_free: bytes that may be used on the device now, read while the ledger is locked.
         """
         with self._locked() as entries:
             outstanding = sum(max(0, promised - allocated) for promised, allocated in entries.values())
             free = max(0, measure_free() - outstanding)
-            granted = int(free * share) if most is None else min(most, free)
+            granted = min(most, free)
             entries[self._key] = (granted, 0)
             return granted
 

@@ -20,6 +20,7 @@ from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
 
 SPARED_SHARE = 0.1  # of the free memory: left for the rest of the machine
 RESERVED_POSITIONS = 2048  # KV kept free for each layer, or one whole context where that is shorter
+KV_CONTEXTS = 16  # KV for so many whole reserves is the most that a node takes
 SAMPLED_ROWS = 16
 
 _SIZE = re.compile(r"([0-9.]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
@@ -98,10 +99,16 @@ class ModelMemory:
     scratch: int
 
     def kv_capacity(self, part: Part, budget: int) -> int:
-        """Bytes for KV once a part's weights are loaded."""
-        weights = self.weight_costs
-        used = part.begin * weights.begin + part.layer_count * weights.layer + part.end * weights.end
-        return budget - self.scratch - used
+        """Bytes for KV once a part's weights are loaded; what no KV needs stays free for others."""
+        return min(budget - self.scratch - part_bytes(self.weight_costs, part), KV_CONTEXTS * self.kv_reserve(part))
+
+    def kv_reserve(self, part: Part) -> int:
+        """Bytes of KV that are kept free for a part at least."""
+        return part.layer_count * (self.costs.layer - self.weight_costs.layer)
+
+    def useful(self, part: Part) -> int:
+        """Bytes beyond which a part gains nothing from more memory."""
+        return self.scratch + part_bytes(self.weight_costs, part) + KV_CONTEXTS * self.kv_reserve(part)
 
 
 def model_memory(manifest: Manifest, config: FalconConfig, dtype: str | None, device: str) -> ModelMemory:
@@ -129,6 +136,11 @@ def _tensor_items(manifest: Manifest, key: str) -> int:
     return sum(entry.nbytes // ITEM_BYTES[entry.dtype] for entry in manifest.files[key].tensors.values())
 
 
+def part_bytes(costs: CellCosts, part: Part) -> int:
+    """What a part's cells cost together."""
+    return part.begin * costs.begin + part.layer_count * costs.layer + part.end * costs.end
+
+
 def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
     """Raise RequestError if not even one layer and its KV fit."""
     needed = memory.costs.layer + memory.scratch
@@ -145,8 +157,7 @@ def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
 def check_part(name: str, memory: Mapping[str, ModelMemory], model: str, part: Part, budget: int) -> None:
     """Raise RequestError if a part that was asked for does not fit with its KV."""
     figures = memory[model]
-    costs = figures.costs
-    needed = figures.scratch + part.begin * costs.begin + part.layer_count * costs.layer + part.end * costs.end
+    needed = figures.scratch + part_bytes(figures.costs, part)
     if needed > budget:
         raise RequestError(
             f'part "{part}" of {name} needs {format_size(needed)} with its KV, {format_size(budget)} may be used; '

@@ -245,7 +245,7 @@ class NodeProcess:
         path = self._settings.remembered_peers
         if path is not None and self._peer_addresses:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
+            temporary = path.with_suffix(f".{self._me.node}.tmp")
             temporary.write_text(json.dumps(list(self._peer_addresses)[-REMEMBERED_PEERS:]), "utf-8")
             temporary.replace(path)
 

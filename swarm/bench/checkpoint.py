@@ -1,0 +1,74 @@
+"""A random Falcon of any shape as a sepweight directory, for measuring speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swarm.falcon.config import FALCON, read_falcon_config
+from swarm.parts import Part, part_of_cells
+from swarm.sepweight.convert import DTYPES, dump
+from swarm.sepweight.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A Falcon with grouped queries (the 40B layout)."""
+
+    layers: int = 12
+    hidden: int = 2048
+    heads: int = 32
+    kv_heads: int = 2
+    vocabulary: int = 65024
+    context: int = 2048
+    dtype: str = "bfloat16"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As a checkpoint's config.json would say it."""
+        return {
+            "model_type": "falcon",
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.hidden,
+            "num_attention_heads": self.heads,
+            "num_kv_heads": self.kv_heads,
+            "vocab_size": self.vocabulary,
+            "max_position_embeddings": self.context,
+            "new_decoder_architecture": True,
+            "bias": False,
+            "eos_token_id": 11,
+        }
+
+
+def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
+    """Write random weights of the spread that a fresh model has."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = FALCON.outline(shape.config).files
+
+    def read(key: str, tensor: str) -> torch.Tensor:
+        size = shapes[key][tensor]
+        if len(size) == 1:
+            return torch.ones(size) if tensor.endswith("weight") else torch.zeros(size)
+        return torch.randn(size, generator=generator, dtype=torch.float32).mul_(0.02).to(DTYPES[shape.dtype])
+
+    return dump(directory, FALCON, shape.config, read, name="bench", model_id="b" * 32, dtype=shape.dtype)
+
+
+def split_evenly(shape: Shape, nodes: int) -> list[Part]:
+    """Parts of about equal weight, the head counted as what it reads."""
+    config = read_falcon_config(shape.config)
+    layer = config.fused_width * config.hidden + config.hidden**2 + 2 * config.ffn * config.hidden
+    costs = [0, *([layer] * config.layers), config.vocabulary * config.hidden]
+    parts: list[Part] = []
+    start, spent = 0, 0
+    for cell, cost in enumerate(costs):
+        spent += cost
+        is_last = cell == len(costs) - 1
+        wanted = sum(costs) * (len(parts) + 1) / nodes
+        if is_last or (len(parts) < nodes - 1 and spent + costs[cell + 1] / 2 > wanted):
+            parts.append(part_of_cells(start, cell + 1, config.layers))
+            start = cell + 1
+    return parts

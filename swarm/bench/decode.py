@@ -1,0 +1,126 @@
+"""The decode measurement: our nodes, one node alone, and a rival take turns on the same weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from swarm.bench.bare_hop import measure_bare_hop_ms
+from swarm.bench.checkpoint import Shape, make_checkpoint, split_evenly
+from swarm.bench.rival import Rival
+from swarm.bench.swarm_side import StreamFigures, SwarmSide
+from swarm.parts import whole
+
+PORT = 19700
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run."""
+
+    shape: Shape
+    nodes: int
+    prompt_tokens: int = 128
+    new_tokens: int = 64
+    sessions: int = 16
+    long_prompt: int = 1500
+    rounds: int = 5
+    rival: bool = False
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
+    """Every figure by name: medians over interleaved rounds after one warm-up round."""
+    say("making the checkpoint")
+    weights = folder / "weights"
+    make_checkpoint(plan.shape, weights)
+    with contextlib.ExitStack() as stack:
+        say(f"starting {plan.nodes} node(s)")
+        ours = stack.enter_context(SwarmSide(weights, split_evenly(plan.shape, plan.nodes), folder / "many", PORT))
+        alone = ours
+        if plan.nodes > 1:
+            alone = stack.enter_context(SwarmSide(weights, [whole(plan.shape.layers)], folder / "one", PORT + 500))
+        rival = None
+        if plan.rival:
+            say("starting transformers")
+            rival = Rival(weights)
+            stack.callback(rival.close)
+        return _measure(plan, ours, alone, rival, say)
+
+
+def _measure(
+    plan: Plan, ours: SwarmSide, alone: SwarmSide, rival: Rival | None, say: Callable[[str], None]
+) -> dict[str, float]:
+    streams: list[StreamFigures] = []
+    singles: list[StreamFigures] = []
+    rivals: list[dict[str, float]] = []
+    many: list[float] = []
+    many_alone: list[float] = []
+    many_rival: list[float] = []
+    loads: list[float] = []
+    for number in range(plan.rounds + 1):
+        say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
+        streams.append(ours.measure_stream(plan.prompt_tokens, plan.new_tokens, number))
+        singles.append(streams[-1] if alone is ours else alone.measure_stream(plan.prompt_tokens, plan.new_tokens, number))
+        if rival is not None:
+            rivals.append(rival.measure(1, plan.prompt_tokens, plan.new_tokens))
+        many.append(ours.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * number))
+        many_alone.append(
+            many[-1] if alone is ours else alone.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * number)
+        )
+        if rival is not None:
+            many_rival.append(rival.measure(plan.sessions, 16, plan.new_tokens)["decode_tokens_per_second"])
+        loads.append(os.getloadavg()[0])
+    disturbances = [ours.measure_disturbance(plan.long_prompt, number) for number in range(min(3, plan.rounds))]
+    figures = {
+        name: median(getattr(one, name) for one in streams[1:])
+        for name in (
+            "decode_tokens_per_second",
+            "prompt_tokens_per_second",
+            "first_token_seconds",
+            "hop_overhead_ms",
+        )
+    }
+    gap = 1 / figures["decode_tokens_per_second"] / plan.nodes
+    figures["bare_hop_ms"] = measure_bare_hop_ms(gap)
+    figures["hop_overhead_ratio"] = figures["hop_overhead_ms"] / figures["bare_hop_ms"]
+    figures["single_node_decode_tokens_per_second"] = median(one.decode_tokens_per_second for one in singles[1:])
+    figures["single_node_ratio"] = median(
+        one.decode_tokens_per_second / single.decode_tokens_per_second
+        for one, single in zip(streams[1:], singles[1:], strict=True)
+    )
+    figures["many_sessions_tokens_per_second"] = median(many[1:])
+    figures["single_node_many_tokens_per_second"] = median(many_alone[1:])
+    figures["prompt_disturbance"] = median(disturbances)
+    figures["load_average"] = median(loads)
+    if rival is not None:
+        figures |= _compare(streams[1:], singles[1:], rivals[1:], many[1:], many_alone[1:], many_rival[1:])
+    return figures
+
+
+def _compare(
+    streams: list[StreamFigures],
+    singles: list[StreamFigures],
+    rivals: list[dict[str, float]],
+    many: list[float],
+    many_alone: list[float],
+    many_rival: list[float],
+) -> dict[str, float]:
+    """Ratios are medians of the rounds' own ratios: the machine's speed drifts between rounds."""
+    pairs = list(zip(streams, rivals, strict=True))
+    return {
+        "rival_decode_tokens_per_second": median(rival["decode_tokens_per_second"] for rival in rivals),
+        "rival_prompt_tokens_per_second": median(rival["prompt_tokens_per_second"] for rival in rivals),
+        "rival_many_tokens_per_second": median(many_rival),
+        "decode_ratio": median(one.decode_tokens_per_second / rival["decode_tokens_per_second"] for one, rival in pairs),
+        "prompt_ratio": median(one.prompt_tokens_per_second / rival["prompt_tokens_per_second"] for one, rival in pairs),
+        "single_node_decode_ratio": median(
+            one.decode_tokens_per_second / rival["decode_tokens_per_second"]
+            for one, rival in zip(singles, rivals, strict=True)
+        ),
+        "many_sessions_ratio": median(one / rival for one, rival in zip(many, many_rival, strict=True)),
+        "single_node_many_ratio": median(one / rival for one, rival in zip(many_alone, many_rival, strict=True)),
+    }

@@ -1,0 +1,158 @@
+"""Our side of a measurement: real node processes on loopback and a client in this process."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from swarm.client.session import Delivered, Turn
+from swarm.client.swarm import ClientSettings, Session, SwarmClient
+from swarm.keys import derive_keys, new_identity, read_secret
+from swarm.messages import ModelCard, Sampling
+from swarm.parts import Part
+
+HOST = "127.0.0.1"
+READY_SECONDS = 300.0
+SETTLE_SECONDS = 1.3  # until the next renewal has told how long the nodes computed
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFigures:
+    """One stream's run."""
+
+    decode_tokens_per_second: float
+    prompt_tokens_per_second: float
+    first_token_seconds: float
+    hop_overhead_ms: float
+
+
+class SwarmSide:
+    """Nodes that serve the given parts, one process each, and a client of them. Use as a context manager."""
+
+    def __init__(self, weights: Path, parts: Sequence[Part], folder: Path, port: int) -> None:
+        self._parts = parts
+        self._folder = folder
+        self._nodes: list[subprocess.Popen[str]] = []
+        self._command = [sys.executable, "-m", "swarm.cli", "node", "--weights", str(weights), "--host", HOST]
+        self._command += ["--no-mdns", "--device", "auto", "--port", str(port)]
+        self._environment = {**os.environ, **{f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "STATE")}}
+
+    def __enter__(self) -> SwarmSide:
+        try:
+            addresses: list[str] = []
+            for part in self._parts:
+                addresses.append(self._start_node(part, addresses))
+        except BaseException:
+            self.__exit__()
+            raise
+        secret = read_secret(self._folder / "CONFIG" / "swarm" / "secret")
+        assert secret is not None
+        settings = ClientSettings(hosts=[HOST], peers=addresses, use_mdns=False)
+        self.client = SwarmClient(settings, derive_keys(secret), new_identity())
+        self.client.__enter__()
+        self.card: ModelCard = self.client.card(self.client.find_model(None, READY_SECONDS))
+        return self
+
+    def _start_node(self, part: Part, peers: Sequence[str]) -> str:
+        command = [*self._command, "--part", str(part), *(word for peer in peers for word in ("--peer", peer))]
+        node = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
+        self._nodes.append(node)
+        assert node.stdout is not None
+        line = node.stdout.readline()
+        if "ready" not in line:
+            raise RuntimeError(f'the node for "{part}" did not start')
+        return line.strip().rpartition("tcp://")[2]
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "client"):
+            self.client.__exit__()
+        for node in self._nodes:
+            node.terminate()
+        for node in self._nodes:
+            node.wait(10)
+
+    def _session(self) -> Session:
+        return self.client.open_session(self.card)
+
+    def _prompt(self, tokens: int, seed: int) -> list[int]:
+        rng = random.Random(seed)
+        return [rng.randrange(12, self.card.vocabulary) for _ in range(tokens)]
+
+    def _run(self, session: Session, ids: Sequence[int], tokens: int, note: Callable[[float], None]) -> list[int]:
+        turn = Turn(ids=ids, max_tokens=tokens, sampling=Sampling(), stop_ids=[])
+        answer: list[int] = []
+        for event in session.generate(turn):
+            if isinstance(event, Delivered):
+                answer += event.ids
+                for _ in event.ids:
+                    note(time.perf_counter())
+        return answer
+
+    def measure_stream(self, prompt_tokens: int, new_tokens: int, seed: int) -> StreamFigures:
+        """One stream alone: first a prompt for its first token, then a turn that decodes behind it."""
+        session = self._session()
+        ids = self._prompt(prompt_tokens, seed)
+        times: list[float] = []
+        started = time.perf_counter()
+        ids += self._run(session, ids, 1, times.append)
+        first = times[0] - started
+        times = []
+        self._run(session, ids, new_tokens, times.append)
+        wall = times[-1] - times[0]
+        threading.Event().wait(SETTLE_SECONDS)
+        busy = sum(session.machine.busy_seconds.values()) / new_tokens
+        session.cancel()
+        gap = wall / (len(times) - 1)
+        return StreamFigures(
+            decode_tokens_per_second=1 / gap,
+            prompt_tokens_per_second=prompt_tokens / first,
+            first_token_seconds=first,
+            hop_overhead_ms=(gap - busy) / len(self._parts) * 1000,
+        )
+
+    def measure_many(self, sessions: int, prompt_tokens: int, new_tokens: int, seed: int) -> float:
+        """Tokens a second of many streams together, from the moment that all of them decode."""
+        times: list[list[float]] = [[] for _ in range(sessions)]
+
+        def work(index: int) -> None:
+            session = self._session()
+            self._run(session, self._prompt(prompt_tokens, seed + index), new_tokens, times[index].append)
+            session.cancel()
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(sessions)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        start = max(stream[0] for stream in times)
+        stop = min(stream[-1] for stream in times)
+        return sum(1 for stream in times for at in stream if start < at <= stop) / (stop - start)
+
+    def measure_disturbance(self, prompt_tokens: int, seed: int) -> float:
+        """How many times longer a running stream's median gap is while a long prompt of another prefills."""
+        times: list[float] = []
+        running, other = self._session(), self._session()
+        stream = threading.Thread(target=lambda: self._run(running, self._prompt(16, seed), 400, times.append))
+        stream.start()
+        while len(times) < 40:
+            threading.Event().wait(0.01)
+        started = time.perf_counter()
+        arrived: list[float] = []
+        self._run(other, self._prompt(prompt_tokens, seed + 1), 1, arrived.append)
+        running.cancel()
+        other.cancel()
+        before = [at for at in times if at < started][5:]
+        during = [at for at in times if started <= at <= arrived[0]]
+        return _median_gap(during) / _median_gap(before)
+
+
+def _median_gap(times: Sequence[float]) -> float:
+    return median(later - earlier for earlier, later in zip(times, times[1:], strict=False))

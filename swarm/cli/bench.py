@@ -1,0 +1,67 @@
+"""swarm-bench: measures real nodes on this machine, beside a rival where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from swarm.cli.command import run, version_option
+
+
+@click.group(name="swarm-bench", context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
+def bench() -> None:
+    """Measure the swarm on this machine, on loopback, with random weights."""
+
+
+@bench.command()
+@click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True)
+@click.option("--layers", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--hidden", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--heads", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--kv-heads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--vocab", "vocabulary", type=click.IntRange(12), default=65024, show_default=True)
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measured rounds; the sides take turns.")
+@click.option("--new-tokens", type=click.IntRange(8), default=64, show_default=True)
+@click.option("--against", type=click.Choice(["transformers"]), help="A rival to run in turn on the same weights.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def decode(
+    nodes: int,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    vocabulary: int,
+    dtype: str,
+    rounds: int,
+    new_tokens: int,
+    against: str | None,
+    as_json: bool,
+) -> None:
+    """Decode and prompt speed of NODES node processes that share a random Falcon."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # for every process of both sides
+    from swarm.bench.checkpoint import Shape
+    from swarm.bench.decode import Plan
+    from swarm.bench.decode import run as measure
+
+    shape = Shape(
+        layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary, dtype=dtype
+    )
+    plan = Plan(shape=shape, nodes=nodes, rounds=rounds, new_tokens=new_tokens, rival=against is not None)
+    with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
+        figures = measure(plan, Path(folder), lambda text: click.echo(text, err=True))
+    rounded = {name: round(value, 3) for name, value in figures.items()}
+    if as_json:
+        click.echo(json.dumps(rounded))
+        return
+    for name, value in rounded.items():
+        click.echo(f"{name:40} {value}")
+
+
+def main() -> None:
+    run(bench)
