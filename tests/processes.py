@@ -74,7 +74,12 @@ class Node:
 
 
 def run_command(
-    name: str, home: Path, arguments: Sequence[str], prefix: Sequence[str] = (), text: str | None = None, seconds: float = 60
+    name: str,
+    home: Path,
+    arguments: Sequence[str],
+    prefix: Sequence[str] = (),
+    text: str | None = None,
+    seconds: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """A command of ours, run to its end."""
     return subprocess.run(

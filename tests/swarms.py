@@ -15,6 +15,7 @@ from swarm.messages import ModelCard, Sampling
 from swarm.node.effects import Report
 from swarm.node.membership import LocalModel, Self
 from swarm.node.process import NodeProcess, NodeSettings
+from swarm.node.turns import Turns
 from swarm.parts import parse_part
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import MODEL_ID, IntegerLoader, IntegerModel
@@ -104,6 +105,7 @@ def make_node(
         {},
         lambda on_layer: IntegerLoader(model, kv_capacity, on_layer),
         reports.append,
+        Turns(None),
     )
     return IntegerNode(process, identity.node, reports)
 

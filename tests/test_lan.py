@@ -14,7 +14,6 @@ from tests.checkpoints import save_checkpoint
 from tests.processes import Node, chat_json, run_command
 from tests.test_three_nodes import PROMPT, save_tokenizer
 
-
 # Two layers with their KV and scratch, of four.
 MEMORY = {"7b": "3.1MB", "40b": "3.8MB", "rw": "5.1MB"}
 
@@ -35,7 +34,9 @@ def test_three_hosts_find_each_other_and_answer_as_transformers(variant: str, tm
                 home = tmp_path / host.name
                 (home / "config" / "swarm").mkdir(parents=True)
                 shutil.copy(tmp_path / "secret", home / "config" / "swarm" / "secret")
-                nodes.append(Node(home, ["--weights", str(tmp_path / "weights"), "--memory", MEMORY[variant]], host.prefix))
+                nodes.append(
+                    Node(home, ["--weights", str(tmp_path / "weights"), "--memory", MEMORY[variant]], host.prefix)
+                )
             parts = [node.wait_ready()[2] for node in nodes]
             assert all(part != "b 0-4 e" for part in parts), f"a node holds everything: {parts}"
             home = tmp_path / "laptop"

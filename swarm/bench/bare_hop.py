@@ -1,10 +1,11 @@
 """What one hop costs with nothing but ZeroMQ and CURVE: the floor for our own overhead.
 
-Two processes pass a frame back and forth; each computes (spins) for a while before it passes it on, as nodes do.
+Two processes pass a frame back and forth; each is idle for a while before it passes it on, as long as a hop computes.
 """
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import time
@@ -18,10 +19,15 @@ from swarm.wire.sockets import make_dealer, make_router
 KEYS = derive_keys(b"b" * 32)
 MESSAGE = b"x" * 4096
 ROUNDS = 60
+WARM_UP = 10
+_CLOCK = struct.Struct("<d")
 
 
 def measure_bare_hop_ms(gap_seconds: float) -> float:
-    """Milliseconds of one crossing when each side is silent for `gap_seconds` before it sends."""
+    """Milliseconds of one crossing after both sides have been idle for `gap_seconds`.
+
+    The clocks of two processes on one machine are the same, so each message carries when it left.
+    """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     zap = context.socket(zmq.REP)
     zap.bind("inproc://zeromq.zap.01")
@@ -33,31 +39,21 @@ def measure_bare_hop_ms(gap_seconds: float) -> float:
         poller.register(router, zmq.POLLIN)
         poller.register(zap, zmq.POLLIN)
         crossings: list[float] = []
-        sent = 0.0
         while len(crossings) < ROUNDS:
             for socket, _ in poller.poll(5000):
                 if socket is zap:
                     request = zap.recv_multipart()
                     zap.send_multipart([b"1.0", request[1], b"200", b"OK", b"", b""])
                     continue
-                frames = router.recv_multipart()
-                now = time.perf_counter()
-                if sent:
-                    crossings.append((now - sent - gap_seconds) / 2)
-                _spin(gap_seconds)
-                sent = time.perf_counter()
-                router.send_multipart(frames)
+                routing_id, stamp, payload = router.recv_multipart()
+                crossings.append(time.perf_counter() - _CLOCK.unpack(stamp)[0])
+                time.sleep(gap_seconds)
+                router.send_multipart([routing_id, _CLOCK.pack(time.perf_counter()), payload])
         child.terminate()
     router.close(0)
     zap.close(0)
     context.term()
-    return median(crossings) * 1000
-
-
-def _spin(seconds: float) -> None:
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        pass
+    return median(crossings[WARM_UP:]) * 1000
 
 
 def _answer(port: int, gap_seconds: float) -> None:
@@ -65,11 +61,11 @@ def _answer(port: int, gap_seconds: float) -> None:
     socket = make_dealer(context, KEYS, new_identity())
     socket.setsockopt(zmq.IMMEDIATE, 0)
     socket.connect(f"tcp://127.0.0.1:{port}")
-    socket.send(MESSAGE)
+    socket.send_multipart([_CLOCK.pack(time.perf_counter()), MESSAGE])
     while True:
-        message = socket.recv()
-        _spin(gap_seconds)
-        socket.send(message)
+        _, payload = socket.recv_multipart()
+        time.sleep(gap_seconds)
+        socket.send_multipart([_CLOCK.pack(time.perf_counter()), payload])
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def _measure(
     for number in range(plan.rounds + 1):
         say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
         streams.append(ours.measure_stream(plan.prompt_tokens, plan.new_tokens, number))
-        singles.append(streams[-1] if alone is ours else alone.measure_stream(plan.prompt_tokens, plan.new_tokens, number))
+        singles.append(
+            streams[-1] if alone is ours else alone.measure_stream(plan.prompt_tokens, plan.new_tokens, number)
+        )
         if rival is not None:
             rivals.append(rival.measure(1, plan.prompt_tokens, plan.new_tokens))
         many.append(ours.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * number))
@@ -115,8 +117,12 @@ def _compare(
         "rival_decode_tokens_per_second": median(rival["decode_tokens_per_second"] for rival in rivals),
         "rival_prompt_tokens_per_second": median(rival["prompt_tokens_per_second"] for rival in rivals),
         "rival_many_tokens_per_second": median(many_rival),
-        "decode_ratio": median(one.decode_tokens_per_second / rival["decode_tokens_per_second"] for one, rival in pairs),
-        "prompt_ratio": median(one.prompt_tokens_per_second / rival["prompt_tokens_per_second"] for one, rival in pairs),
+        "decode_ratio": median(
+            one.decode_tokens_per_second / rival["decode_tokens_per_second"] for one, rival in pairs
+        ),
+        "prompt_ratio": median(
+            one.prompt_tokens_per_second / rival["prompt_tokens_per_second"] for one, rival in pairs
+        ),
         "single_node_decode_ratio": median(
             one.decode_tokens_per_second / rival["decode_tokens_per_second"]
             for one, rival in zip(singles, rivals, strict=True)

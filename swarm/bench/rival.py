@@ -73,7 +73,9 @@ def serve(weights: Path) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         command = json.loads(line)
-        ids = torch.randint(12, model.config.vocab_size, (command["batch"], command["prompt_tokens"]), device=model.device)
+        ids = torch.randint(
+            12, model.config.vocab_size, (command["batch"], command["prompt_tokens"]), device=model.device
+        )
         with torch.inference_mode():
             started = time.perf_counter()
             out = model(input_ids=ids, use_cache=True, logits_to_keep=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
@@ -155,4 +156,4 @@ class SwarmSide:
 
 
 def _median_gap(times: Sequence[float]) -> float:
-    return median(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    return median(later - earlier for earlier, later in itertools.pairwise(times))

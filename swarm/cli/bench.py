@@ -26,7 +26,9 @@ def bench() -> None:
 @click.option("--kv-heads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--vocab", "vocabulary", type=click.IntRange(12), default=65024, show_default=True)
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measured rounds; the sides take turns.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measured rounds; the sides take turns."
+)
 @click.option("--new-tokens", type=click.IntRange(8), default=64, show_default=True)
 @click.option("--against", type=click.Choice(["transformers"]), help="A rival to run in turn on the same weights.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
@@ -44,14 +46,12 @@ def decode(
     as_json: bool,
 ) -> None:
     """Decode and prompt speed of NODES node processes that share a random Falcon."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # for every process of both sides
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # for every process of both sides
     from swarm.bench.checkpoint import Shape
     from swarm.bench.decode import Plan
     from swarm.bench.decode import run as measure
 
-    shape = Shape(
-        layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary, dtype=dtype
-    )
+    shape = Shape(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary, dtype=dtype)
     plan = Plan(shape=shape, nodes=nodes, rounds=rounds, new_tokens=new_tokens, rival=against is not None)
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
         figures = measure(plan, Path(folder), lambda text: click.echo(text, err=True))

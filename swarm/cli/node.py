@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -130,8 +131,9 @@ def node(
 
 def serve(options: Options) -> int:
     """Build everything once, run the node, say what happens."""
-    # Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+    # Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores. 30,000 spins bridge
+    # the gaps between a layer's operations and end well before the next node's turn.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError
     from swarm.keys import derive_keys, take_name
@@ -147,6 +149,7 @@ def serve(options: Options) -> int:
         parse_size,
     )
     from swarm.node.process import NodeProcess, NodeSettings
+    from swarm.node.turns import Turns
     from swarm.parts import parse_part, whole
 
     models = read_weights(options.weights)
@@ -165,9 +168,7 @@ def serve(options: Options) -> int:
     lock = take_name(state_dir() / "names", options.name, socket.gethostname() or "node")
     ledger = Ledger(state_dir() / "memory", device)
     memory_now = measure_device(device)
-    useful = sum(
-        figures[model].useful(placement.get(model) or whole(figures[model].costs.layers)) for model in figures
-    )
+    useful = sum(figures[model].useful(placement.get(model) or whole(figures[model].costs.layers)) for model in figures)
     most = useful if options.memory is None else min(useful, parse_size(options.memory))
     budget = ledger.promise(lambda: int(measure_device(device).free * (1 - SPARED_SHARE)), most)
     try:
@@ -219,6 +220,7 @@ def serve(options: Options) -> int:
             documents,
             make_loader,
             printer.report,
+            Turns(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "turns" if device == "cpu" else None),
             printer.show_progress,
         )
         stop_on_signals(process.ask_stop)

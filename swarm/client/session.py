@@ -91,7 +91,7 @@ class RouteTaken:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is complete: "stop" (end of text) or "length"."""
+    """The answer is over: "stop" (end of text), "length" or "cancelled"."""
 
     reason: str
 
@@ -189,6 +189,8 @@ class SessionMachine:
     def cancel(self) -> list[Effect]:
         """Stop the answer and free every cache at once."""
         effects = self._close_all()
+        if self.phase not in ("idle", "over"):
+            effects.append(Finished("cancelled"))
         self.phase, self.route, self._cached = "over", [], []
         return effects
 

@@ -69,6 +69,16 @@ class HangUp:
 
 
 @dataclass(frozen=True, slots=True)
+class AskTurn:
+    """Work waits: say TurnTaken once this node may compute. What to run is chosen only then, so that steps merge."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveTurn:
+    """The batch is done: another node on this machine may compute."""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Run a batch on the compute thread."""
 
@@ -123,6 +133,8 @@ Effect = (
     | Dial
     | DialData
     | HangUp
+    | AskTurn
+    | GiveTurn
     | Run
     | Forget
     | Load

@@ -79,6 +79,11 @@ class PartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnTaken:
+    """This node may compute now."""
+
+
+@dataclass(frozen=True, slots=True)
 class BatchDone:
     result: BatchResult
 
@@ -104,6 +109,7 @@ Event = (
     | LinkMessage
     | PartLoaded
     | PartFailed
+    | TurnTaken
     | BatchDone
     | BatchFailed
     | StopAsked
@@ -159,6 +165,8 @@ class NodeMachine:
             case PartFailed():
                 self.membership.claims.pop(event.model, None)
                 return [Report("failed", {"model": event.model, "message": event.message}), Exit(1)]
+            case TurnTaken():
+                return self.serving.turn_taken(now)
             case BatchDone():
                 return self.serving.batch_done(event.result, now)
             case BatchFailed():

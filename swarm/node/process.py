@@ -22,11 +22,13 @@ from swarm.node.effects import (
     Advertise,
     Answer,
     AnswerFile,
+    AskTurn,
     Dial,
     DialData,
     Effect,
     Exit,
     Forget,
+    GiveTurn,
     HangUp,
     Load,
     Report,
@@ -34,8 +36,9 @@ from swarm.node.effects import (
     SendClient,
     SendPeer,
 )
-from swarm.node.machine import AddressSeen, Event, NodeMachine, Started, StopAsked, Ticked
+from swarm.node.machine import AddressSeen, Event, NodeMachine, Started, StopAsked, Ticked, TurnTaken
 from swarm.node.membership import Membership, Self
+from swarm.node.turns import Turns
 from swarm.node.work import EngineLoader
 from swarm.parts import Part
 from swarm.wire.codec import FRAME_LIMIT
@@ -75,6 +78,7 @@ class NodeProcess:
         documents: Mapping[str, Path],
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         report: Callable[[Report], None],
+        turns: Turns,
         show_progress: Callable[[str, int, int], None] = lambda model, done, total: None,
     ) -> None:
         """cards: by model id; documents: files that clients may fetch, by sha256; report: tells the user.
@@ -85,6 +89,7 @@ class NodeProcess:
         self._keys = keys
         self._documents = documents
         self._report = report
+        self._turns = turns
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._listener = Listener(self._context, settings.hosts, settings.port, keys)
         hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
@@ -169,6 +174,11 @@ class NodeProcess:
                 self._listener.answer(asker, message, tensor)
             case AnswerFile():
                 self._answer_file(effect)
+            case AskTurn():
+                if self._turns.take(lambda: self._inbox.put(TurnTaken())):
+                    self._handle(TurnTaken())
+            case GiveTurn():
+                self._turns.give()
             case Run() | Forget() | Load():
                 self._compute.give(effect)
             case Dial(address):

@@ -32,7 +32,7 @@ from swarm.messages import (
     ids_tensor,
 )
 from swarm.node.batching import Candidate, Pace, choose_steps, chunk_tokens
-from swarm.node.effects import Answer, DialData, Effect, Forget, Run, SendClient, SendPeer
+from swarm.node.effects import Answer, AskTurn, DialData, Effect, Forget, GiveTurn, Run, SendClient, SendPeer
 from swarm.node.hops import IDLE_SECONDS, LEASE_SECONDS, HopSession, Kept
 from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan, packed_rows
 from swarm.parts import cell_ranges, parse_part
@@ -71,6 +71,7 @@ class Serving:
         self.dropped = 0
         self.links: set[str] = set()
         self._running: Batch | None = None
+        self._turn: Literal["none", "asked", "held"] = "none"
         self._batch_numbers = itertools.count(1)
         self._orders = itertools.count(1)
         self._arrival: dict[tuple[str, int], int] = {}
@@ -395,9 +396,17 @@ class Serving:
     # Running ----------------------------------------------------------------------------------------------------------
 
     def pump(self, now: float) -> list[Effect]:
-        """Start the next batch if none runs."""
-        if self._running is not None:
+        """Ask for a turn at computing if there is work and none is asked for."""
+        del now
+        if self._turn != "none" or not any(self._is_ready(hop) for hop in self.sessions.values()):
             return []
+        self._turn = "asked"
+        return [AskTurn()]
+
+    def turn_taken(self, now: float) -> list[Effect]:
+        """Run what waits now; more may have arrived since the turn was asked for, and joins the batch."""
+        self._turn = "held"
+        ready = [hop for hop in self.sessions.values() if self._is_ready(hop)]
         candidates = [
             Candidate(
                 hop.key,
@@ -407,25 +416,31 @@ class Serving:
                 hop.queue[0].is_prompt,
                 can_cut=hop.order.is_first,
             )
-            for hop in self.sessions.values()
-            if hop.queue and not hop.is_running and (not hop.queue[0].is_prompt or hop.has_room())
+            for hop in ready
         ]
         if not candidates:
-            return []
-        first = min(candidates, key=lambda candidate: (candidate.is_prompt, candidate.order))
-        chosen = choose_steps(candidates, self._prompt_tokens(self.sessions[first.key], now))
-        work = [(self.sessions[key], length) for key, length in chosen]
+            self._turn = "none"
+            return [GiveTurn()]
+        work = [
+            (self.sessions[key], length) for key, length in choose_steps(candidates, self._prompt_tokens(ready, now))
+        ]
         work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
         batch = self._make_batch(work, now)
         self._running = batch
         return [Run(batch)]
 
-    def _prompt_tokens(self, hop: HopSession, now: float) -> int:
-        pace = self.paces[hop.order.model]
-        others = any(
-            other.key != hop.key and other.decoded + DECODING_SECONDS > now for other in self.sessions.values()
-        )
-        return chunk_tokens(pace.token_seconds, pace.decode_seconds if others else None)
+    @staticmethod
+    def _is_ready(hop: HopSession) -> bool:
+        return bool(hop.queue) and not hop.is_running and (not hop.queue[0].is_prompt or hop.has_room())
+
+    def _prompt_tokens(self, ready: Sequence[HopSession], now: float) -> int:
+        """How much of the waiting prompts may run now without stalling those who decode."""
+        prompts = [hop for hop in ready if hop.queue[0].is_prompt]
+        if not prompts:
+            return 0
+        pace = self.paces[prompts[0].order.model]
+        is_noticed = any(hop.decoded + DECODING_SECONDS > now for hop in self.sessions.values())
+        return chunk_tokens(pace.token_seconds, pace.decode_seconds if is_noticed else None)
 
     def _make_batch(self, work: Sequence[tuple[HopSession, int]], now: float) -> Batch:
         spans: list[WorkSpan] = []
@@ -459,8 +474,9 @@ class Serving:
         return Batch(next(self._batch_numbers), first.order.model, first.part, tuple(spans), tuple(inputs), groups)
 
     def batch_done(self, result: BatchResult, now: float) -> list[Effect]:
-        """Send a batch's outputs on, its tokens to clients, credit to the hops before; start the next batch."""
+        """Send a batch's outputs on, its tokens to clients, credit to the hops before; ask for the next turn."""
         batch, self._running = self._running, None
+        self._turn = "none"
         assert batch is not None
         assert batch.number == result.number
         pace = self.paces.get(batch.model)
@@ -474,13 +490,14 @@ class Serving:
             effects = [*self._forward(batch, result, current, now), *effects]
         else:
             effects = [*self._deliver(batch, result, current, now), *effects]
-        return effects + self.pump(now)
+        return [*effects, GiveTurn(), *self.pump(now)]
 
     def batch_failed(self, message: str) -> list[Effect]:
         """A batch could not be computed: its sessions end here, and their clients are told."""
         batch, self._running = self._running, None
         assert batch is not None
-        effects: list[Effect] = []
+        self._turn = "none"
+        effects: list[Effect] = [GiveTurn()]
         for span in batch.spans:
             hop = self.sessions.get((span.session, span.hop))
             if hop is not None:
