@@ -133,6 +133,12 @@ def client_of(nodes: Sequence[IntegerNode], keys: SwarmKeys = KEYS) -> Iterator[
         yield swarm
 
 
+def count_kv(node: IntegerNode) -> int:
+    """KV bytes reserved at a node."""
+    serving = node.process.machine.serving
+    return sum(served.kv_capacity - serving.kv_free(model) for model, served in serving.served.items())
+
+
 def generate(swarm: SwarmClient, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:
     """One answer in a session of its own."""
     session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))

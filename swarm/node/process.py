@@ -96,7 +96,7 @@ class NodeProcess:
         self._dialer = Dialer(self._context, keys, identity, hello)
         self._inbox: Inbox[Event] = Inbox()
         self._compute = ComputeThread(make_loader, self._inbox.put, show_progress)
-        self._machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
+        self.machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
         self._lan: Lan | None = None
         self._me = me
         self._poller = zmq.Poller()
@@ -159,7 +159,7 @@ class NodeProcess:
         try:
             if isinstance(event, LinkUp) and event.channel == "control":
                 self._peer_addresses[event.address] = None
-            for effect in self._machine.handle(event, time.monotonic()):
+            for effect in self.machine.handle(event, time.monotonic()):
                 self._perform(effect)
         except Exception:  # the I/O loop must outlive any one event
             log.exception("event failed type=%s", type(event).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import threading
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -17,10 +18,15 @@ class Inbox(Generic[Item]):
     def __init__(self) -> None:
         self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._is_closed = False
 
     def put(self, item: Item) -> None:
+        """Hand an item over; after `close` nobody takes it any more."""
         self._items.put(item)
-        os.eventfd_write(self.descriptor, 1)
+        with self._closing:  # a descriptor that was closed may already be another file's
+            if not self._is_closed:
+                os.eventfd_write(self.descriptor, 1)
 
     def take(self) -> Iterator[Item]:
         """Everything that has been put so far."""
@@ -33,4 +39,6 @@ class Inbox(Generic[Item]):
                 return
 
     def close(self) -> None:
-        os.close(self.descriptor)
+        with self._closing:
+            self._is_closed = True
+            os.close(self.descriptor)

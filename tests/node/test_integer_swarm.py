@@ -2,18 +2,179 @@
 
 from __future__ import annotations
 
+import random
+import threading
+import time
+
+import pytest
+
+from swarm.client.session import Delivered, Turn
+from swarm.errors import PeerError, RequestError
+from swarm.messages import Sampling
+from swarm.parts import cells, parse_part
 from swarm.testing.integer_model import IntegerModel
-from tests.swarms import client_of, generate, integer_swarm
+from tests.swarms import IntegerNode, client_of, count_kv, generate, integer_swarm, make_node, wait_until
 
 MODEL = IntegerModel()
+PARTS = ["b 0-4", "4-8", "8-12 e"]
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
-def test_one_node_answers_as_the_model_alone() -> None:
-    with integer_swarm(MODEL, ["f"]) as nodes, client_of(nodes) as swarm:
+@pytest.mark.parametrize("parts", [["f"], PARTS, ["b", "0-12", "e"], ["b 0-1", "1-12 e"]])
+def test_any_split_answers_as_the_model_alone(parts: list[str]) -> None:
+    with integer_swarm(MODEL, parts) as nodes, client_of(nodes) as swarm:
         assert generate(swarm, PROMPT, 64) == MODEL.answer(PROMPT, 64)
 
 
-def test_three_nodes_answer_as_the_model_alone() -> None:
-    with integer_swarm(MODEL, ["b 0-4", "4-8", "8-12 e"]) as nodes, client_of(nodes) as swarm:
+def test_one_node_may_be_two_hops_of_a_chain() -> None:
+    with integer_swarm(MODEL, ["b 0-3 6-9", "3-6 9-12 e"]) as nodes, client_of(nodes) as swarm:
+        assert generate(swarm, PROMPT, 32) == MODEL.answer(PROMPT, 32)
+
+
+def test_a_seeded_answer_is_the_same_on_another_chain() -> None:
+    sampling = Sampling(temperature=1.0, seed=7)
+    with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
+        assert generate(swarm, PROMPT, 32, sampling) == MODEL.answer(PROMPT, 32, sampling)
+
+
+def test_a_long_prompt_travels_in_chunks_that_wait_for_credit() -> None:
+    prompt = [random.Random(1).randrange(1000) for _ in range(1500)]
+    with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
+        assert generate(swarm, prompt, 16) == MODEL.answer(prompt, 16)
+
+
+def test_eight_clients_at_once_each_get_their_own_answer() -> None:
+    prompts = [[random.Random(seed).randrange(1000) for _ in range(5 + 40 * seed)] for seed in range(8)]
+    answers: dict[int, list[int]] = {}
+    with integer_swarm(IntegerModel(layer_seconds=0.0002), PARTS) as nodes:
+
+        def work(index: int) -> None:
+            with client_of(nodes) as swarm:
+                answers[index] = generate(swarm, prompts[index], 40)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert answers == {index: MODEL.answer(prompt, 40) for index, prompt in enumerate(prompts)}
+
+
+def test_the_next_turn_sends_only_what_follows_the_common_prefix() -> None:
+    with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
+        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        ids = list(PROMPT)
+        for question in ([], [7, 7, 7], [8]):
+            ids += question
+            turn = Turn(ids=ids, max_tokens=16, sampling=Sampling(), stop_ids=[])
+            new = [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
+            assert new == MODEL.answer(ids, 16)
+            ids += new
+            # what was fed is what the caches lacked: the question, and the last token sampled before it
+            assert session.machine._fed - session.machine._start <= len(question) + 1 or question == []
+
+
+def test_a_session_keeps_its_cache_after_the_answer_and_frees_it_when_closed() -> None:
+    with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
+        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        list(session.generate(Turn(ids=PROMPT, max_tokens=4, sampling=Sampling(), stop_ids=[])))
+        assert all(count_kv(node) for node in nodes)
+        session.cancel()
+        wait_until(lambda: not any(count_kv(node) for node in nodes), 1, "closed caches are free within a second")
+
+
+def test_a_client_that_vanishes_frees_its_cache_within_the_lease() -> None:
+    slow = IntegerModel(layer_seconds=0.005)
+    with integer_swarm(slow, PARTS) as nodes:
+        with client_of(nodes) as swarm:
+            session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+            events = session.generate(Turn(ids=PROMPT, max_tokens=2000, sampling=Sampling(), stop_ids=[]))
+            next(events)
+            wait_until(lambda: all(count_kv(node) for node in nodes), 5, "the session is open everywhere")
+            swarm._loop._sessions.clear()  # as a client that is killed: no close is sent
+        wait_until(lambda: not any(count_kv(node) for node in nodes), 5, "leases have run out")
+
+
+def test_an_answer_stops_at_an_end_token() -> None:
+    expected = MODEL.answer(PROMPT, 64)
+    stop = expected[10]
+    with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
+        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        turn = Turn(ids=PROMPT, max_tokens=64, sampling=Sampling(), stop_ids=[stop])
+        new = [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
+    assert new == expected[: expected.index(stop) + 1]
+
+
+def test_more_positions_than_a_node_has_room_for_are_refused_with_the_numbers() -> None:
+    with integer_swarm(MODEL, PARTS, kv_capacity=100 * 4 * 8) as nodes, client_of(nodes) as swarm:
+        with pytest.raises(RequestError, match=r"3,200"):
+            generate(swarm, PROMPT, 200)
         assert generate(swarm, PROMPT, 64) == MODEL.answer(PROMPT, 64)
+
+
+def test_an_idle_session_gives_way_to_one_that_needs_the_room() -> None:
+    with integer_swarm(MODEL, ["f"], kv_capacity=100 * 12 * 8) as nodes, client_of(nodes) as swarm:
+        card = swarm.card(swarm.find_model(None, 10))
+        first = swarm.open_session(card)
+        turn = Turn(ids=PROMPT, max_tokens=60, sampling=Sampling(), stop_ids=[])
+        list(first.generate(turn))
+        assert generate(swarm, PROMPT, 60) == MODEL.answer(PROMPT, 60)
+        ids = PROMPT + first.machine.ids[len(PROMPT) :]
+        follow = Turn(ids=ids, max_tokens=8, sampling=Sampling(), stop_ids=[])
+        new = [token for event in first.generate(follow) if isinstance(event, Delivered) for token in event.ids]
+        assert new == MODEL.answer(ids, 8)
+
+
+def test_a_missing_part_is_named() -> None:
+    with integer_swarm(MODEL, ["b 0-4", "8-12 e"]) as nodes, client_of(nodes) as swarm:
+        with pytest.raises(PeerError, match=r"layers 4-8 missing"):
+            swarm.find_model(None, 1)
+
+
+def test_a_dead_hop_is_replaced_without_repeating_tokens() -> None:
+    slow = IntegerModel(layer_seconds=0.002)
+    with integer_swarm(slow, [*PARTS, "4-8"]) as nodes, client_of(nodes) as swarm:
+        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        new: list[int] = []
+        for event in session.generate(Turn(ids=PROMPT, max_tokens=100, sampling=Sampling(), stop_ids=[])):
+            if isinstance(event, Delivered):
+                new += event.ids
+                if len(new) == 20:
+                    middle = session.machine.route[1].node
+                    next(node for node in nodes if node.node == middle).process.ask_stop()
+        assert new == MODEL.answer(PROMPT, 100)
+        assert session.machine.attempts > 1
+
+
+def start_unplaced(order: list[int], budgets: list[int]) -> list[IntegerNode]:
+    first = make_node(MODEL, None, budget_layers=budgets[0])
+    others = [make_node(MODEL, None, [first.address], budget_layers=budget) for budget in budgets[1:]]
+    nodes = [first, *others]
+    for index in order:
+        nodes[index].start()
+    return nodes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_nodes_that_start_together_cover_the_model(seed: int) -> None:
+    """Five swarms of three nodes at a time, in any order, twenty in all."""
+    rng = random.Random(seed)
+    swarms = [start_unplaced(rng.sample(range(3), 3), rng.choice([[5, 5, 5], [4, 6, 4], [7, 3, 4]])) for _ in range(5)]
+    started = time.monotonic()
+
+    def is_covered(nodes: list[IntegerNode]) -> bool:
+        held = set()
+        for node in nodes:
+            for part, state in node.process.machine.membership.claims.values():
+                if state == "serving":
+                    held.update(cells(part, MODEL.layers))
+        return held == set(cells(parse_part("f", MODEL.layers), MODEL.layers))
+
+    try:
+        for nodes in swarms:
+            wait_until(lambda nodes=nodes: is_covered(nodes), 10 - (time.monotonic() - started), "covered within 10 s")
+    finally:
+        for nodes in swarms:
+            for node in nodes:
+                node.stop()
