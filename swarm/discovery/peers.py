@@ -49,7 +49,7 @@ class PeerTable:
             same_tick = known.beat.incarnation == beat.incarnation and known.beat.tick == beat.tick
             moved = known.tick_moved if same_tick else now
             if self._verdict(known, now) == "dead":
-                self.changed = now
+                self.changed = moved = now  # it is back: its tick has yet to show that it moves
         else:
             moved = now
             self.changed = now

@@ -126,9 +126,12 @@ def test_an_idle_session_gives_way_to_one_that_needs_the_room() -> None:
 
 
 def test_a_missing_part_is_named() -> None:
-    with integer_swarm(MODEL, ["b 0-4", "8-12 e"]) as nodes, client_of(nodes) as swarm:
-        with pytest.raises(PeerError, match=r"layers 4-8 missing"):
-            swarm.find_model(None, 1)
+    with (
+        integer_swarm(MODEL, ["b 0-4", "8-12 e"]) as nodes,
+        client_of(nodes) as swarm,
+        pytest.raises(PeerError, match=r"layers 4-8 missing"),
+    ):
+        swarm.find_model(None, 1)
 
 
 def test_a_dead_hop_is_replaced_without_repeating_tokens() -> None:

@@ -1,0 +1,71 @@
+"""Placements of unplaced nodes, as properties over random swarms."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.parts import cells, parse_part, whole
+from swarm.plan.claims import CellCosts, Held, Seat, must_yield, place_all
+
+LAYERS = 24
+MODEL = "m"
+
+
+def seats_of(budgets: list[int], seed: int) -> list[Seat]:
+    costs = {MODEL: CellCosts(LAYERS, 0, 10, 15)}
+    seats = [Seat(f"{index:02}", budget, costs) for index, budget in enumerate(budgets)]
+    random.Random(seed).shuffle(seats)
+    return seats
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=9), st.integers(0, 5))
+@settings(max_examples=200)
+def test_no_budget_is_exceeded_and_the_order_of_arrival_does_not_matter(budgets: list[int], seed: int) -> None:
+    rows = place_all(seats_of(budgets, seed), [], {MODEL: LAYERS})
+    assert rows == place_all(seats_of(budgets, seed + 1), [], {MODEL: LAYERS})
+    for index, budget in enumerate(budgets):
+        part = rows[f"{index:02}"].get(MODEL)
+        if part is not None:
+            assert part.layer_count * 10 + part.end * 15 <= budget
+
+
+@given(st.lists(st.integers(40, 300), min_size=1, max_size=9), st.integers(0, 5))
+@settings(max_examples=200)
+def test_what_fits_is_covered(budgets: list[int], seed: int) -> None:
+    """A layer costs 10 and the head 15, so a node wastes at most 14 of its budget on the way."""
+    rows = place_all(seats_of(budgets, seed), [], {MODEL: LAYERS})
+    held = {cell for row in rows.values() for cell in cells(row[MODEL], LAYERS)}
+    if sum(budget - 14 for budget in budgets) >= LAYERS * 10 + 15:
+        assert held == set(range(LAYERS + 2))
+
+
+def test_missing_cells_come_before_thin_ones() -> None:
+    held = [Held("99", MODEL, parse_part("b 0-10", LAYERS)), Held("98", MODEL, parse_part("15-24 e", LAYERS))]
+    rows = place_all(seats_of([100], 0), held, {MODEL: LAYERS})
+    assert str(rows["00"][MODEL]) == "10-15"
+
+
+def test_with_nothing_missing_the_thinnest_cells_get_a_replica() -> None:
+    held = [
+        Held("99", MODEL, whole(LAYERS)),
+        Held("98", MODEL, parse_part("b 0-12", LAYERS)),
+        Held("97", MODEL, parse_part("18-24 e", LAYERS)),
+    ]
+    rows = place_all(seats_of([60], 0), held, {MODEL: LAYERS})
+    assert str(rows["00"][MODEL]) == "12-18"
+
+
+def test_a_node_too_small_for_a_layer_claims_nothing_costly() -> None:
+    part = place_all(seats_of([5], 0), [], {MODEL: LAYERS})["00"].get(MODEL)
+    assert part is None or part.layer_count == 0
+
+
+def test_the_higher_id_yields_only_while_something_is_missing() -> None:
+    mine = parse_part("b 0-12", LAYERS)
+    assert must_yield("5", mine, [("3", mine)], LAYERS)
+    assert not must_yield("3", mine, [("5", mine)], LAYERS)
+    assert not must_yield("5", mine, [("3", whole(LAYERS))], LAYERS)
+    assert not must_yield("5", mine, [("3", parse_part("12-20", LAYERS))], LAYERS)

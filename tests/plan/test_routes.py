@@ -1,0 +1,43 @@
+"""A route covers begin…end exactly once, and is the cheapest."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.parts import cells, parse_part, part_of_cells, whole
+from swarm.plan.routes import Server, find_route, missing_cells
+
+LAYERS = 12
+server_lists = st.lists(
+    st.builds(
+        lambda node, start, length, speed: Server(
+            f"{node:02}", part_of_cells(start, min(start + length, LAYERS + 2), LAYERS), speed
+        ),
+        st.integers(0, 20),
+        st.integers(0, LAYERS + 1),
+        st.integers(1, LAYERS + 2),
+        st.sampled_from([0.001, 0.002, 0.01]),
+    ),
+    max_size=10,
+)
+
+
+@given(server_lists)
+@settings(max_examples=300)
+def test_every_cell_is_covered_exactly_once_or_there_is_no_route(servers: list[Server]) -> None:
+    route = find_route(servers, LAYERS)
+    assert bool(route) == (not missing_cells(servers, LAYERS))
+    if route:
+        assert [cell for hop in route for cell in cells(hop.part, LAYERS)] == list(range(LAYERS + 2))
+        for hop in route:
+            assert any(server.node == hop.node and server.part.covers(hop.part) for server in servers)
+    assert route == find_route(list(reversed(servers)), LAYERS)
+
+
+def test_a_fast_node_is_preferred_and_a_short_chain_too() -> None:
+    slow, fast = Server("1", whole(LAYERS), 0.02), Server("2", whole(LAYERS), 0.001)
+    assert [hop.node for hop in find_route([slow, fast], LAYERS)] == ["2"]
+    halves = [Server("3", parse_part("b 0-6", LAYERS), 0.001), Server("4", parse_part("6-12 e", LAYERS), 0.001)]
+    assert [hop.node for hop in find_route([*halves, fast], LAYERS)] == ["2"]
+    assert [hop.node for hop in find_route([*halves, fast], LAYERS, avoid={"2"})] == ["3", "4"]
