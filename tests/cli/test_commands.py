@@ -50,7 +50,8 @@ def reach(node: Node) -> list[str]:
 
 @pytest.mark.parametrize("name", ["node", "chat", "weights", "status", "bench"])
 def test_help_imports_no_torch(name: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.argv=['swarm-{name}','--help']; import swarm.cli.{name} as m\ntry: m.main()\nexcept SystemExit: pass\n"
+    code = f"import sys; sys.argv=['swarm-{name}','--help']; import swarm.cli.{name} as m\n"
+    code += "try: m.main()\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'zmq' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False
