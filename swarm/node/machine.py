@@ -212,7 +212,7 @@ class NodeMachine:
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
             self.membership.table.sweep(now)
-            effects += self.membership.beat(self._beat(), now)
+            effects += self.membership.beat(self.make_beat(), now)
         return effects + self._advertise() + self.serving.pump(now)
 
     def _greet(self, event: LinkUp, now: float) -> list[Effect]:
@@ -220,9 +220,10 @@ class NodeMachine:
         del now
         if self.membership.links.get(event.node) != event.address:
             return []
-        return [SendPeer(event.node, "control", self._beat())]
+        return [SendPeer(event.node, "control", self.make_beat())]
 
-    def _beat(self) -> Beat:
+    def make_beat(self) -> Beat:
+        """What this node says of itself now."""
         return self.membership.make_beat(
             self._tick.tick,
             max(0, self._memory_free()),
@@ -290,7 +291,7 @@ class NodeMachine:
                 self.membership.claims[model] = (part, "loading")
                 effects += self.serving.withdraw(model)
                 effects.append(Load(model, part))
-        beat = self._beat()
+        beat = self.make_beat()
         return [*effects, *(SendPeer(node, "control", beat) for node in sorted(self.membership.links))]
 
     def _loaded(self, served: ServedPart, now: float) -> list[Effect]:
@@ -299,7 +300,7 @@ class NodeMachine:
             return []  # the claim has moved on while this was loading
         self.membership.claims[served.model] = (served.part, "serving")
         self.serving.serve(served)
-        beat = self._beat()
+        beat = self.make_beat()
         card = self._cards[served.model]
         return [
             Report("ready", {"part": str(served.part), "model": card.name}),
@@ -322,7 +323,7 @@ class NodeMachine:
                 self.membership.take_goodbye(arrived, message, now)
                 return []
             case AskPeers():
-                return [self.membership.page(asker, message, self._beat(), now)]
+                return [self.membership.page(asker, message, self.make_beat(), now)]
             case AskModel():
                 card = self._cards.get(message.model)
                 return [Answer(asker, card or Refused(code="UNKNOWN_MODEL", message="no weights of that model here"))]

@@ -1,0 +1,101 @@
+"""Seeded swarms of the real machines on a hostile network. A failing run prints its seed."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.client.session import SessionMachine
+from swarm.messages import Tokens
+from swarm.node.hops import HopSession
+from swarm.testing.integer_model import IntegerModel
+from swarm.testing.simulator import Simulation, BrokenPromiseError, Weather
+
+MODEL = IntegerModel(layers=8, layer_seconds=0.001, token_seconds=0.0001)
+PARTS = ["b 0-3", "3-6", "6-8 e"]
+ROUGH = Weather(most_seconds=0.05, loss=0.03, duplication=0.05)
+
+
+def simulate(seed: int, weather: Weather, kills: int = 0) -> Simulation:
+    """Two of each part, four clients; some nodes die. Returns once every client is done."""
+    simulation = Simulation(seed, MODEL, weather)
+    nodes = [simulation.add_node(part) for part in (*PARTS, *PARTS)]
+    simulation.run(5)
+    for number in range(4):
+        prompt = [simulation.rng.randrange(1000) for _ in range(5 + 50 * number)]
+        simulation.ask(prompt, 30)
+    for victim in simulation.rng.sample(nodes[:3], kills):
+        simulation.run(simulation.rng.uniform(0, 2))
+        simulation.kill(victim)
+
+    def is_over() -> bool:
+        return all(client.finished or client.error for client in simulation.clients.values())
+
+    simulation.run(120, is_over)
+    for client in simulation.clients.values():
+        assert client.error is None, f"seed {seed}: {client.error}"
+        assert client.received == client.expected, f"seed {seed}: {len(client.received)} tokens"
+    return simulation
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_quiet_network_delivers_every_answer(seed: int) -> None:
+    simulation = simulate(seed, Weather())
+    assert simulation.delivered == 4 * 30
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lost_repeated_and_reordered_messages_change_no_token(seed: int) -> None:
+    simulate(seed, ROUGH)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_dead_hop_costs_a_pause_and_no_token(seed: int) -> None:
+    simulate(seed, Weather(), kills=1)
+
+
+def test_the_same_seed_does_the_same() -> None:
+    assert simulate(3, ROUGH).now == simulate(3, ROUGH).now
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_unplaced_nodes_cover_the_model(seed: int) -> None:
+    simulation = Simulation(seed, MODEL, Weather())
+    for _ in range(6):
+        simulation.run(simulation.rng.uniform(0, 1))
+        simulation.add_node(budget_layers=3)
+    simulation.run(10)
+    simulation.ask([1, 2, 3], 10)
+    simulation.run(20)
+    assert all(client.finished == "length" for client in simulation.clients.values())
+
+
+def count_failures(seeds: range) -> int:
+    failures = 0
+    for seed in seeds:
+        try:
+            simulate(seed, ROUGH)
+        except (BrokenPromiseError, AssertionError, RuntimeError):
+            failures += 1
+    return failures
+
+
+def test_without_the_fence_some_seeds_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HopSession, "judge", lambda self, span: None)
+    assert count_failures(range(6)) > 0
+
+
+def test_without_the_clients_index_check_some_seeds_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = SessionMachine._tokens
+
+    def unchecked(self: SessionMachine, message: Tokens, now: float) -> object:
+        moved = Tokens(
+            session=message.session,
+            attempt=message.attempt,
+            index=len(self.ids),
+            ids=message.ids,
+            finish=message.finish,
+        )
+        return take(self, moved, now)
+
+    monkeypatch.setattr(SessionMachine, "_tokens", unchecked)
+    assert count_failures(range(6)) > 0
