@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swarm.cli.command import DEFAULT_PORT, EXIT_NO_SECRET, default_secret_file, run, state_dir, version_option
+from swarm.cli.command import (
+    DEFAULT_PORT,
+    EXIT_FAILED,
+    EXIT_NO_SECRET,
+    default_secret_file,
+    run,
+    state_dir,
+    version_option,
+)
 
 if TYPE_CHECKING:
     from swarm.falcon.config import FalconConfig
@@ -147,6 +155,7 @@ def serve(options: Options) -> int:
         measure_device,
         model_memory,
         parse_size,
+        part_bytes,
     )
     from swarm.node.process import NodeProcess, NodeSettings
     from swarm.node.turns import Turns
@@ -190,6 +199,13 @@ def serve(options: Options) -> int:
         )
         printer = Printer(options.as_json, me.node, lambda: process.addresses)
 
+        def report(report: Report) -> None:
+            printer.report(report)
+            if report.kind == "ready":  # its weights show in the device's own figures from now on
+                one = figures[report.fields["model_id"]]
+                part = parse_part(report.fields["part"], one.costs.layers)
+                ledger.note_allocated(part_bytes(one.weight_costs, part))
+
         def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
             from swarm.node.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
 
@@ -219,7 +235,7 @@ def serve(options: Options) -> int:
             {one.manifest.model_id: make_card(one) for one in models},
             documents,
             make_loader,
-            printer.report,
+            report,
             Turns(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "turns" if device == "cpu" else None),
             printer.show_progress,
         )
@@ -309,7 +325,13 @@ def browse(hosts: Sequence[str]) -> set[str]:
 
 
 def stop_on_signals(ask_stop: Callable[[], None]) -> None:
+    """The first signal asks the node to leave, a second one ends it where it stands."""
+    asked: list[None] = []
+
     def stop(*_: object) -> None:
+        if asked:
+            os._exit(EXIT_FAILED)
+        asked.append(None)
         ask_stop()
 
     signal.signal(signal.SIGINT, stop)

@@ -303,7 +303,7 @@ class NodeMachine:
         beat = self.make_beat()
         card = self._cards[served.model]
         return [
-            Report("ready", {"part": str(served.part), "model": card.name}),
+            Report("ready", {"part": str(served.part), "model": card.name, "model_id": served.model}),
             *(SendPeer(node, "control", beat) for node in sorted(self.membership.links)),
             *self.serving.pump(now),
         ]

@@ -8,7 +8,7 @@ from swarm.client.session import SessionMachine
 from swarm.messages import Tokens
 from swarm.node.hops import HopSession
 from swarm.testing.integer_model import IntegerModel
-from swarm.testing.simulator import Simulation, BrokenPromiseError, Weather
+from swarm.testing.simulator import BrokenPromiseError, Simulation, Weather
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.001, token_seconds=0.0001)
 PARTS = ["b 0-3", "3-6", "6-8 e"]
