@@ -101,6 +101,7 @@ class NodeProcess:
         self._me = me
         self._poller = zmq.Poller()
         self._polled: set[zmq.Socket[bytes]] = set()
+        self._changes_seen = -1
         self._exit_code: int | None = None
         self._peer_addresses: dict[str, None] = {}
 
@@ -148,6 +149,9 @@ class NodeProcess:
             self._handle(event)
 
     def _follow_sockets(self) -> None:
+        if self._polled and self._dialer.changes == self._changes_seen:
+            return
+        self._changes_seen = self._dialer.changes
         wanted = {*self._listener.sockets, *self._dialer.sockets}
         for socket in self._polled - wanted:
             self._poller.unregister(socket)

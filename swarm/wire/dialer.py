@@ -50,10 +50,11 @@ class Dialer:
         self._hello = hello
         self._dials: dict[tuple[str, Channel], _Dial] = {}
         self._up: dict[tuple[str, Channel], _Dial] = {}
+        self.changes = 0
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
-        """What to poll for input."""
+        """What to poll for input; the same until `changes` moves."""
         return [socket for dial in self._dials.values() for socket in (dial.socket, dial.monitor)]
 
     def dial(self, address: str, channel: Channel, now: float) -> None:
@@ -76,6 +77,7 @@ class Dialer:
             socket.disable_monitor()
             socket.close()
             return  # not an address after all: as silent as one where nobody listens
+        self.changes += 1
         self._dials[address, channel] = _Dial(address, channel, socket, monitor, now)
 
     def is_up(self, node: str, channel: Channel) -> bool:
@@ -92,6 +94,7 @@ class Dialer:
         """Give a connection up; what is queued on it has `linger_ms` to leave."""
         dial = self._dials.pop((address, channel), None)
         if dial is not None:
+            self.changes += 1
             if self._up.get((dial.node, channel)) is dial:
                 del self._up[dial.node, channel]
             dial.socket.disable_monitor()
@@ -113,7 +116,7 @@ class Dialer:
 
     def drain(self, ready: Collection[object], now: float) -> Iterator[LinkEvent]:
         """Everything that has happened on the `ready` sockets, up to a turn's worth; never blocks."""
-        for dial in list(self._dials.values()):
+        for dial in [dial for dial in self._dials.values() if dial.socket in ready or dial.monitor in ready]:
             if not dial.monitor.closed and dial.monitor in ready:
                 yield from self._watch(dial, now)
             if not dial.socket.closed and dial.socket in ready:
@@ -152,13 +155,11 @@ class Dialer:
             if dial.socket.closed:
                 return
             try:
-                frames = dial.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = dial.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             try:
-                message, tensor = decode(
-                    [frame.bytes if len(frame.buffer) < 1 << 16 else frame.buffer for frame in frames]
-                )
+                message, tensor = decode(frames)
             except WireError:
                 continue  # a listener that talks nonsense is as good as silent
             if isinstance(message, Welcome):

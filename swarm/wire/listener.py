@@ -92,13 +92,12 @@ class Listener:
                 continue
             for _ in range(MESSAGES_A_TURN):
                 try:
-                    frames = self._receive(channel, router, now)
+                    received = self._receive(channel, router, now)
                 except zmq.Again:
                     break
-                if frames:
-                    arrived = self._understand(channel, frames, now)
-                    if arrived is not None:
-                        yield arrived
+                arrived = None if received is None else self._understand(channel, *received, now)
+                if arrived is not None:
+                    yield arrived
 
     def _authenticate(self) -> None:
         """Let every CURVE client in: finishing the handshake took the swarm's secret. Its key becomes its User-Id."""
@@ -116,50 +115,48 @@ class Listener:
             )
             self._zap.send_multipart([*envelope, b"1.0", request, status, text, user, b""])
 
-    def _receive(self, channel: Channel, router: zmq.Socket[bytes], now: float) -> list[zmq.Frame]:
-        """The frames of one message; an empty list for one of too many frames, which is thrown away piecemeal."""
-        frames: list[zmq.Frame] = []
+    def _receive(self, channel: Channel, router: zmq.Socket[bytes], now: float) -> tuple[str, list[bytes]] | None:
+        """Who sent the next message, and its frames; None for one of too many frames, thrown away piecemeal."""
         if channel in self._discarding:
             self._discard(channel, router)
-            return frames
-        frame = router.recv(zmq.NOBLOCK, copy=False)
-        frames.append(frame)
-        while frame.more:
+            return None
+        routing_id = router.recv(zmq.NOBLOCK)
+        node = self._keys_of[channel].get(routing_id)
+        frames = [routing_id]
+        if node is None:  # only a frame received as an object tells whose key authenticated its connection
+            first = router.recv(zmq.NOBLOCK, copy=False)
+            node = self._remember(channel, routing_id, first)
+            frames.append(first.bytes)
+        while router.getsockopt(zmq.RCVMORE):
             if len(frames) > MAX_FRAMES + 1:
-                self.penalties.note(self._identify(channel, frames), now)
+                self.penalties.note(node, now)
                 self._discarding.add(channel)
-                return []
-            frame = router.recv(zmq.NOBLOCK, copy=False)
-            frames.append(frame)
-        return frames
+                return None
+            frames.append(router.recv(zmq.NOBLOCK))
+        return node, frames
 
     def _discard(self, channel: Channel, router: zmq.Socket[bytes]) -> None:
         for _ in range(MESSAGES_A_TURN):
-            if not router.recv(zmq.NOBLOCK, copy=False).more:
+            router.recv(zmq.NOBLOCK)
+            if not router.getsockopt(zmq.RCVMORE):
                 self._discarding.discard(channel)
                 return
 
-    def _identify(self, channel: Channel, frames: Sequence[zmq.Frame]) -> str:
-        """The authenticated node id behind a message; routing ids are never reused, so it is looked up once each."""
-        routing_id = frames[0].bytes
+    def _remember(self, channel: Channel, routing_id: bytes, frame: zmq.Frame) -> str:
+        """The authenticated node id behind a connection; routing ids are never reused."""
         known = self._keys_of[channel]
-        found = known.get(routing_id)
-        if found is None:
-            user: object = frames[-1].get("User-Id")
-            found = known[routing_id] = node_id(str(user).encode())
-            if len(known) > REMEMBERED_CONNECTIONS:
-                known.popitem(last=False)
-        return found
+        user: object = frame.get("User-Id")
+        known[routing_id] = node_id(str(user).encode())
+        if len(known) > REMEMBERED_CONNECTIONS:
+            known.popitem(last=False)
+        return known[routing_id]
 
-    def _understand(self, channel: Channel, frames: Sequence[zmq.Frame], now: float) -> Arrived | None:
-        node = self._identify(channel, frames)
-        asker = Asker(node, channel, frames[0].bytes)
+    def _understand(self, channel: Channel, node: str, frames: Sequence[bytes], now: float) -> Arrived | None:
+        asker = Asker(node, channel, frames[0])
         if self.penalties.is_muted(node, now):
             return None
-        # Small frames are copied (they are not aligned); large ones are used where they lie.
-        parts: list[Frame] = [frame.bytes if len(frame.buffer) < 1 << 16 else frame.buffer for frame in frames[1:]]
         try:
-            message, tensor = decode(parts)
+            message, tensor = decode(frames[1:])
             if isinstance(message, Hello) and message.node != node:
                 raise WireError(f"hello claims to be {message.node}, the key is that of {node}", code="BAD_MESSAGE")
         except WireError as error:
