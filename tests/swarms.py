@@ -135,8 +135,8 @@ def client_of(nodes: Sequence[IntegerNode], keys: SwarmKeys = KEYS) -> Iterator[
 
 def count_kv(node: IntegerNode) -> int:
     """KV bytes reserved at a node."""
-    serving = node.process.machine.serving
-    return sum(served.kv_capacity - serving.kv_free(model) for model, served in serving.served.items())
+    table = node.process.machine.sessions
+    return sum(served.kv_capacity - table.kv_free(model) for model, served in table.served.items())
 
 
 def generate(swarm: SwarmClient, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
-from swarm.messages import Code, Open, StepSpan, Tail, WireTensor
+from swarm.messages import Code, Open, StepSpan, Tail, Tokens, WireTensor, ids_of
 from swarm.parts import Part
 from swarm.wire.events import Asker
 
@@ -60,6 +61,7 @@ class HopSession:
     have: int = 0  # token ids that the client said it holds
     decoded: float = float("-inf")  # when a decode step last ran
     busy_seconds: float = 0.0
+    arrival: int = 0  # when its newest step came, as a running number
 
     @property
     def key(self) -> tuple[str, int]:
@@ -109,3 +111,29 @@ class HopSession:
         rest = head.tensor.rows(length, head.length)
         self.queue.appendleft(Pending(head.position + length, head.length - length, rest, head.is_prompt, head.asker))
         return Pending(head.position, length, head.tensor.rows(0, length), head.is_prompt, head.asker)
+
+
+def finish_of(hop: HopSession, token: int) -> Literal["", "stop", "length"]:
+    """Whether the last hop's answer ends with `token`, and why."""
+    assert hop.tail is not None
+    if token in hop.tail.stop_ids:
+        return "stop"
+    return "length" if len(hop.ids) >= hop.tail.limit else ""
+
+
+def tokens_of(hop: HopSession, start: int) -> Tokens:
+    """The last hop's token ids from `start` on, for the client."""
+    return Tokens(
+        session=hop.order.session,
+        attempt=hop.order.attempt,
+        index=start,
+        ids=hop.ids[start : start + 4096],
+        finish=finish_of(hop, hop.ids[-1]) if hop.is_finished else "",
+    )
+
+
+def are_ids(tensor: WireTensor | None, most: int, vocabulary: int) -> bool:
+    """Whether a tensor holds 1 to `most` token ids of a vocabulary."""
+    if tensor is None or tensor.dtype != "int32" or len(tensor.shape) != 1 or not 0 < tensor.shape[0] <= most:
+        return False
+    return all(0 <= token < vocabulary for token in ids_of(tensor))

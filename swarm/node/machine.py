@@ -32,7 +32,8 @@ from swarm.messages import (
 )
 from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer
 from swarm.node.membership import Membership
-from swarm.node.sessions import Serving
+from swarm.node.sessions import SessionTable
+from swarm.node.steps import StepRunner
 from swarm.node.work import BatchResult, ServedPart
 from swarm.parts import Part, cells
 from swarm.plan.claims import Placement
@@ -80,7 +81,9 @@ class PartFailed:
 
 @dataclass(frozen=True, slots=True)
 class TurnTaken:
-    """This node may compute now."""
+    """This node may compute now. was_contended: it had to wait for another node on this machine."""
+
+    was_contended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ class NodeMachine:
 
     def __init__(self, membership: Membership, cards: Mapping[str, ModelCard]) -> None:
         self.membership = membership
-        self.serving = Serving(membership.me.node)
+        self.sessions = SessionTable(membership.me.node)
+        self.steps = StepRunner(self.sessions)
         self.phase: Phase = "running"
         self._cards = cards
         self._tick = Ticked(0, 0)
@@ -150,11 +154,11 @@ class NodeMachine:
                 return self._receive_back(event, now)
             case LinkUp():
                 if event.channel == "data":
-                    return self.serving.link_up(event.node, now)
+                    return [*self.sessions.link_up(event.node, now), *self.steps.resend_to(event.node)]
                 return [*self.membership.link_up(event), *self._greet(event, now)]
             case LinkDown():
                 if event.channel == "data":
-                    self.serving.link_down(event.node)
+                    self.sessions.link_down(event.node)
                 else:
                     self.membership.link_down(event, now)
                 return []
@@ -166,14 +170,14 @@ class NodeMachine:
                 self.membership.claims.pop(event.model, None)
                 return [Report("failed", {"model": event.model, "message": event.message}), Exit(1)]
             case TurnTaken():
-                return self.serving.turn_taken(now)
+                return self.steps.turn_taken(event.was_contended, now)
             case BatchDone():
-                return self.serving.batch_done(event.result, now)
+                return self.steps.batch_done(event.result, now)
             case BatchFailed():
                 return [
                     Report("compute-failed", {"message": event.message}),
-                    *self.serving.batch_failed(event.message),
-                    *self.serving.pump(now),
+                    *self.steps.batch_failed(event.message),
+                    *self.steps.pump(now),
                 ]
             case StopAsked():
                 return self._stop()
@@ -194,7 +198,7 @@ class NodeMachine:
         if self.phase == "stopping":
             return [Exit(1)]
         self.phase = "stopping"
-        self.membership.is_leaving = self.serving.is_leaving = True
+        self.membership.is_leaving = self.sessions.is_leaving = True
         goodbye = Goodbye(node=self.node, incarnation=self.membership.me.incarnation)
         return [
             Report("leaving", {}),
@@ -204,16 +208,16 @@ class NodeMachine:
 
     def _advance(self, event: Ticked, now: float) -> list[Effect]:
         self._tick = event
-        effects = self.serving.sweep(now)
+        effects = self.sessions.sweep(now)
         if not self._is_fixed:
-            placement = self.membership.choose(now, may_move=not self.serving.sessions)
+            placement = self.membership.choose(now, may_move=not self.sessions.sessions)
             if placement is not None:
                 effects += self._take_up(placement)
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
             self.membership.table.sweep(now)
             effects += self.membership.beat(self.make_beat(), now)
-        return effects + self._advertise() + self.serving.pump(now)
+        return effects + self._advertise() + self.steps.pump(now)
 
     def _greet(self, event: LinkUp, now: float) -> list[Effect]:
         """A new peer hears of us at once rather than at the next beat."""
@@ -228,10 +232,10 @@ class NodeMachine:
             self._tick.tick,
             max(0, self._memory_free()),
             self._claims(),
-            sessions=self.serving.session_count,
-            queue=self.serving.queue_length,
+            sessions=self.sessions.session_count,
+            queue=self.sessions.queue_length,
             refused=self._tick.refused,
-            dropped=self.serving.dropped,
+            dropped=self.steps.dropped,
         )
 
     def _memory_free(self) -> int:
@@ -247,8 +251,8 @@ class NodeMachine:
         names = {local.model: local for local in self.membership.me.models}
         claims: list[Claim] = []
         for model, (part, state) in sorted(self.membership.claims.items()):
-            served = self.serving.served.get(model)
-            pace = self.serving.paces.get(model)
+            served = self.sessions.served.get(model)
+            pace = self.sessions.paces.get(model)
             position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
             claims.append(
                 Claim(
@@ -259,7 +263,7 @@ class NodeMachine:
                     state=state,
                     layer_seconds=0.0 if pace is None else pace.layer_seconds,
                     prompt_seconds=0.0 if served is None else served.prompt_seconds,
-                    kv_free_positions=0 if served is None else max(0, self.serving.kv_free(model)) // position_bytes,
+                    kv_free_positions=0 if served is None else max(0, self.sessions.kv_free(model)) // position_bytes,
                 )
             )
         return claims
@@ -285,11 +289,11 @@ class NodeMachine:
         effects: list[Effect] = []
         for model in [model for model in self.membership.claims if model not in placement]:
             del self.membership.claims[model]
-            effects += self.serving.withdraw(model)
+            effects += self.sessions.withdraw(model)
         for model, part in placement.items():
             if self.membership.claims.get(model, (None, ""))[0] != part:
                 self.membership.claims[model] = (part, "loading")
-                effects += self.serving.withdraw(model)
+                effects += self.sessions.withdraw(model)
                 effects.append(Load(model, part))
         beat = self.make_beat()
         return [*effects, *(SendPeer(node, "control", beat) for node in sorted(self.membership.links))]
@@ -299,13 +303,13 @@ class NodeMachine:
         if claim is None or claim[0] != served.part:
             return []  # the claim has moved on while this was loading
         self.membership.claims[served.model] = (served.part, "serving")
-        self.serving.serve(served)
+        self.sessions.serve(served)
         beat = self.make_beat()
         card = self._cards[served.model]
         return [
             Report("ready", {"part": str(served.part), "model": card.name, "model_id": served.model}),
             *(SendPeer(node, "control", beat) for node in sorted(self.membership.links)),
-            *self.serving.pump(now),
+            *self.steps.pump(now),
         ]
 
     # Messages ---------------------------------------------------------------------------------------------------------
@@ -330,15 +334,15 @@ class NodeMachine:
             case AskFile():
                 return [AnswerFile(asker, message.digest, message.offset)]
             case Open():
-                return self.serving.open(asker, message, arrived.tensor, now)
+                return self.sessions.open(asker, message, arrived.tensor, now)
             case Renew():
-                return self.serving.renew(asker, message, self._tick.tick, now)
+                return self.sessions.renew(asker, message, self._tick.tick, now)
             case Close():
-                return [*self.serving.close(asker, message, now), *self.serving.pump(now)]
+                return [*self.sessions.close(asker, message, now), *self.steps.pump(now)]
             case Resend():
-                return self.serving.resend(asker, message)
+                return self.steps.resend(asker, message)
             case Steps():
-                return self.serving.receive_steps(asker, message, arrived.tensor, now)
+                return self.steps.receive_steps(asker, message, arrived.tensor, now)
             case _:
                 return [Answer(asker, Refused(code="BAD_MESSAGE", message=f"{type(message).__name__} is no request"))]
 
@@ -348,9 +352,9 @@ class NodeMachine:
             case BeatAck():
                 self.membership.take_ack(event.node, event.message, now)
             case Credit():
-                return self.serving.take_credit(event.node, event.message, now)
+                return self.steps.take_credit(event.node, event.message, now)
             case StepRefused():
-                return self.serving.step_refused(event.node, event.message)
+                return self.steps.step_refused(event.node, event.message)
             case Refused():
                 return [Report("refused", {"peer": event.node, "code": event.message.code})]
             case _:

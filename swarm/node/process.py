@@ -179,7 +179,7 @@ class NodeProcess:
             case AnswerFile():
                 self._answer_file(effect)
             case AskTurn():
-                if self._turns.take(lambda: self._inbox.put(TurnTaken())):
+                if self._turns.take(lambda: self._inbox.put(TurnTaken(was_contended=True))):
                     self._handle(TurnTaken())
             case GiveTurn():
                 self._turns.give()

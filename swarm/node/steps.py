@@ -1,0 +1,380 @@
+"""Runs the sessions' steps: fences, batches, credit, exactly-once delivery.
+
+Decides only: messages, times and finished batches go in, effects come out. Who may have a session is sessions.py's affair.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+from swarm.errors import RequestError
+from swarm.messages import Code, Credit, Progress, Refused, Resend, StepRefused, Steps, StepSpan, WireTensor, ids_tensor
+from swarm.node.batching import Candidate, choose_steps, chunk_tokens
+from swarm.node.effects import Answer, AskTurn, Effect, GiveTurn, Run, SendClient, SendPeer
+from swarm.node.hops import HopSession, Kept, are_ids, finish_of, tokens_of
+from swarm.node.sessions import SessionTable, refuse
+from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan, packed_rows
+from swarm.parts import parse_part
+from swarm.wire.events import Asker
+
+DECODING_SECONDS = 2.0  # a session that decoded this recently would notice a long prompt
+
+
+class StepRunner:
+    """The steps of the sessions in a table."""
+
+    def __init__(self, table: SessionTable) -> None:
+        self.dropped = 0
+        self._table = table
+        self._running: Batch | None = None
+        self._turn: Literal["none", "asked", "held"] = "none"
+        self._has_yielded = False
+        self._batch_numbers = itertools.count(1)
+        self._arrivals = itertools.count(1)
+
+    # Steps ------------------------------------------------------------------------------------------------------------
+
+    def receive_steps(self, asker: Asker, message: Steps, tensor: WireTensor | None, now: float) -> list[Effect]:
+        """Take the steps that pass the fence; refuse the others one by one."""
+        served = self._table.served.get(message.model)
+        if served is None or tensor is None or not _fits(message, tensor, served):
+            return [Answer(asker, Refused(code="BAD_MESSAGE", message="steps do not fit the part served here"))]
+        effects: list[Effect] = []
+        row = 0
+        for span in message.spans:
+            rows = tensor if len(message.spans) == 1 else tensor.rows(row, row + span.length)
+            row += span.length
+            effects += self._receive_step(asker, message, span, rows, now)
+        return effects + self.pump(now)
+
+    def _receive_step(self, asker: Asker, message: Steps, span: StepSpan, rows: WireTensor, now: float) -> list[Effect]:
+        hop = self._table.sessions.get((span.session, span.hop))
+        if hop is None or hop.order.part != message.part or hop.order.model != message.model:
+            self.dropped += 1
+            return [Answer(asker, _refuse_step(span, "UNKNOWN_SESSION", 0))]
+        from_client = span.is_prompt and hop.order.is_first and asker.node == hop.owner
+        if not from_client and asker.node != hop.order.previous:
+            self.dropped += 1
+            return [Answer(asker, _refuse_step(span, "NOT_OWNER", 0))]
+        code = hop.judge(span)
+        if code is None:
+            hop.take(span, rows, None if from_client else asker)
+            hop.used = now
+            hop.arrival = next(self._arrivals)
+            return []
+        self.dropped += 1
+        effects: list[Effect] = [Answer(asker, _refuse_step(span, code, hop.accepted))]
+        if code == "DUPLICATE":
+            if span.is_prompt and not from_client and span.position + span.length <= hop.end:
+                effects.append(Answer(asker, Credit(items=[_progress(hop)])))
+            effects += self._send_again(hop)
+        return effects
+
+    def step_refused(self, node: str, message: StepRefused) -> list[Effect]:
+        """The next hop did not run a step of ours: after GAP it lacks something that we keep."""
+        effects: list[Effect] = []
+        if message.code == "GAP":
+            for hop in self._table.sessions.values():
+                if _is_hop_before(hop, node, message.session, message.attempt):
+                    effects += self._send_again(hop)
+        return effects
+
+    def take_credit(self, node: str, message: Credit, now: float) -> list[Effect]:
+        for item in message.items:
+            for hop in self._table.sessions.values():
+                if _is_hop_before(hop, node, item.session, item.attempt):
+                    hop.take_credit(item.end)
+        return self.pump(now)
+
+    def resend_to(self, node: str) -> list[Effect]:
+        """Our connection to a node is back: send what it may have missed."""
+        hops = [hop for hop in self._table.sessions.values() if hop.order.next == node]
+        return [effect for hop in hops for effect in self._send_again(hop)]
+
+    def resend(self, asker: Asker, message: Resend) -> list[Effect]:
+        """The client sees no progress and finds this node ahead."""
+        return [
+            effect
+            for hop in self._table.sessions.values()
+            if (hop.order.session, hop.order.attempt, hop.owner) == (message.session, message.attempt, asker.node)
+            for effect in self._send_again(hop)
+        ]
+
+    def _send_again(self, hop: HopSession) -> list[Effect]:
+        if hop.tail is None:
+            return [
+                self._send_steps([hop], [kept], kept.tensor) for kept in hop.kept if hop.order.next != self._table.node
+            ]
+        effects: list[Effect] = []
+        if hop.have < len(hop.ids):
+            effects.append(SendClient(hop.owner, tokens_of(hop, hop.have)))
+        if not hop.is_finished and hop.end and hop.end == len(hop.ids) - 1 and hop.order.next != self._table.node:
+            kept = _next_id(hop)
+            effects.append(self._send_steps([hop], [kept], kept.tensor))
+        return effects
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> list[Effect]:
+        """Ask for a turn at computing if there is work and none is asked for."""
+        del now
+        if self._turn != "none" or not any(self._is_ready(hop) for hop in self._table.sessions.values()):
+            return []
+        self._turn = "asked"
+        return [AskTurn()]
+
+    def turn_taken(self, was_contended: bool, now: float) -> list[Effect]:
+        """Run what waits now; more may have arrived since the turn was asked for, and joins the batch.
+
+        Where nodes share a machine, one that lacks the steps of some sessions lets the others go first, once: what they
+        compute comes here and is computed together, and reading the weights once for all is what counts.
+        """
+        self._turn = "held"
+        ready = [hop for hop in self._table.sessions.values() if self._is_ready(hop)]
+        if was_contended and not self._has_yielded and ready and self._misses_some(ready, now):
+            self._has_yielded = True
+            self._turn = "asked"
+            return [GiveTurn(), AskTurn()]
+        self._has_yielded = False
+        candidates = [
+            Candidate(
+                hop.key,
+                (hop.order.model, hop.order.part),
+                hop.arrival,
+                hop.queue[0].length,
+                hop.queue[0].is_prompt,
+                can_cut=hop.order.is_first,
+            )
+            for hop in ready
+        ]
+        if not candidates:
+            self._turn = "none"
+            return [GiveTurn()]
+        work = [
+            (self._table.sessions[key], length)
+            for key, length in choose_steps(candidates, self._prompt_tokens(ready, now))
+        ]
+        work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
+        batch = self._make_batch(work, now)
+        self._running = batch
+        return [Run(batch)]
+
+    def _misses_some(self, ready: Sequence[HopSession], now: float) -> bool:
+        """Whether some session that decodes through this node is not here with its next step."""
+        decoding = sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
+        return sum(not hop.queue[0].is_prompt for hop in ready) < decoding
+
+    @staticmethod
+    def _is_ready(hop: HopSession) -> bool:
+        return bool(hop.queue) and not hop.is_running and (not hop.queue[0].is_prompt or hop.has_room())
+
+    def _prompt_tokens(self, ready: Sequence[HopSession], now: float) -> int:
+        """How much of the waiting prompts may run now without stalling those who decode."""
+        prompts = [hop for hop in ready if hop.queue[0].is_prompt]
+        if not prompts:
+            return 0
+        pace = self._table.paces[prompts[0].order.model]
+        is_noticed = any(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
+        return chunk_tokens(pace.token_seconds, pace.decode_seconds if is_noticed else None)
+
+    def _make_batch(self, work: Sequence[tuple[HopSession, int]], now: float) -> Batch:
+        spans: list[WorkSpan] = []
+        inputs: list[WireTensor] = []
+        for hop, length in work:
+            pending = hop.cut(length)
+            hop.is_running = True
+            hop.used = now
+            if not pending.is_prompt:
+                hop.decoded = now
+            stop = pending.position + pending.length
+            spans.append(
+                WorkSpan(
+                    hop.order.session,
+                    hop.order.attempt,
+                    hop.order.hop,
+                    pending.position,
+                    pending.length,
+                    hop.order.positions,
+                    pending.is_prompt,
+                    _sample_order(hop) if hop.tail is not None and stop == len(hop.ids) else None,
+                )
+            )
+            inputs.append(pending.tensor)
+            hop.grantee = pending.asker if pending.is_prompt else None
+        first = work[0][0]
+        groups: tuple[int, ...] = ()
+        if first.tail is None:
+            runs = itertools.groupby(work, key=lambda item: (item[0].order.next, item[0].order.next_part))
+            groups = tuple(sum(1 for _ in run) for _, run in runs)
+        return Batch(next(self._batch_numbers), first.order.model, first.part, tuple(spans), tuple(inputs), groups)
+
+    def batch_done(self, result: BatchResult, now: float) -> list[Effect]:
+        """Send a batch's outputs on, its tokens to clients, credit to the hops before; ask for the next turn."""
+        batch, self._running = self._running, None
+        self._turn = "none"
+        assert batch is not None
+        assert batch.number == result.number
+        pace = self._table.paces.get(batch.model)
+        if pace is not None:
+            prompts = sum(span.length for span in batch.spans if span.is_prompt)
+            pace.note(sum(not span.is_prompt for span in batch.spans), prompts, result.seconds)
+        share = result.seconds / len(batch.spans)
+        current = [self._settle(span, share, now) for span in batch.spans]
+        effects = self._grant_credit(current)
+        if batch.groups:
+            effects = [*self._forward(batch, result, current, now), *effects]
+        else:
+            effects = [*self._deliver(batch, result, current, now), *effects]
+        return [*effects, GiveTurn(), *self.pump(now)]
+
+    def batch_failed(self, message: str) -> list[Effect]:
+        """A batch could not be computed: its sessions end here, and their clients are told."""
+        batch, self._running = self._running, None
+        assert batch is not None
+        self._turn = "none"
+        effects: list[Effect] = [GiveTurn()]
+        for span in batch.spans:
+            hop = self._table.sessions.get((span.session, span.hop))
+            if hop is not None:
+                refusal = refuse(hop.order, "FAILED", message)
+                effects += [SendClient(hop.owner, refusal), *self._table.end(hop)]
+        return effects
+
+    def _settle(self, span: WorkSpan, seconds: float, now: float) -> HopSession | None:
+        """The hop that a span was run for, moved on; None if the session has ended or changed chains meanwhile."""
+        hop = self._table.sessions.get((span.session, span.hop))
+        if hop is None or hop.order.attempt != span.attempt:
+            return None
+        hop.is_running = False
+        hop.end = span.position + span.length
+        hop.used = now
+        hop.busy_seconds += seconds
+        return hop
+
+    def _grant_credit(self, current: Sequence[HopSession | None]) -> list[Effect]:
+        grants: dict[Asker, list[Progress]] = {}
+        for hop in current:
+            if hop is not None and hop.grantee is not None:
+                grants.setdefault(hop.grantee, []).append(_progress(hop))
+        return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
+
+    def _forward(
+        self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
+    ) -> list[Effect]:
+        """Hidden states to the next hops: one message a hop, rows of ended sessions left out."""
+        effects: list[Effect] = []
+        rows = packed_rows(batch.spans)
+        first = 0
+        for output, count in zip(result.outputs, batch.groups, strict=True):
+            offset = rows[first][0]
+            hops: list[HopSession] = []
+            kept: list[Kept] = []
+            for index in range(first, first + count):
+                hop, span = current[index], batch.spans[index]
+                if hop is not None:
+                    tensor = output.rows(rows[index][0] - offset, rows[index][1] - offset)
+                    hop.kept.append(Kept(span.position, span.length, tensor, span.is_prompt))
+                    hops.append(hop)
+                    kept.append(hop.kept[-1])
+            first += count
+            if len(hops) == count and hops[0].order.next != self._table.node:
+                effects.append(self._send_steps(hops, kept, output))
+                continue
+            for hop, one in zip(hops, kept, strict=True):
+                effects += self._pass_on(hop, one, now)
+        return effects
+
+    def _pass_on(self, hop: HopSession, kept: Kept, now: float) -> list[Effect]:
+        """One session's output to its next hop, which may be this node itself."""
+        if hop.order.next != self._table.node:
+            return [self._send_steps([hop], [kept], kept.tensor)]
+        following = self._table.sessions.get((hop.order.session, _next_index(hop)))
+        span = _step_span(hop, kept)
+        if following is None or following.judge(span):
+            return []
+        following.take(span, kept.tensor, None)
+        following.arrival = next(self._arrivals)
+        hop.take_credit(kept.stop)
+        return []
+
+    def _send_steps(self, hops: Sequence[HopSession], kept: Sequence[Kept], tensor: WireTensor) -> Effect:
+        order = hops[0].order
+        spans = [_step_span(hop, one) for hop, one in zip(hops, kept, strict=True)]
+        return SendPeer(order.next, "data", Steps(model=order.model, part=order.next_part, spans=spans), tensor)
+
+    def _deliver(
+        self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
+    ) -> list[Effect]:
+        """Sampled tokens: to the clients, and as the next steps to the first hops."""
+        effects: list[Effect] = []
+        ring: dict[tuple[str, str], list[HopSession]] = {}
+        sampled = iter(result.sampled)
+        for span, hop in zip(batch.spans, current, strict=True):
+            if span.sample is None:
+                continue
+            token = next(sampled)
+            if hop is None or hop.tail is None or len(hop.ids) != span.sample.position:
+                continue
+            hop.ids.append(token)
+            finish = finish_of(hop, token)
+            hop.is_finished = bool(finish)
+            effects.append(SendClient(hop.owner, tokens_of(hop, len(hop.ids) - 1)))
+            if not finish:
+                if hop.order.next == self._table.node:
+                    self._pass_on(hop, _next_id(hop), now)
+                else:
+                    ring.setdefault((hop.order.next, hop.order.next_part), []).append(hop)
+        for hops in ring.values():
+            steps = [_next_id(hop) for hop in hops]
+            ids = ids_tensor([hop.ids[-1] for hop in hops])
+            effects.insert(0, self._send_steps(hops, steps, ids))
+        return effects
+
+
+def _next_id(hop: HopSession) -> Kept:
+    """The newest token id as the ring's next step."""
+    return Kept(len(hop.ids) - 1, 1, ids_tensor(hop.ids[-1:]), is_prompt=False)
+
+
+def _next_index(hop: HopSession) -> int:
+    return 0 if hop.tail is not None else hop.order.hop + 1
+
+
+def _step_span(hop: HopSession, kept: Kept) -> StepSpan:
+    order = hop.order
+    return StepSpan(order.session, order.attempt, _next_index(hop), kept.position, kept.length, kept.is_prompt)
+
+
+def _progress(hop: HopSession) -> Progress:
+    return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end)
+
+
+def _is_hop_before(hop: HopSession, node: str, session: str, attempt: int) -> bool:
+    return (hop.order.next, hop.order.session, hop.order.attempt) == (node, session, attempt)
+
+
+def _sample_order(hop: HopSession) -> SampleOrder:
+    assert hop.tail is not None
+    sampling = hop.tail.sampling
+    ids = tuple(hop.ids) if sampling.repetition_penalty != 1.0 else None
+    return SampleOrder(sampling, len(hop.ids), ids)
+
+
+def _refuse_step(span: StepSpan, code: Code, end: int) -> StepRefused:
+    return StepRefused(session=span.session, attempt=span.attempt, hop=span.hop, code=code, end=end)
+
+
+def _fits(message: Steps, tensor: WireTensor, served: ServedPart) -> bool:
+    """Whether a packed tensor holds what the spans and the part call for."""
+    tokens = sum(span.length for span in message.spans)
+    if not tensor.shape or tensor.shape[0] != tokens:
+        return False
+    try:
+        takes_ids = parse_part(message.part, served.layers).begin
+    except RequestError:
+        return False
+    if takes_ids:
+        return are_ids(tensor, tokens, served.vocabulary)
+    return len(tensor.shape) == 2 and tensor.shape[1] == served.hidden and tensor.dtype in served.dtypes
