@@ -12,7 +12,6 @@ from swarm.wire.events import Asker
 
 LEASE_SECONDS = 4.5
 IDLE_SECONDS = 600.0
-CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
 
 
 @dataclass(slots=True)
@@ -95,9 +94,9 @@ class HopSession:
             self.kept = [kept for kept in self.kept if kept.stop > span.position]
         self.queue.append(Pending(span.position, span.length, tensor, span.is_prompt, asker))
 
-    def has_room(self) -> bool:
-        """Whether another prompt chunk may be run and sent on."""
-        return self.tail is not None or sum(kept.is_prompt for kept in self.kept) < CHUNKS_IN_FLIGHT
+    def has_room(self, chunks: int) -> bool:
+        """Whether another prompt chunk may be run and sent on, if `chunks` may be on the way to the next hop."""
+        return self.tail is not None or sum(kept.is_prompt for kept in self.kept) < chunks
 
     def take_credit(self, end: int) -> None:
         """The next hop has run everything below `end`."""

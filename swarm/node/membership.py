@@ -76,7 +76,9 @@ class Membership:
             self._own_addresses.add(event.address)
             return [HangUp(event.address)]
         if self.links.setdefault(node, event.address) != event.address:
-            return [HangUp(event.address)]  # it answers at several addresses: one link is enough
+            # It answers at several addresses and one link is enough; should that one break, this may be dialled again.
+            self._dialled.pop(event.address, None)
+            return [HangUp(event.address)]
         return []
 
     def link_down(self, event: LinkDown, now: float) -> list[str]:

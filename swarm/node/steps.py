@@ -19,6 +19,8 @@ from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpa
 from swarm.parts import parse_part
 from swarm.wire.events import Asker
 
+CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
+CHUNKS_WHILE_OTHERS_DECODE = 1
 DECODING_SECONDS = 2.0  # a session that decoded this recently would notice a long prompt
 
 
@@ -119,8 +121,7 @@ class StepRunner:
 
     def pump(self, now: float) -> list[Effect]:
         """Ask for a turn at computing if there is work and none is asked for."""
-        del now
-        if self._turn != "none" or not any(self._is_ready(hop) for hop in self._table.sessions.values()):
+        if self._turn != "none" or not self._find_ready(now):
             return []
         self._turn = "asked"
         return [AskTurn()]
@@ -132,7 +133,7 @@ class StepRunner:
         compute comes here and is computed together, and reading the weights once for all is what counts.
         """
         self._turn = "held"
-        ready = [hop for hop in self._table.sessions.values() if self._is_ready(hop)]
+        ready = self._find_ready(now)
         if was_contended and not self._has_yielded and ready and self._misses_some(ready, now):
             self._has_yielded = True
             self._turn = "asked"
@@ -163,12 +164,19 @@ class StepRunner:
 
     def _misses_some(self, ready: Sequence[HopSession], now: float) -> bool:
         """Whether some session that decodes through this node is not here with its next step."""
-        decoding = sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
-        return sum(not hop.queue[0].is_prompt for hop in ready) < decoding
+        return sum(not hop.queue[0].is_prompt for hop in ready) < self._count_decoding(now)
 
-    @staticmethod
-    def _is_ready(hop: HopSession) -> bool:
-        return bool(hop.queue) and not hop.is_running and (not hop.queue[0].is_prompt or hop.has_room())
+    def _count_decoding(self, now: float) -> int:
+        return sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
+
+    def _find_ready(self, now: float) -> list[HopSession]:
+        """Sessions whose next step may run. A prompt's chunks fill the chain, unless others decode in it meanwhile."""
+        chunks = CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT
+        return [
+            hop
+            for hop in self._table.sessions.values()
+            if hop.queue and not hop.is_running and (not hop.queue[0].is_prompt or hop.has_room(chunks))
+        ]
 
     def _prompt_tokens(self, ready: Sequence[HopSession], now: float) -> int:
         """How much of the waiting prompts may run now without stalling those who decode."""
@@ -176,8 +184,7 @@ class StepRunner:
         if not prompts:
             return 0
         pace = self._table.paces[prompts[0].order.model]
-        is_noticed = any(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
-        return chunk_tokens(pace.token_seconds, pace.decode_seconds if is_noticed else None)
+        return chunk_tokens(pace.token_seconds, pace.decode_seconds if self._count_decoding(now) else None)
 
     def _make_batch(self, work: Sequence[tuple[HopSession, int]], now: float) -> Batch:
         spans: list[WorkSpan] = []
