@@ -148,8 +148,11 @@ class ClientLoop:
             self._refreshed_at = now
             self._refresh()
         self._calls = [call for call in self._calls if call.until > now]
-        for entry in list(self._sessions.values()):
-            self._perform(entry, entry.machine.tick(now), now)
+        for session, entry in list(self._sessions.items()):
+            if entry.machine.phase == "over":
+                del self._sessions[session]  # its next turn, if there is one, brings it back
+            else:
+                self._perform(entry, entry.machine.tick(now), now)
 
     def _refresh(self) -> None:
         """Ask one node that is up for the peer table; any will do, and the next one is asked if it is gone."""
