@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swarm.cli.command import cache_dir, default_secret_file, run, version_option
+from swarm.cli.command import cache_dir, default_secret_file, run, state_dir, version_option
 
 if TYPE_CHECKING:
     from swarm.client.conversation import Conversation, Event, Report, Settings
@@ -147,7 +147,12 @@ def connect(peers: Sequence[str], use_mdns: bool, hosts: Sequence[str], secret_f
     from swarm.discovery.lan import lan_hosts
     from swarm.keys import new_identity
 
-    settings = ClientSettings(hosts=list(hosts) or lan_hosts(), peers=peers, use_mdns=use_mdns)
+    settings = ClientSettings(
+        hosts=list(hosts) or lan_hosts(),
+        peers=peers,
+        remembered_peers=state_dir() / "peers.json",
+        use_mdns=use_mdns,
+    )
     return SwarmClient(settings, read_keys(secret_file), new_identity())
 
 

@@ -53,9 +53,13 @@ class _Entry:
 class ClientLoop:
     """Runs on a thread of its own between `start` and `stop`."""
 
-    def __init__(self, keys: SwarmKeys, identity: Identity, peers: Sequence[str]) -> None:
+    def __init__(
+        self, keys: SwarmKeys, identity: Identity, peers: Sequence[str], remembered: Sequence[str] = ()
+    ) -> None:
+        """peers: HOST:PORT that the user named; remembered: others worth a try, whose silence means nothing."""
         self._keys = keys
         self._peers = peers
+        self._remembered = [address for address in remembered if address not in peers]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         hello = Hello(node=identity.node, kind="client", incarnation=time.time_ns() // 1_000_000)
         self._dialer = Dialer(self._context, keys, identity, hello)
@@ -69,8 +73,8 @@ class ClientLoop:
         self._thread = threading.Thread(target=self._work, name="client", daemon=True)
         self.changed = threading.Condition()
         self.beats: Sequence[Beat] = ()
-        self.rtts: dict[str, float] = {}
         self.failures: dict[str, str] = {}
+        self.reached: list[str] = []  # addresses at which nodes answered
         self.foreign_tags: set[str] = set()
 
     # From other threads -----------------------------------------------------------------------------------------------
@@ -111,7 +115,7 @@ class ClientLoop:
         poller.register(self._inbox.descriptor, zmq.POLLIN)
         polled: set[zmq.Socket[bytes]] = set()
         next_tick = time.monotonic()
-        for address in self._peers:
+        for address in (*self._peers, *self._remembered):
             self._dialer.dial(address, "control", next_tick)
         while not self._is_stopping:
             wanted = set(self._dialer.sockets)
@@ -198,9 +202,10 @@ class ClientLoop:
                 for entry in self._sessions.values():
                     entry.machine.link_down(node, channel, now)
             case LinkFailed(address, _, reason):
-                with self.changed:
-                    self.failures[address] = reason
-                    self.changed.notify_all()
+                if address not in self._remembered:
+                    with self.changed:
+                        self.failures[address] = reason
+                        self.changed.notify_all()
             case LinkMessage(node, _, message, tensor):
                 self._receive(node, message, tensor, now)
 
@@ -208,6 +213,7 @@ class ClientLoop:
         self.failures.pop(address, None)
         self._up.add((node, channel))
         if channel == "control":
+            self.reached = [*(known for known in self.reached if known != address), address]
             self._dialer.send(node, "control", AskPeers())
             for call in self._calls:
                 if call.node == node and not call.is_sent:

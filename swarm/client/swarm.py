@@ -16,10 +16,12 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from swarm.client.loop import ClientLoop
 from swarm.client.session import Effect, Failed, Finished, SessionMachine, Turn
 from swarm.discovery.lan import Lan
+from swarm.discovery.remembered import read_remembered, remember
 from swarm.errors import AccessError, PeerError, RequestError, SwarmError
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AskFile, AskModel, Beat, FileChunk, ModelCard, Refused
@@ -35,10 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """What the command line decides. hosts: local addresses that mDNS may use."""
+    """What the command line decides.
+
+    hosts: local addresses that mDNS may use. remembered_peers: a file that keeps addresses of nodes between runs.
+    """
 
     hosts: Sequence[str]
     peers: Sequence[str] = ()
+    remembered_peers: Path | None = None
     use_mdns: bool = True
 
 
@@ -80,7 +86,8 @@ class SwarmClient:
 
     def __init__(self, settings: ClientSettings, keys: SwarmKeys, identity: Identity) -> None:
         self._settings = settings
-        self._loop = ClientLoop(keys, identity, settings.peers)
+        path = settings.remembered_peers
+        self._loop = ClientLoop(keys, identity, settings.peers, [] if path is None else read_remembered(path))
         self._lan: Lan | None = None
 
     def __enter__(self) -> SwarmClient:
@@ -94,6 +101,8 @@ class SwarmClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._settings.remembered_peers is not None:
+            remember(self._settings.remembered_peers, self._loop.reached)
         self._loop.stop()
         if self._lan is not None:
             # zeroconf takes its time to say goodbye, and a client has nothing to say goodbye to

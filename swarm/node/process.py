@@ -5,7 +5,6 @@ One thread polls every socket and never blocks; the compute thread computes; zer
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 import zmq
 
 from swarm.discovery.lan import Advert, Lan
+from swarm.discovery.remembered import read_remembered, remember
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import FileChunk, Hello, ModelCard, Refused, WireTensor
 from swarm.node.compute import ComputeThread
@@ -48,7 +48,6 @@ from swarm.wire.inbox import Inbox
 from swarm.wire.listener import Listener
 
 TICK_SECONDS = 0.2
-REMEMBERED_PEERS = 64
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +117,8 @@ class NodeProcess:
         self._compute.start()
         self._start_lan()
         self._poller.register(self._inbox.descriptor, zmq.POLLIN)
-        known = [*self._settings.peers, *self._read_remembered()]
+        path = self._settings.remembered_peers
+        known = [*self._settings.peers, *([] if path is None else read_remembered(path))]
         self._handle(Started(self._listener.data_port, self._settings.placement, known))
         next_tick = time.monotonic()
         try:
@@ -246,25 +246,9 @@ class NodeProcess:
                 )
             )
 
-    def _read_remembered(self) -> list[str]:
-        path = self._settings.remembered_peers
-        if path is None or not path.is_file():
-            return []
-        try:
-            return [str(address) for address in json.loads(path.read_text("utf-8"))][:REMEMBERED_PEERS]
-        except (ValueError, OSError):
-            return []  # a hint that got lost
-
-    def _remember_peers(self) -> None:
-        path = self._settings.remembered_peers
-        if path is not None and self._peer_addresses:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{self._me.node}.tmp")
-            temporary.write_text(json.dumps(list(self._peer_addresses)[-REMEMBERED_PEERS:]), "utf-8")
-            temporary.replace(path)
-
     def _close(self) -> None:
-        self._remember_peers()
+        if self._settings.remembered_peers is not None:
+            remember(self._settings.remembered_peers, self._peer_addresses)
         self._compute.stop()
         if self._lan is not None:
             self._lan.close()

@@ -182,7 +182,15 @@ def test_ctrl_c_stops_the_answer_and_frees_its_cache(home: Path, reach: list[str
     child.expect(pexpect.EOF)
 
 
-def test_no_peers_and_no_secret_are_said_plainly(home: Path, node: Node, tmp_path: Path) -> None:
+def test_a_peer_that_answered_once_is_remembered(home: Path, reach: list[str]) -> None:
+    assert run_command("chat", home, [*reach, QUESTION]).returncode == 0
+    again = run_command("chat", home, [*LOOPBACK, "--no-mdns", QUESTION])
+    assert (again.returncode, again.stdout) == (0, ANSWER + "\n"), again.stderr
+
+
+def test_no_peers_and_no_secret_are_said_plainly(node: Node, tmp_path: Path) -> None:
+    home = tmp_path / "loner"
+    make_secret(home / "config" / "swarm" / "secret")
     alone = run_command("chat", home, [*LOOPBACK, "--no-mdns", "hello"])
     assert alone.returncode == 2
     assert "no peers seen" in alone.stderr
