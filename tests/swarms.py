@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from swarm.client.session import Delivered, Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.keys import SwarmKeys, derive_keys, new_identity
-from swarm.messages import ModelCard, Sampling
+from swarm.messages import Sampling
 from swarm.node.effects import Report
 from swarm.node.membership import LocalModel, Self
 from swarm.node.process import NodeProcess, NodeSettings
@@ -85,15 +85,6 @@ def make_node(
         budget=budget_layers * 100,
         models=(LocalModel(MODEL_ID, "integers", CellCosts(model.layers, 0, 100, 0)),),
     )
-    card = ModelCard(
-        model=MODEL_ID,
-        name="integers",
-        layers=model.layers,
-        context=model.context,
-        vocabulary=model.vocabulary,
-        end_ids=[],
-        documents={},
-    )
     placement = {} if part is None else {MODEL_ID: parse_part(part, model.layers)}
     settings = NodeSettings(hosts=hosts, port=17700, peers=peers, use_mdns=use_mdns, placement=placement)
     process = NodeProcess(
@@ -101,7 +92,7 @@ def make_node(
         keys,
         identity,
         me,
-        {MODEL_ID: card},
+        {MODEL_ID: model.card},
         {},
         lambda on_layer: IntegerLoader(model, kv_capacity, on_layer),
         reports.append,

@@ -148,7 +148,7 @@ def draw(beats: Sequence[Beat]) -> Group:
 
 def coverage(beats: Sequence[Beat]) -> list[tuple[str, str, str]]:
     """(name, bar, missing cells in words) of each model; the bar's digits count the nodes that serve a stretch."""
-    from swarm.parts import cells, describe_cells, parse_part
+    from swarm.parts import describe_cells, parse_part
     from swarm.plan.claims import Held, count_coverage
 
     rows: list[tuple[str, str, str]] = []
@@ -168,7 +168,7 @@ def coverage(beats: Sequence[Beat]) -> list[tuple[str, str, str]]:
             )
             for index in range(width)
         )
-        missing = [cell for cell in range(count + 2) if cell not in {c for one in held for c in cells(one.part, count)}]
+        missing = [cell for cell, nodes in enumerate(counts) if not nodes]
         rows.append((name, bar, describe_cells(missing, count)))
     return rows
 

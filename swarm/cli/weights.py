@@ -62,13 +62,11 @@ def export(directory: Path, destination: Path, legacy: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def info(directory: Path, as_json: bool) -> None:
     """Say what a sepweight directory holds."""
-    from swarm.parts import describe_cells
+    from swarm.parts import describe_cells, whole
     from swarm.sepweight.manifest import file_keys, present_keys, read_manifest
 
     manifest = read_manifest(directory)
     present = set(present_keys(directory, manifest))
-    from swarm.parts import whole
-
     keys = file_keys(whole(manifest.layers))
     cells_here = [cell for cell, key in enumerate(keys) if key in present]
     facts = {

@@ -22,6 +22,7 @@ from swarm.messages import AnyMessage, AskPeers, Beat, Channel, Hello, PeerPage,
 from swarm.wire.dialer import Dialer
 from swarm.wire.events import LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkUp
 from swarm.wire.inbox import Inbox
+from swarm.wire.polling import Polling
 
 TICK_SECONDS = 0.1
 REFRESH_SECONDS = 1.0
@@ -111,21 +112,13 @@ class ClientLoop:
     # On the I/O thread ------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._inbox.descriptor, zmq.POLLIN)
-        polled: set[zmq.Socket[bytes]] = set()
+        polling = Polling(self._inbox.descriptor)
         next_tick = time.monotonic()
         for address in (*self._peers, *self._remembered):
             self._dialer.dial(address, "control", next_tick)
         while not self._is_stopping:
-            wanted = set(self._dialer.sockets)
-            for socket in polled - wanted:
-                poller.unregister(socket)
-            for socket in wanted - polled:
-                poller.register(socket, zmq.POLLIN)
-            polled = wanted
-            waiting = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
-            ready = {source for source, _ in poller.poll(waiting)}
+            polling.follow(self._dialer.changes, lambda: self._dialer.sockets)
+            ready = polling.wait(next_tick - time.monotonic())
             try:
                 now = time.monotonic()
                 self._turn(ready, now)

@@ -148,7 +148,6 @@ class SessionMachine:
         self._known = 0  # token ids that the last hop has
         self._progress_at = 0.0
         self._resent_at = 0.0
-        self._last_refusal: Refused | None = None
 
     # What the user does -----------------------------------------------------------------------------------------------
 
@@ -390,7 +389,6 @@ class SessionMachine:
         return Send(first.node, "data", steps, ids_tensor(self.ids[self._start : self._fed]))
 
     def _refused(self, node: str, message: Refused, now: float) -> list[Effect]:
-        self._last_refusal = message
         if self.phase == "idle":
             self.route = []  # the hop gave the session up: the next turn starts from nothing
             return []

@@ -25,8 +25,6 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.reordered: Tensor | None = None
-        self.out_features = weight.shape[0]
-        self.weight_bytes = weight.numel() * weight.element_size()
 
     def reorder(self) -> None:
         """Replace the weight by its reordered form (CPU only); the plain form is given up, not kept beside it."""

@@ -46,6 +46,7 @@ from swarm.wire.dialer import Dialer
 from swarm.wire.events import LinkUp
 from swarm.wire.inbox import Inbox
 from swarm.wire.listener import Listener
+from swarm.wire.polling import Polling
 
 TICK_SECONDS = 0.2
 
@@ -98,9 +99,7 @@ class NodeProcess:
         self.machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
         self._lan: Lan | None = None
         self._me = me
-        self._poller = zmq.Poller()
-        self._polled: set[zmq.Socket[bytes]] = set()
-        self._changes_seen = -1
+        self._polling = Polling(self._inbox.descriptor)
         self._exit_code: int | None = None
         self._peer_addresses: dict[str, None] = {}
 
@@ -116,7 +115,6 @@ class NodeProcess:
         """Serve until told to stop; returns the exit code."""
         self._compute.start()
         self._start_lan()
-        self._poller.register(self._inbox.descriptor, zmq.POLLIN)
         path = self._settings.remembered_peers
         known = [*self._settings.peers, *([] if path is None else read_remembered(path))]
         self._handle(Started(self._listener.data_port, self._settings.placement, known))
@@ -130,15 +128,15 @@ class NodeProcess:
                         self._handle(event)
                     tick = Ticked(self._compute.tick, self._listener.penalties.total)
                     self._handle(tick)
-                self._turn(max(0.0, next_tick - time.monotonic()))
+                self._turn(next_tick - time.monotonic())
         finally:
             self._close()
         return self._exit_code
 
     def _turn(self, seconds: float) -> None:
         """Wait for input and handle it all."""
-        self._follow_sockets()
-        ready = {source for source, _ in self._poller.poll(int(seconds * 1000) + 1)}
+        self._polling.follow(self._dialer.changes, lambda: [*self._listener.sockets, *self._dialer.sockets])
+        ready = self._polling.wait(seconds)
         if self._inbox.descriptor in ready:
             for event in self._inbox.take():
                 self._handle(event)
@@ -147,17 +145,6 @@ class NodeProcess:
             self._handle(event)
         for event in self._listener.drain(ready, now):
             self._handle(event)
-
-    def _follow_sockets(self) -> None:
-        if self._polled and self._dialer.changes == self._changes_seen:
-            return
-        self._changes_seen = self._dialer.changes
-        wanted = {*self._listener.sockets, *self._dialer.sockets}
-        for socket in self._polled - wanted:
-            self._poller.unregister(socket)
-        for socket in wanted - self._polled:
-            self._poller.register(socket, zmq.POLLIN)
-        self._polled = wanted
 
     def _handle(self, event: Event) -> None:
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from swarm.messages import Sampling, WireTensor, ids_of
+from swarm.messages import ModelCard, Sampling, WireTensor, ids_of
 from swarm.node.work import Batch, BatchResult, Engine, SampleOrder, ServedPart
 from swarm.parts import Part
 
@@ -29,6 +29,19 @@ class IntegerModel:
     context: int = 4096
     layer_seconds: float = 0.0
     token_seconds: float = 0.0  # of each further token of a batch, in each layer
+
+    @property
+    def card(self) -> ModelCard:
+        """What a client is told of it."""
+        return ModelCard(
+            model=MODEL_ID,
+            name="integers",
+            layers=self.layers,
+            context=self.context,
+            vocabulary=self.vocabulary,
+            end_ids=[],
+            documents={},
+        )
 
     def answer(self, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:
         """What an undisturbed run generates."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from swarm.client.session import Connect, Delivered, Failed, Finished, SessionMachine, Turn
 from swarm.client.session import Effect as ClientEffect
 from swarm.client.session import Send as ClientSend
-from swarm.messages import AnyMessage, AskPeers, Channel, ModelCard, PeerPage, Sampling, Welcome, WireTensor
+from swarm.messages import AnyMessage, AskPeers, Channel, PeerPage, Sampling, Welcome, WireTensor
 from swarm.node.effects import (
     Answer,
     AskTurn,
@@ -95,15 +95,6 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._cuts: set[tuple[str, str]] = set()
-        self._card = ModelCard(
-            model=MODEL_ID,
-            name="integers",
-            layers=model.layers,
-            context=model.context,
-            vocabulary=model.vocabulary,
-            end_ids=[],
-            documents={},
-        )
 
     # Building ---------------------------------------------------------------------------------------------------------
 
@@ -121,7 +112,7 @@ class Simulation:
             budget=budget_layers * LAYER_BYTES,
             models=(LocalModel(MODEL_ID, "integers", costs),),
         )
-        machine = NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self._card})
+        machine = NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
         self.nodes[node] = _Node(machine, address)
         placement: dict[str, Part] = {} if part is None else {MODEL_ID: parse_part(part, self.model.layers)}
         peers = [other.address for name, other in self.nodes.items() if name != node]
@@ -132,7 +123,7 @@ class Simulation:
     def ask(self, prompt: Sequence[int], count: int) -> str:
         """A client that asks one question now."""
         session = f"{self.rng.getrandbits(128):032x}"
-        machine = SessionMachine(session, self._card, self.rng.random())
+        machine = SessionMachine(session, self.model.card, self.rng.random())
         name = f"{self.rng.getrandbits(64):016x}"
         client = _Client(name, machine, self.model.answer(prompt, count))
         self.clients[name] = client
