@@ -14,8 +14,11 @@ from msgspec import Meta, Struct
 PROTOCOL = 1
 
 NodeId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
-SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 ModelId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+# Only ever looked up among ids that are known, so their length is all that needs checking: a pattern would be most of
+# what it costs to decode a step.
+SessionId = Annotated[str, Meta(min_length=32, max_length=32)]
+KnownModelId = Annotated[str, Meta(min_length=32, max_length=32)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=500)]
@@ -331,7 +334,7 @@ class StepSpan(Struct, frozen=True, array_like=True):
 class Steps(Message, frozen=True, tag="steps"):
     """New positions of several sessions for one part: ids [tokens] for begin, else hidden states [tokens, hidden]."""
 
-    model: ModelId
+    model: KnownModelId
     part: Spec
     spans: Annotated[list[StepSpan], Meta(min_length=1, max_length=512)]
 

@@ -46,7 +46,7 @@ def decode(
     as_json: bool,
 ) -> None:
     """Decode and prompt speed of NODES node processes that share a random Falcon."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # for every process of both sides
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # for every process of both sides
     from swarm.bench.checkpoint import Shape
     from swarm.bench.decode import Plan
     from swarm.bench.decode import run as measure

@@ -141,7 +141,7 @@ def serve(options: Options) -> int:
     """Build everything once, run the node, say what happens."""
     # Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores. 30,000 spins bridge
     # the gaps between a layer's operations and end well before the next node's turn.
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError
     from swarm.keys import derive_keys, take_name

@@ -63,8 +63,9 @@ class ClientLoop:
         self._remembered = [address for address in remembered if address not in peers]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         hello = Hello(node=identity.node, kind="client", incarnation=time.time_ns() // 1_000_000)
-        self._dialer = Dialer(self._context, keys, identity, hello)
         self._inbox: Inbox[Command] = Inbox()
+        self._polling = Polling(self._inbox.descriptor)
+        self._dialer = Dialer(self._context, self._polling, keys, identity, hello)
         self._table = PeerTable()
         self._sessions: dict[str, _Entry] = {}
         self._calls: list[_Call] = []
@@ -112,13 +113,12 @@ class ClientLoop:
     # On the I/O thread ------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        polling = Polling(self._inbox.descriptor)
         next_tick = time.monotonic()
         for address in (*self._peers, *self._remembered):
             self._dialer.dial(address, "control", next_tick)
         while not self._is_stopping:
-            polling.follow(self._dialer.changes, lambda: self._dialer.sockets)
-            ready = polling.wait(next_tick - time.monotonic())
+            self._polling.follow(self._dialer.changes, lambda: self._dialer.sockets)
+            ready = self._polling.wait(next_tick - time.monotonic())
             try:
                 now = time.monotonic()
                 self._turn(ready, now)
@@ -129,14 +129,17 @@ class ClientLoop:
                 log.exception("client event failed")
         self._dialer.close()
         self._context.term()
+        self._polling.close()
         self._inbox.close()
 
     def _turn(self, ready: set[object], now: float) -> None:
-        if self._inbox.descriptor in ready:
-            for command in self._inbox.take():
-                command(now)
-        for event in self._dialer.drain(ready, now):
-            self._handle(event, now)
+        for source in ready:
+            if source == self._inbox.descriptor:
+                for command in self._inbox.take():
+                    command(now)
+            else:
+                for event in self._dialer.receive(source, now):
+                    self._handle(event, now)
 
     def _tick(self, now: float) -> None:
         for event in self._dialer.check_deadlines(now):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
+
+from swarm.node.work import Batch
 
 STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled
@@ -12,8 +15,7 @@ LARGEST_CHUNK = 512
 MOST_SPANS = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A session's next waiting step. can_cut: it may be run in pieces (a prompt at the first hop)."""
 
     key: tuple[str, int]
@@ -75,9 +77,9 @@ class Pace:
     def layer_seconds(self) -> float:
         return self.decode_seconds / self._layers
 
-    def note(self, decode_spans: int, prompt_tokens: int, seconds: float) -> None:
+    def note(self, batch: Batch, seconds: float) -> None:
         """Learn from a batch that took `seconds`; mixed batches teach nothing certain."""
-        if prompt_tokens == 0 and decode_spans == 1:
+        if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
             self.decode_seconds += 0.1 * (seconds - self.decode_seconds)
-        elif decode_spans == 0 and prompt_tokens >= 16:
-            self.token_seconds += 0.2 * (seconds / prompt_tokens - self.token_seconds)
+        elif all(span.is_prompt for span in batch.spans) and batch.tokens >= 16:
+            self.token_seconds += 0.2 * (seconds / batch.tokens - self.token_seconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from swarm.messages import AnyMessage, Channel, WireTensor
 from swarm.node.work import Batch
@@ -11,8 +12,7 @@ from swarm.parts import Part
 from swarm.wire.events import Asker
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """Send on the connection that asked."""
 
     asker: Asker
@@ -20,8 +20,7 @@ class Answer:
     tensor: WireTensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SendPeer:
+class SendPeer(Struct, frozen=True):
     """Send on our own connection to a node."""
 
     node: str
@@ -30,16 +29,14 @@ class SendPeer:
     tensor: WireTensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SendClient:
+class SendClient(Struct, frozen=True):
     """Send to a client on its newest data connection."""
 
     node: str
     message: AnyMessage
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerFile:
+class AnswerFile(Struct, frozen=True):
     """Answer with a piece of a document."""
 
     asker: Asker
@@ -47,62 +44,53 @@ class AnswerFile:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(Struct, frozen=True):
     """Connect to the control port at HOST:PORT."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class DialData:
+class DialData(Struct, frozen=True):
     """Connect to the data port of a node whose control link is up."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class HangUp:
+class HangUp(Struct, frozen=True):
     """Give up a control connection."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskTurn:
+class AskTurn(Struct, frozen=True):
     """Work waits: say TurnTaken once this node may compute. What to run is chosen only then, so that steps merge."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveTurn:
+class GiveTurn(Struct, frozen=True):
     """The batch is done: another node on this machine may compute."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Run a batch on the compute thread."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """Free a session's caches of a model, after whatever the compute thread was given before."""
 
     model: str
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """Load a part (giving up whatever part of that model is loaded)."""
 
     model: str
     part: Part
 
 
-@dataclass(frozen=True, slots=True)
-class Advertise:
+class Advertise(Struct, frozen=True):
     """Update the mDNS advert."""
 
     model: str
@@ -110,16 +98,14 @@ class Advertise:
     memory_free: int
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """Something the user should read: `kind` decides the sentence, `fields` fill it."""
 
     kind: str
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """Stop the process."""
 
     code: int

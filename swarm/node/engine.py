@@ -73,10 +73,15 @@ class FalconEngine:
         if hidden.device.type == "cuda":
             torch.cuda.synchronize(hidden.device)
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> BatchResult:
         """Run a batch; cuts caches back to where its spans begin, then lets them grow."""
         started = time.perf_counter()
+        with torch.inference_mode():
+            outputs, sampled = self._run(batch)
+        return BatchResult(batch.number, outputs, sampled, time.perf_counter() - started)
+
+    def _run(self, batch: Batch) -> tuple[tuple[WireTensor, ...], tuple[int, ...]]:
+        """Output tensors by group, and sampled tokens."""
         spans = [self._span(batch, index) for index in range(len(batch.spans))]
         inputs = [_to_torch(tensor) for tensor in batch.inputs]
         packed = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
@@ -97,7 +102,7 @@ class FalconEngine:
                 start = sum(span.length for span in batch.spans[:first])
                 outputs.append(_to_wire(hidden[start : start + length]))
                 first += count
-        return BatchResult(batch.number, tuple(outputs), sampled, time.perf_counter() - started)
+        return tuple(outputs), sampled
 
     def _span(self, batch: Batch, index: int) -> Span:
         order = batch.spans[index]

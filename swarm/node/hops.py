@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
+
 from swarm.messages import Code, Open, StepSpan, Tail, Tokens, WireTensor, ids_of
 from swarm.parts import Part
 from swarm.wire.events import Asker
@@ -25,8 +27,7 @@ class Pending:
     asker: Asker | None  # whom to grant credit; None for this node itself and for the client
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """An output that the next hop has not been proved to have."""
 
     position: int

@@ -6,8 +6,9 @@ Owns the order in which membership, claims and sessions hear of things. Owns no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from swarm.discovery.peers import BEAT_SECONDS
 from swarm.messages import (
@@ -40,8 +41,7 @@ from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkUp
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """The sockets are bound. part: what --part asks for, by model; peers: addresses of --peer and remembered ones."""
 
     data_port: int
@@ -49,55 +49,47 @@ class Started:
     peers: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Ticked:
+class Ticked(Struct, frozen=True):
     """A moment has passed (several a second). tick: the compute thread's; refused: malformed messages so far."""
 
     tick: int
     refused: int
 
 
-@dataclass(frozen=True, slots=True)
-class AddressSeen:
+class AddressSeen(Struct, frozen=True):
     """An advert with our swarm's tag."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class PartLoaded:
+class PartLoaded(Struct, frozen=True):
     """A Load is done."""
 
     served: ServedPart
 
 
-@dataclass(frozen=True, slots=True)
-class PartFailed:
+class PartFailed(Struct, frozen=True):
     """A Load failed for good."""
 
     model: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class TurnTaken:
+class TurnTaken(Struct, frozen=True):
     """This node may compute now. was_contended: it had to wait for another node on this machine."""
 
     was_contended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BatchDone:
+class BatchDone(Struct, frozen=True):
     result: BatchResult
 
 
-@dataclass(frozen=True, slots=True)
-class BatchFailed:
+class BatchFailed(Struct, frozen=True):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(Struct, frozen=True):
     """SIGTERM or Ctrl-C."""
 
 
@@ -141,15 +133,19 @@ class NodeMachine:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Apply one event at `now` (seconds, monotonic); return what the shell must do, in order."""
-        match event:
+        match event:  # what a decode step passes through comes first: every case tried costs cold memory
+            case Arrived():
+                return self._receive(event, now)
+            case TurnTaken():
+                return self.steps.turn_taken(event.was_contended, now)
+            case BatchDone():
+                return self.steps.batch_done(event.result, now)
             case Started():
                 return self._start(event, now)
             case Ticked():
                 return self._advance(event, now)
             case AddressSeen():
                 return self.membership.see_address(event.address, now)
-            case Arrived():
-                return self._receive(event, now)
             case LinkMessage():
                 return self._receive_back(event, now)
             case LinkUp():
@@ -169,10 +165,6 @@ class NodeMachine:
             case PartFailed():
                 self.membership.claims.pop(event.model, None)
                 return [Report("failed", {"model": event.model, "message": event.message}), Exit(1)]
-            case TurnTaken():
-                return self.steps.turn_taken(event.was_contended, now)
-            case BatchDone():
-                return self.steps.batch_done(event.result, now)
             case BatchFailed():
                 return [
                     Report("compute-failed", {"message": event.message}),
@@ -317,6 +309,8 @@ class NodeMachine:
     def _receive(self, arrived: Arrived, now: float) -> list[Effect]:
         asker, message = arrived.asker, arrived.message
         match message:
+            case Steps():
+                return self.steps.receive_steps(asker, message, arrived.tensor, now)
             case Hello():
                 me = self.membership.me
                 welcome = Welcome(node=me.node, incarnation=me.incarnation, name=me.name, data_port=self._data_port)
@@ -341,8 +335,6 @@ class NodeMachine:
                 return [*self.sessions.close(asker, message, now), *self.steps.pump(now)]
             case Resend():
                 return self.steps.resend(asker, message)
-            case Steps():
-                return self.steps.receive_steps(asker, message, arrived.tensor, now)
             case _:
                 return [Answer(asker, Refused(code="BAD_MESSAGE", message=f"{type(message).__name__} is no request"))]
 

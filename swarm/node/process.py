@@ -91,15 +91,15 @@ class NodeProcess:
         self._report = report
         self._turns = turns
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._listener = Listener(self._context, settings.hosts, settings.port, keys)
-        hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
-        self._dialer = Dialer(self._context, keys, identity, hello)
         self._inbox: Inbox[Event] = Inbox()
+        self._polling = Polling(self._inbox.descriptor)
+        self._listener = Listener(self._context, self._polling, settings.hosts, settings.port, keys)
+        hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
+        self._dialer = Dialer(self._context, self._polling, keys, identity, hello)
         self._compute = ComputeThread(make_loader, self._inbox.put, show_progress)
         self.machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
         self._lan: Lan | None = None
         self._me = me
-        self._polling = Polling(self._inbox.descriptor)
         self._exit_code: int | None = None
         self._peer_addresses: dict[str, None] = {}
 
@@ -136,15 +136,17 @@ class NodeProcess:
     def _turn(self, seconds: float) -> None:
         """Wait for input and handle it all."""
         self._polling.follow(self._dialer.changes, lambda: [*self._listener.sockets, *self._dialer.sockets])
-        ready = self._polling.wait(seconds)
-        if self._inbox.descriptor in ready:
-            for event in self._inbox.take():
-                self._handle(event)
-        now = time.monotonic()
-        for event in self._dialer.drain(ready, now):
-            self._handle(event)
-        for event in self._listener.drain(ready, now):
-            self._handle(event)
+        for source in self._polling.wait(seconds):
+            if source == self._inbox.descriptor:
+                for event in self._inbox.take():
+                    self._handle(event)
+            elif source in self._listener.sockets:
+                arrived = self._listener.receive(source, time.monotonic())
+                if arrived is not None:
+                    self._handle(arrived)
+            else:
+                for event in self._dialer.receive(source, time.monotonic()):
+                    self._handle(event)
 
     def _handle(self, event: Event) -> None:
         try:
@@ -156,22 +158,22 @@ class NodeProcess:
             log.exception("event failed type=%s", type(event).__name__)
 
     def _perform(self, effect: Effect) -> None:
-        match effect:
+        match effect:  # what a decode step passes through comes first
             case SendPeer(node, channel, message, tensor):
                 self._dialer.send(node, channel, message, tensor)
+            case Run() | Forget() | Load():
+                self._compute.give(effect)
+            case AskTurn():
+                if self._turns.take(lambda: self._inbox.put(TurnTaken(was_contended=True))):
+                    self._handle(TurnTaken())
+            case GiveTurn():
+                self._turns.give()
             case SendClient(node, message):
                 self._listener.send(node, "data", message)
             case Answer(asker, message, tensor):
                 self._listener.answer(asker, message, tensor)
             case AnswerFile():
                 self._answer_file(effect)
-            case AskTurn():
-                if self._turns.take(lambda: self._inbox.put(TurnTaken(was_contended=True))):
-                    self._handle(TurnTaken())
-            case GiveTurn():
-                self._turns.give()
-            case Run() | Forget() | Load():
-                self._compute.give(effect)
             case Dial(address):
                 self._dialer.dial(address, "control", time.monotonic())
             case DialData(node):
@@ -242,4 +244,5 @@ class NodeProcess:
         self._dialer.close()
         self._listener.close()
         self._context.term()
+        self._polling.close()
         self._inbox.close()

@@ -9,18 +9,18 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from swarm.errors import RequestError
 from swarm.messages import Code, Credit, Progress, Refused, Resend, StepRefused, Steps, StepSpan, WireTensor, ids_tensor
 from swarm.node.batching import Candidate, choose_steps, chunk_tokens
 from swarm.node.effects import Answer, AskTurn, Effect, GiveTurn, Run, SendClient, SendPeer
 from swarm.node.hops import HopSession, Kept, are_ids, finish_of, tokens_of
 from swarm.node.sessions import SessionTable, refuse
-from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan, packed_rows
-from swarm.parts import parse_part
+from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan
+from swarm.parts import Part
 from swarm.wire.events import Asker
 
 CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
 CHUNKS_WHILE_OTHERS_DECODE = 1
+MISFIT = Refused(code="BAD_MESSAGE", message="steps do not fit the part served here")
 DECODING_SECONDS = 2.0  # a session that decoded this recently would notice a long prompt
 
 
@@ -41,21 +41,29 @@ class StepRunner:
     def receive_steps(self, asker: Asker, message: Steps, tensor: WireTensor | None, now: float) -> list[Effect]:
         """Take the steps that pass the fence; refuse the others one by one."""
         served = self._table.served.get(message.model)
-        if served is None or tensor is None or not _fits(message, tensor, served):
-            return [Answer(asker, Refused(code="BAD_MESSAGE", message="steps do not fit the part served here"))]
+        tokens = 0
+        for span in message.spans:
+            tokens += span.length
+        if served is None or tensor is None or tensor.shape[:1] != (tokens,):
+            return [Answer(asker, MISFIT)]
         effects: list[Effect] = []
         row = 0
         for span in message.spans:
-            rows = tensor if len(message.spans) == 1 else tensor.rows(row, row + span.length)
+            rows = tensor if span.length == tokens else tensor.rows(row, row + span.length)
             row += span.length
-            effects += self._receive_step(asker, message, span, rows, now)
+            hop = self._table.sessions.get((span.session, span.hop))
+            if hop is None or hop.order.part != message.part or hop.order.model != message.model:
+                self.dropped += 1
+                effects.append(Answer(asker, _refuse_step(span, "UNKNOWN_SESSION", 0)))
+            elif not _is_input(rows, hop.part, served):
+                effects.append(Answer(asker, MISFIT))
+            else:
+                effects += self._receive_step(asker, hop, span, rows, now)
         return effects + self.pump(now)
 
-    def _receive_step(self, asker: Asker, message: Steps, span: StepSpan, rows: WireTensor, now: float) -> list[Effect]:
-        hop = self._table.sessions.get((span.session, span.hop))
-        if hop is None or hop.order.part != message.part or hop.order.model != message.model:
-            self.dropped += 1
-            return [Answer(asker, _refuse_step(span, "UNKNOWN_SESSION", 0))]
+    def _receive_step(
+        self, asker: Asker, hop: HopSession, span: StepSpan, rows: WireTensor, now: float
+    ) -> list[Effect]:
         from_client = span.is_prompt and hop.order.is_first and asker.node == hop.owner
         if not from_client and asker.node != hop.order.previous:
             self.dropped += 1
@@ -121,7 +129,7 @@ class StepRunner:
 
     def pump(self, now: float) -> list[Effect]:
         """Ask for a turn at computing if there is work and none is asked for."""
-        if self._turn != "none" or not self._find_ready(now):
+        if self._turn != "none" or not any(self._is_ready(hop, now) for hop in self._table.sessions.values()):
             return []
         self._turn = "asked"
         return [AskTurn()]
@@ -139,6 +147,16 @@ class StepRunner:
             self._turn = "asked"
             return [GiveTurn(), AskTurn()]
         self._has_yielded = False
+        if not ready:
+            self._turn = "none"
+            return [GiveTurn()]
+        self._running = batch = self._make_batch(self._choose(ready, now), now)
+        return [Run(batch)]
+
+    def _choose(self, ready: Sequence[HopSession], now: float) -> list[tuple[HopSession, int]]:
+        """Sessions and how many positions of each to run, those for the same next hop beside each other."""
+        if len(ready) == 1 and not ready[0].queue[0].is_prompt:
+            return [(ready[0], ready[0].queue[0].length)]
         candidates = [
             Candidate(
                 hop.key,
@@ -150,17 +168,12 @@ class StepRunner:
             )
             for hop in ready
         ]
-        if not candidates:
-            self._turn = "none"
-            return [GiveTurn()]
         work = [
             (self._table.sessions[key], length)
             for key, length in choose_steps(candidates, self._prompt_tokens(ready, now))
         ]
         work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
-        batch = self._make_batch(work, now)
-        self._running = batch
-        return [Run(batch)]
+        return work
 
     def _misses_some(self, ready: Sequence[HopSession], now: float) -> bool:
         """Whether some session that decodes through this node is not here with its next step."""
@@ -170,13 +183,15 @@ class StepRunner:
         return sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
 
     def _find_ready(self, now: float) -> list[HopSession]:
-        """Sessions whose next step may run. A prompt's chunks fill the chain, unless others decode in it meanwhile."""
-        chunks = CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT
-        return [
-            hop
-            for hop in self._table.sessions.values()
-            if hop.queue and not hop.is_running and (not hop.queue[0].is_prompt or hop.has_room(chunks))
-        ]
+        return [hop for hop in self._table.sessions.values() if self._is_ready(hop, now)]
+
+    def _is_ready(self, hop: HopSession, now: float) -> bool:
+        """Whether its next step may run. A prompt's chunks fill the chain, unless others decode in it meanwhile."""
+        if not hop.queue or hop.is_running:
+            return False
+        if not hop.queue[0].is_prompt:
+            return True
+        return hop.has_room(CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT)
 
     def _prompt_tokens(self, ready: Sequence[HopSession], now: float) -> int:
         """How much of the waiting prompts may run now without stalling those who decode."""
@@ -225,8 +240,7 @@ class StepRunner:
         assert batch.number == result.number
         pace = self._table.paces.get(batch.model)
         if pace is not None:
-            prompts = sum(span.length for span in batch.spans if span.is_prompt)
-            pace.note(sum(not span.is_prompt for span in batch.spans), prompts, result.seconds)
+            pace.note(batch, result.seconds)
         share = result.seconds / len(batch.spans)
         current = [self._settle(span, share, now) for span in batch.spans]
         effects = self._grant_credit(current)
@@ -272,19 +286,19 @@ class StepRunner:
     ) -> list[Effect]:
         """Hidden states to the next hops: one message a hop, rows of ended sessions left out."""
         effects: list[Effect] = []
-        rows = packed_rows(batch.spans)
         first = 0
         for output, count in zip(result.outputs, batch.groups, strict=True):
-            offset = rows[first][0]
             hops: list[HopSession] = []
             kept: list[Kept] = []
+            row = 0
             for index in range(first, first + count):
                 hop, span = current[index], batch.spans[index]
                 if hop is not None:
-                    tensor = output.rows(rows[index][0] - offset, rows[index][1] - offset)
-                    hop.kept.append(Kept(span.position, span.length, tensor, span.is_prompt))
+                    rows = output if count == 1 else output.rows(row, row + span.length)
+                    kept.append(Kept(span.position, span.length, rows, span.is_prompt))
                     hops.append(hop)
-                    kept.append(hop.kept[-1])
+                    hop.kept.append(kept[-1])
+                row += span.length
             first += count
             if len(hops) == count and hops[0].order.next != self._table.node:
                 effects.append(self._send_steps(hops, kept, output))
@@ -373,15 +387,8 @@ def _refuse_step(span: StepSpan, code: Code, end: int) -> StepRefused:
     return StepRefused(session=span.session, attempt=span.attempt, hop=span.hop, code=code, end=end)
 
 
-def _fits(message: Steps, tensor: WireTensor, served: ServedPart) -> bool:
-    """Whether a packed tensor holds what the spans and the part call for."""
-    tokens = sum(span.length for span in message.spans)
-    if not tensor.shape or tensor.shape[0] != tokens:
-        return False
-    try:
-        takes_ids = parse_part(message.part, served.layers).begin
-    except RequestError:
-        return False
-    if takes_ids:
-        return are_ids(tensor, tokens, served.vocabulary)
-    return len(tensor.shape) == 2 and tensor.shape[1] == served.hidden and tensor.dtype in served.dtypes
+def _is_input(rows: WireTensor, part: Part, served: ServedPart) -> bool:
+    """Whether a session's rows are what the part takes: ids for begin, else hidden states."""
+    if part.begin:
+        return are_ids(rows, rows.shape[0], served.vocabulary)
+    return rows.shape[1:] == (served.hidden,) and rows.dtype in served.dtypes

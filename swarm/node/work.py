@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from swarm.messages import Sampling, WireTensor
 from swarm.parts import Part
 
 
-@dataclass(frozen=True, slots=True)
-class SampleOrder:
+class SampleOrder(Struct, frozen=True):
     """Draw the token for `position` from the span's last row; ids: all before it, where a penalty needs them."""
 
     sampling: Sampling
@@ -19,8 +19,7 @@ class SampleOrder:
     ids: tuple[int, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkSpan:
+class WorkSpan(Struct, frozen=True):
     """New positions of one session. Its cache holds at least `position` positions and is truncated to that first."""
 
     session: str
@@ -33,8 +32,7 @@ class WorkSpan:
     sample: SampleOrder | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """The steps that one hop runs together. inputs: one tensor a span. groups: spans a message, in order."""
 
     number: int
@@ -49,8 +47,7 @@ class Batch:
         return sum(span.length for span in self.spans)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchResult:
+class BatchResult(Struct, frozen=True):
     """outputs: one packed tensor a group. sampled: a token id for each span with an order, in order."""
 
     number: int
@@ -59,8 +56,7 @@ class BatchResult:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ServedPart:
+class ServedPart(Struct, frozen=True):
     """What the deciding side must know of a part that is loaded."""
 
     model: str

@@ -6,7 +6,7 @@ made (`LinkFailed`). Reconnecting is ZeroMQ's work. Runs in the caller's poll lo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +17,9 @@ from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AnyMessage, Channel, Hello, Welcome, WireTensor
 from swarm.wire.codec import WireError, decode, encode
 from swarm.wire.events import UNREACHABLE, WRONG_SECRET, LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkUp
+from swarm.wire.polling import Polling
 from swarm.wire.sockets import make_dealer
 
-MESSAGES_A_TURN = 256
 TCP_SECONDS = 3.0
 HANDSHAKE_SECONDS = 4.0
 GOODBYE_MS = 300
@@ -42,14 +42,21 @@ class Dialer:
     """All outgoing connections of a process."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], keys: SwarmKeys, identity: Identity, hello: Hello
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        polling: Polling,
+        keys: SwarmKeys,
+        identity: Identity,
+        hello: Hello,
     ) -> None:
         self._context = context
+        self._polling = polling
         self._keys = keys
         self._identity = identity
         self._hello = hello
         self._dials: dict[tuple[str, Channel], _Dial] = {}
         self._up: dict[tuple[str, Channel], _Dial] = {}
+        self._dial_of: dict[object, _Dial] = {}  # by socket and by monitor
         self.changes = 0
 
     @property
@@ -78,7 +85,8 @@ class Dialer:
             socket.close()
             return  # not an address after all: as silent as one where nobody listens
         self.changes += 1
-        self._dials[address, channel] = _Dial(address, channel, socket, monitor, now)
+        dial = _Dial(address, channel, socket, monitor, now)
+        self._dials[address, channel] = self._dial_of[socket] = self._dial_of[monitor] = dial
 
     def is_up(self, node: str, channel: Channel) -> bool:
         return (node, channel) in self._up
@@ -97,6 +105,7 @@ class Dialer:
             self.changes += 1
             if self._up.get((dial.node, channel)) is dial:
                 del self._up[dial.node, channel]
+            del self._dial_of[dial.socket], self._dial_of[dial.monitor]
             dial.socket.disable_monitor()
             dial.monitor.close()
             dial.socket.close(linger_ms)
@@ -107,20 +116,14 @@ class Dialer:
         return dial is not None and self._send(dial, message, tensor)
 
     def _send(self, dial: _Dial, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
-        frames = encode(message, tensor)
-        try:
-            dial.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
-        except zmq.ZMQError:
-            return False
-        return True
+        return self._polling.send(dial.socket, encode(message, tensor))
 
-    def drain(self, ready: Collection[object], now: float) -> Iterator[LinkEvent]:
-        """Everything that has happened on the `ready` sockets, up to a turn's worth; never blocks."""
-        for dial in [dial for dial in self._dials.values() if dial.socket in ready or dial.monitor in ready]:
-            if not dial.monitor.closed and dial.monitor in ready:
-                yield from self._watch(dial, now)
-            if not dial.socket.closed and dial.socket in ready:
-                yield from self._receive(dial)
+    def receive(self, source: object, now: float) -> list[LinkEvent]:
+        """What has happened on one of `sockets` that has input: the next message, or all news of a link; never blocks."""
+        dial = self._dial_of.get(source)
+        if dial is None:
+            return []  # given up since it was found ready
+        return list(self._watch(dial, now)) if source is dial.monitor else self._receive(dial)
 
     def check_deadlines(self, now: float) -> Iterator[LinkEvent]:
         """Report what has not connected in time; once a second is often enough."""
@@ -150,28 +153,20 @@ class Dialer:
                 dial.has_failed = True
                 yield LinkFailed(dial.address, dial.channel, WRONG_SECRET)
 
-    def _receive(self, dial: _Dial) -> Iterator[LinkEvent]:
-        for _ in range(MESSAGES_A_TURN):
-            if dial.socket.closed:
-                return
-            try:
-                frames = dial.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                message, tensor = decode(frames)
-            except WireError:
-                continue  # a listener that talks nonsense is as good as silent
-            if isinstance(message, Welcome):
-                yield from self._welcome(dial, message)
-            elif dial.state == "up":
-                yield LinkMessage(dial.node, dial.channel, message, tensor)
+    def _receive(self, dial: _Dial) -> list[LinkEvent]:
+        try:
+            message, tensor = decode(dial.socket.recv_multipart(zmq.NOBLOCK))
+        except (zmq.Again, WireError):
+            return []  # a listener that talks nonsense is as good as silent
+        if isinstance(message, Welcome):
+            return [self._welcome(dial, message)]
+        return [LinkMessage(dial.node, dial.channel, message, tensor)] if dial.state == "up" else []
 
-    def _welcome(self, dial: _Dial, welcome: Welcome) -> Iterator[LinkEvent]:
+    def _welcome(self, dial: _Dial, welcome: Welcome) -> LinkUp:
         dial.state, dial.node, dial.welcome, dial.has_failed = "up", welcome.node, welcome, False
         # Several addresses of one node may be dialled at once: the first to answer is the link, the rest stay spare.
         self._up.setdefault((welcome.node, dial.channel), dial)
-        yield LinkUp(welcome.node, dial.channel, dial.address, welcome)
+        return LinkUp(welcome.node, dial.channel, dial.address, welcome)
 
     def close(self) -> None:
         for address, channel in list(self._dials):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from swarm.messages import AnyMessage, Channel, Welcome, WireTensor
 
@@ -10,8 +10,7 @@ WRONG_SECRET = "wrong swarm secret, or not a swarm"
 UNREACHABLE = "TCP connection refused or timed out"
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """A connection to answer on, and the authenticated id behind it."""
 
     node: str
@@ -19,8 +18,7 @@ class Asker:
     routing_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """A well-formed message from a member, on a connection that it made."""
 
     asker: Asker
@@ -28,8 +26,7 @@ class Arrived:
     tensor: WireTensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(Struct, frozen=True):
     """A listener at `address` has said who it is (as far as any member can be believed)."""
 
     node: str
@@ -38,8 +35,7 @@ class LinkUp:
     welcome: Welcome
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(Struct, frozen=True):
     """A connection of ours that was up has broken; ZeroMQ goes on trying."""
 
     node: str
@@ -47,8 +43,7 @@ class LinkDown:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkFailed:
+class LinkFailed(Struct, frozen=True):
     """No connection to `address` yet, and why; said once."""
 
     address: str
@@ -56,8 +51,7 @@ class LinkFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkMessage:
+class LinkMessage(Struct, frozen=True):
     """A message that came back on a connection of ours."""
 
     node: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 
 import zmq
 from zmq.utils import z85
@@ -16,32 +16,40 @@ from zmq.utils import z85
 from swarm.errors import RequestError
 from swarm.keys import SwarmKeys, node_id
 from swarm.messages import AnyMessage, Channel, Hello, Refused, WireTensor
-from swarm.wire.codec import MAX_FRAMES, Frame, WireError, decode, encode
+from swarm.wire.codec import MAX_FRAMES, WireError, decode, encode
 from swarm.wire.events import Arrived, Asker
 from swarm.wire.penalties import Penalties
+from swarm.wire.polling import Polling
 from swarm.wire.sockets import ZAP_DOMAIN, make_router
 
 PORTS_TRIED = 100
-MESSAGES_A_TURN = 256  # then the other sockets have their turn
+FRAMES_DISCARDED_A_TURN = 256  # then the other sockets have their turn
 REMEMBERED_CONNECTIONS = 4096
 
 
 class Listener:
-    """Listens for a node. `drain` the ready sockets; `answer` on the connection that asked."""
+    """Listens for a node. `receive` from the ready sockets; `answer` on the connection that asked."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], hosts: Sequence[str], port: int, keys: SwarmKeys
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        polling: Polling,
+        hosts: Sequence[str],
+        port: int,
+        keys: SwarmKeys,
     ) -> None:
         """Bind to `port` (control) and `port + 1` (data) on every host, or the next free pair above.
 
         Raises RequestError if no pair is free or a host is not this machine's.
         """
+        self._polling = polling
         self._zap = context.socket(zmq.ROUTER)
         self._zap.linger = 0
         self._zap.bind("inproc://zeromq.zap.01")
         self._routers: dict[Channel, zmq.Socket[bytes]] = {}
         self._hosts = hosts
         self.port = self._bind(context, port, keys)
+        self.sockets: list[zmq.Socket[bytes]] = [*self._routers.values(), self._zap]  # what to poll for input
         self._keys_of: dict[Channel, OrderedDict[bytes, str]] = {"control": OrderedDict(), "data": OrderedDict()}
         self._newest: dict[tuple[str, Channel], bytes] = {}
         self._discarding: set[Channel] = set()
@@ -75,29 +83,20 @@ class Listener:
             return candidate
         raise RequestError(f"no free pair of ports in {port}-{port + 2 * PORTS_TRIED}; pass another --port")
 
-    @property
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        """What to poll for input."""
-        return [self._zap, *self._routers.values()]
+    def receive(self, source: object, now: float) -> Arrived | None:
+        """The next message on one of `sockets` that has input, if there is one for others to see; never blocks.
 
-    def drain(self, ready: Collection[object], now: float) -> Iterator[Arrived]:
-        """Everything that has arrived on the `ready` sockets, up to a turn's worth; never blocks.
-
-        Malformed messages are answered with Refused and silence their sender for a while.
+        A malformed message is answered with Refused and silences its sender for a while.
         """
-        if self._zap in ready:
+        if source is self._zap:
             self._authenticate()
-        for channel, router in self._routers.items():
-            if router not in ready:
-                continue
-            for _ in range(MESSAGES_A_TURN):
-                try:
-                    received = self._receive(channel, router, now)
-                except zmq.Again:
-                    break
-                arrived = None if received is None else self._understand(channel, *received, now)
-                if arrived is not None:
-                    yield arrived
+            return None
+        channel: Channel = "data" if source is self._routers["data"] else "control"
+        try:
+            received = self._receive(channel, self._routers[channel], now)
+        except zmq.Again:
+            return None
+        return None if received is None else self._understand(channel, *received, now)
 
     def _authenticate(self) -> None:
         """Let every CURVE client in: finishing the handshake took the swarm's secret. Its key becomes its User-Id."""
@@ -136,7 +135,7 @@ class Listener:
         return node, frames
 
     def _discard(self, channel: Channel, router: zmq.Socket[bytes]) -> None:
-        for _ in range(MESSAGES_A_TURN):
+        for _ in range(FRAMES_DISCARDED_A_TURN):
             router.recv(zmq.NOBLOCK)
             if not router.getsockopt(zmq.RCVMORE):
                 self._discarding.discard(channel)
@@ -170,19 +169,12 @@ class Listener:
 
     def answer(self, asker: Asker, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
         """Send on the connection that asked; False if it is gone or its queue is full."""
-        return self._send(asker.channel, asker.routing_id, encode(message, tensor))
+        return self._polling.send(self._routers[asker.channel], [asker.routing_id, *encode(message, tensor)])
 
     def send(self, node: str, channel: Channel, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
         """Send to whoever said Hello last as `node` on `channel`; False if nobody did, or it is gone."""
         routing_id = self._newest.get((node, channel))
-        return routing_id is not None and self._send(channel, routing_id, encode(message, tensor))
-
-    def _send(self, channel: Channel, routing_id: bytes, frames: Sequence[Frame]) -> bool:
-        try:
-            self._routers[channel].send_multipart([routing_id, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
-        except zmq.ZMQError:
-            return False
-        return True
+        return routing_id is not None and self.answer(Asker(node, channel, routing_id), message, tensor)
 
     def close(self) -> None:
         for socket in self.sockets:
