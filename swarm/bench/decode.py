@@ -60,10 +60,12 @@ def _measure(
     many: list[float] = []
     many_alone: list[float] = []
     many_rival: list[float] = []
+    bare: list[float] = []
     loads: list[float] = []
     for number in range(plan.rounds + 1):
         say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
         streams.append(ours.measure_stream(plan.prompt_tokens, plan.new_tokens, number))
+        bare.append(measure_bare_hop_ms(1 / streams[-1].decode_tokens_per_second))
         singles.append(
             streams[-1] if alone is ours else alone.measure_stream(plan.prompt_tokens, plan.new_tokens, number)
         )
@@ -86,9 +88,10 @@ def _measure(
             "hop_overhead_ms",
         )
     }
-    gap = 1 / figures["decode_tokens_per_second"] / plan.nodes
-    figures["bare_hop_ms"] = measure_bare_hop_ms(gap)
-    figures["hop_overhead_ratio"] = figures["hop_overhead_ms"] / figures["bare_hop_ms"]
+    figures["bare_hop_ms"] = median(bare[1:])
+    figures["hop_overhead_ratio"] = median(
+        one.hop_overhead_ms / hop for one, hop in zip(streams[1:], bare[1:], strict=True)
+    )
     figures["single_node_decode_tokens_per_second"] = median(one.decode_tokens_per_second for one in singles[1:])
     figures["single_node_ratio"] = median(
         one.decode_tokens_per_second / single.decode_tokens_per_second

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import threading
@@ -29,14 +28,10 @@ class Inbox(Generic[Item]):
                 os.eventfd_write(self.descriptor, 1)
 
     def take(self) -> Iterator[Item]:
-        """Everything that has been put so far."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.descriptor)
-        while True:
-            try:
-                yield self._items.get_nowait()
-            except queue.Empty:
-                return
+        """Everything that has been put so far; to be called when the descriptor is readable."""
+        os.eventfd_read(self.descriptor)
+        while not self._items.empty():
+            yield self._items.get_nowait()
 
     def close(self) -> None:
         with self._closing:

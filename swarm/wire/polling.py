@@ -15,6 +15,7 @@ import zmq
 
 from swarm.wire.codec import Frame
 
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
 COPIED_BYTES = 64 << 10  # sending by reference costs more than copying this
 
 
@@ -63,7 +64,9 @@ class Polling:
         """Send a message without blocking; False if nobody is there or the queue is full."""
         self._to_ask.add(socket)
         try:
-            socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) <= COPIED_BYTES)
+            for frame in frames[:-1]:
+                socket.send(frame, _MORE, copy=len(frame) <= COPIED_BYTES)
+            socket.send(frames[-1], zmq.NOBLOCK, copy=len(frames[-1]) <= COPIED_BYTES)
         except zmq.ZMQError:
             return False
         return True
