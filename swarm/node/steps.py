@@ -349,7 +349,7 @@ class StepRunner:
                     ring.setdefault((hop.order.next, hop.order.next_part), []).append(hop)
         for hops in ring.values():
             steps = [_next_id(hop) for hop in hops]
-            ids = ids_tensor([hop.ids[-1] for hop in hops])
+            ids = steps[0].tensor if len(steps) == 1 else ids_tensor([hop.ids[-1] for hop in hops])
             effects.insert(0, self._send_steps(hops, steps, ids))
         return effects
 
