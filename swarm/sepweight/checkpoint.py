@@ -91,22 +91,24 @@ class ShardedSource:
         self.config = config
         self._family = family
         self._shard_of = _find_shards(directory)
-        self._open: tuple[str, TensorFile | dict[str, Tensor]] | None = None
+        self._open: tuple[tuple[str, str], TensorFile | dict[str, Tensor]] | None = None
 
     def read(self, key: str, tensor: str) -> Tensor:
         names = self._family.checkpoint_names(key, tensor)
         for name in names:
             shard = self._shard_of.get(name)
             if shard is not None:
-                return self._read_from(shard, name)
+                return self._read_from(shard, key, name)
         raise WeightsError(f"{self.directory}: no shard holds {names[0]} (needed for {key}/{tensor})")
 
-    def _read_from(self, shard: str, name: str) -> Tensor:
-        if self._open is None or self._open[0] != shard:
+    def _read_from(self, shard: str, key: str, name: str) -> Tensor:
+        # A mapped shard keeps every page that was read; mapped anew for each part, it keeps one part's.
+        is_mapped = not shard.endswith(".safetensors")
+        wanted = (shard, key if is_mapped else "")
+        if self._open is None or self._open[0] != wanted:
             self.close()
             path = self.directory / shard
-            opened = TensorFile(path) if shard.endswith(".safetensors") else load_pickled(path)
-            self._open = (shard, opened)
+            self._open = (wanted, load_pickled(path) if is_mapped else TensorFile(path))
         file = self._open[1]
         if isinstance(file, TensorFile):
             return file.read(name)

@@ -19,7 +19,7 @@ import pytest
 from swarm.cli.command import EXIT_NO_SECRET
 from swarm.keys import make_secret
 from tests.checkpoints import save_checkpoint
-from tests.processes import Node, chat_json, environment, run_command
+from tests.processes import Node, chat_json, environment, peak_memory, run_command
 from tests.swarms import wait_until
 
 WEIGHTS = str(resources.files("swarm.demo").joinpath("model"))
@@ -269,9 +269,7 @@ def test_memory_stays_under_the_cap(tmp_path: Path) -> None:
 
     try:
         wait_until(is_ready, 60, "the node is ready")
-        code = "import resource, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        bare = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        base = int(bare.stdout) * 1024
+        base = peak_memory("import torch")
         assert peak <= base + 300_000_000 + (100 << 20), f"{peak >> 20} MB"
         assert started.wait_ready()[2] != "b 0-12 e"
     finally:

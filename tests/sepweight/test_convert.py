@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import FalconConfig
 
 from swarm.errors import WeightsError
 from swarm.falcon import init_part
@@ -20,7 +22,8 @@ from swarm.sepweight import load
 from swarm.sepweight.convert import JOURNAL_NAME, convert, export_legacy
 from swarm.sepweight.manifest import find_faults, read_manifest
 from swarm.sepweight.store import Store
-from tests.checkpoints import VARIANTS, save_checkpoint
+from tests.checkpoints import COMMON, VARIANTS, save_checkpoint
+from tests.processes import peak_memory
 
 IDS = torch.tensor([5, 17, 80, 3])
 
@@ -216,3 +219,33 @@ def test_a_directory_may_hold_only_some_parts(tmp_path: Path, checkpoint: Path) 
     assert set(load(directory, "1-3")) == {"mid.00001", "mid.00002"}
     with pytest.raises(WeightsError, match=r"mid\.00000\.safetensors is missing"):
         load(directory, "0-2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_conversion_holds_one_part_at_a_time(form: str, tmp_path: Path) -> None:
+    """Peak memory <= the largest part + 500 MB, with 1.1 GB in a single shard."""
+    hidden = 1536
+    shape = {"hidden_size": hidden, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_hidden_size": 4 * hidden}
+    config = {**FalconConfig(**COMMON, **VARIANTS["7b"]).to_dict(), **shape}
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config))
+    files = FALCON.outline(config).files
+    tensors = {
+        FALCON.checkpoint_names(key, name)[0]: torch.zeros(size)
+        for key, names in files.items()
+        for name, size in names.items()
+    }
+    sizes = [sum(4 * math.prod(size) for size in names.values()) for names in files.values()]
+    assert sum(sizes) > (1 << 30)
+    if form == "bin":
+        torch.save(tensors, source / "pytorch_model.bin")
+    else:
+        save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    del tensors
+    peak = peak_memory(
+        "from pathlib import Path; from swarm.sepweight.convert import convert; from swarm.falcon.config import FALCON\n"
+        f"convert(Path({str(source)!r}), Path({str(tmp_path / 'out')!r}), FALCON)"
+    )
+    assert peak <= max(sizes) + 500_000_000, f"{peak >> 20} MiB"
