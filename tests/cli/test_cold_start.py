@@ -1,0 +1,48 @@
+"""Twenty cold starts of real nodes that nobody configured: mDNS, a fresh secret, the shared memory ledger."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from swarm.parts import cells, parse_part, whole
+from swarm.sepweight.manifest import read_manifest
+from tests.processes import READY, Node
+from tests.swarms import wait_until
+
+WEIGHTS = Path(str(resources.files("swarm.demo").joinpath("model")))
+LAYERS = read_manifest(WEIGHTS).layers
+SIZES = (["6.5MB", "6.5MB", "6.5MB"], ["5MB", "6.5MB", "7MB"])  # the whole model, its KV and scratch need 8 MB
+COVERED_SECONDS = 10.0  # after the last process's start, its loading (1-2 s for the demo model) included
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    everything = set(cells(whole(LAYERS), LAYERS))
+    memory = rng.sample(rng.choice(SIZES), 3)
+    nodes: list[Node] = []
+    try:
+        for index, size in enumerate(memory):
+            options = ["--weights", str(WEIGHTS), "--host", "127.0.0.1", "--memory", size, "--name", f"node-{index}"]
+            nodes.append(Node(tmp_path, [*options, "--port", str(21000 + 200 * seed + 20 * index)]))
+            time.sleep(rng.uniform(0.0, 0.4))
+        started = time.monotonic()
+        wait_until(lambda: held(nodes) == everything, COVERED_SECONDS, "every layer is served")
+        assert all(held([node]) < everything for node in nodes)
+    finally:
+        print(f"covered after {time.monotonic() - started:.1f} s: {[node.lines for node in nodes]}")
+        for node in nodes:
+            node.stop()
+
+
+def held(nodes: Sequence[Node]) -> set[int]:
+    """The cells that the nodes' last ready lines name."""
+    parts = [match[2] for node in nodes for match in map(READY.match, node.lines[-1:]) if match is not None]
+    return {cell for part in parts for cell in cells(parse_part(part, LAYERS), LAYERS)}
