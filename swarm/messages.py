@@ -1,7 +1,7 @@
 """Every message that crosses the wire, one frozen struct each, validated when decoded.
 
 Names a model, a part, a session: never code, a path or a memory address. Knows neither sockets nor bytes.
-Channels: everything travels on `control` except Steps, Credit, StepRefused and Tokens, which travel on `data`.
+Channels: everything travels on `control` except Steps, Credit, Probe, their answers and Tokens, which travel on `data`.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ class Beat(Message, frozen=True, tag="beat"):
     settled: bool = False
     leaving: bool = False
     rtts: Annotated[dict[NodeId, Seconds], Meta(max_length=512)] = {}
+    rates: Annotated[dict[NodeId, Count], Meta(max_length=512)] = {}  # bytes a second to nodes that it sends data to
     peers: Annotated[dict[NodeId, Address], Meta(max_length=512)] = {}
 
 
@@ -354,6 +355,18 @@ class Credit(Message, frozen=True, tag="credit"):
     items: Annotated[list[Progress], Meta(min_length=1, max_length=512)]
 
 
+class Probe(Message, frozen=True, tag="probe"):
+    """Measures a link; odd ones carry a uint8 tensor as load."""
+
+    number: Count
+
+
+class ProbeAck(Message, frozen=True, tag="probe-ack"):
+    """Answers a Probe once it has arrived as a whole."""
+
+    number: Count
+
+
 class StepRefused(Message, frozen=True, tag="step-refused"):
     """A step was not run; the sender resends from `end` after GAP, and drops the session after STALE."""
 
@@ -395,6 +408,8 @@ AnyMessage = (
     | Close
     | Steps
     | Credit
+    | Probe
+    | ProbeAck
     | StepRefused
     | Tokens
 )

@@ -78,6 +78,7 @@ def describe(beats: Sequence[Beat]) -> dict[str, object]:
                 "refused": beat.refused,
                 "dropped": beat.dropped,
                 "rtts": beat.rtts,
+                "bytes_per_second": beat.rates,
             }
             for beat in beats
         ],

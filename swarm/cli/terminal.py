@@ -14,7 +14,7 @@ from prompt_toolkit.history import FileHistory
 
 from swarm.cli.command import state_dir
 from swarm.client.conversation import Conversation, Piece, Report, Settings
-from swarm.client.session import RouteTaken
+from swarm.client.effects import RouteTaken
 from swarm.errors import SwarmError
 from swarm.messages import Sampling
 

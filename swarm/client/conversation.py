@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
 
+from swarm.client.effects import Delivered, Finished, RouteTaken
 from swarm.client.prompts import Message, PromptForm
-from swarm.client.session import Delivered, Finished, RouteTaken, Turn
+from swarm.client.session import Turn
 from swarm.client.swarm import Session, SwarmClient
 from swarm.client.text import StopScanner, TextStream
 from swarm.errors import RequestError

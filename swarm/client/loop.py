@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import zmq
 
-from swarm.client.session import Connect, Effect, Send, SessionMachine
+from swarm.client.effects import Connect, Effect, Send
+from swarm.client.session import SessionMachine
 from swarm.discovery.lan import Advert
 from swarm.discovery.peers import PeerTable
 from swarm.keys import Identity, SwarmKeys

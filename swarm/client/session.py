@@ -1,7 +1,7 @@
-"""Decides how a client keeps one session going: route, open, feed, receive, renew, resend, reroute.
+"""Decides how a client keeps one session going over turns and chains: route, open, feed, receive, renew, reroute.
 
 Owns the token ids, which are the truth: a token that never arrived here was never said. Decides only: messages and times
-go in, effects come out. Knows no sockets, no text and no terminal.
+go in, effects come out. What is known of the chain in use is chain.py's; no sockets, no text and no terminal here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
+from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, RouteTaken, Send
 from swarm.discovery.peers import serving_claims
 from swarm.errors import PeerError, RequestError, SwarmError
 from swarm.messages import (
@@ -18,7 +20,6 @@ from swarm.messages import (
     Channel,
     Close,
     ModelCard,
-    Open,
     Opened,
     Refused,
     Renew,
@@ -29,17 +30,12 @@ from swarm.messages import (
     StepSpan,
     Tail,
     Tokens,
-    WireTensor,
     ids_tensor,
 )
 from swarm.parts import describe_cells, parse_part
 from swarm.plan.routes import Hop, Server, find_route, missing_cells
 
-RENEW_SECONDS = 1.0
-SILENT_SECONDS = 4.0  # a hop that answered no renewal for so long is dead
-LINK_GRACE_SECONDS = 1.0  # a reset connection may come back by itself
 OPEN_SECONDS = 6.0
-STUCK_SECONDS = 30.0
 AVOID_SECONDS = 5.0
 PATIENCE_SECONDS = 8.0  # with no chain or no room, before the answer is given up
 
@@ -54,67 +50,6 @@ class Turn:
     max_tokens: int
     sampling: Sampling
     stop_ids: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """A link to a node is needed; LinkUp will say so when it is there."""
-
-    node: str
-    channel: Channel
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """A message to a node on a link of ours."""
-
-    node: str
-    channel: Channel
-    message: AnyMessage
-    tensor: WireTensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """New token ids of the answer, each exactly once and in order."""
-
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RouteTaken:
-    """The chain that the answer now comes from."""
-
-    route: tuple[Hop, ...]
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The answer is over: "stop" (end of text), "length" or "cancelled"."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The answer cannot go on."""
-
-    error: SwarmError
-
-
-Effect = Connect | Send | Delivered | RouteTaken | Finished | Failed
-
-
-@dataclass(slots=True)
-class _NodeState:
-    """What is known of a node of the route."""
-
-    heard: float
-    tick: int = -1
-    tick_moved: float = 0.0
-    down_since: float | None = None
-    lost: frozenset[str] = frozenset()
 
 
 class SessionMachine:
@@ -135,9 +70,8 @@ class SessionMachine:
         self._limit = 0
         self._cached: list[int] = []  # what the hops' caches may hold a prefix of
         self._beats: Sequence[Beat] = ()
-        self._up: set[tuple[str, Channel]] = set()
-        self._ends: dict[int, int] = {}
-        self._nodes: dict[str, _NodeState] = {}
+        self._up: set[Link] = set()
+        self._chain = Chain([], 0.0)
         self._avoid: dict[str, float] = {}
         self._since = 0.0  # when the phase began
         self._trouble_since: float | None = None
@@ -145,9 +79,6 @@ class SessionMachine:
         self._renewed_at = float("-inf")
         self._start = 0  # where this attempt's feeding began, and where it ended
         self._fed = 0
-        self._known = 0  # token ids that the last hop has
-        self._progress_at = 0.0
-        self._resent_at = 0.0
 
     # What the user does -----------------------------------------------------------------------------------------------
 
@@ -182,8 +113,8 @@ class SessionMachine:
             return []
         self.phase = "idle"
         self._attempt += 1
-        self._ends = {}
-        return self._open_all()
+        self._chain.ends = {}
+        return self._ask_open()
 
     def cancel(self) -> list[Effect]:
         """Stop the answer and free every cache at once."""
@@ -201,17 +132,13 @@ class SessionMachine:
 
     def link_up(self, node: str, channel: Channel, now: float) -> list[Effect]:
         self._up.add((node, channel))
-        state = self._nodes.get(node)
-        if state is not None and state.down_since is not None and self._are_links_up(node):
-            state.down_since = None
-            state.heard = now
+        if all(link in self._up for link in needed_links(self.route) if link[0] == node):
+            self._chain.links_up(node, now)
         return self._proceed(now)
 
     def link_down(self, node: str, channel: Channel, now: float) -> None:
         self._up.discard((node, channel))
-        state = self._nodes.get(node)
-        if state is not None and state.down_since is None and (node, channel) in self._needed_links():
-            state.down_since = now
+        self._chain.link_down((node, channel), now)
 
     def receive(self, node: str, message: AnyMessage, now: float) -> list[Effect]:
         """A message about this session."""
@@ -223,7 +150,8 @@ class SessionMachine:
             case Tokens() if message.attempt == self._attempt and self.phase == "running":
                 return self._tokens(message, now)
             case Renewed() if message.attempt == self._attempt:
-                self._renewed(node, message, now)
+                self._chain.renewed(node, message, now)
+                self.busy_seconds[node] = message.busy_seconds
             case _:
                 pass  # of an earlier attempt: that chain no longer speaks for this session
         return []
@@ -236,15 +164,14 @@ class SessionMachine:
                 return self._find_route(now) if now >= self._retry_at else []
             case "connecting":
                 if now - self._since > OPEN_SECONDS:
-                    silent = {node for node, channel in self._needed_links() if (node, channel) not in self._up}
-                    return self._reroute(silent, "no connection", now)
+                    return self._reroute({node for node, _ in self._missing_links()}, "no connection", now)
                 return self._proceed(now)
             case "opening":
                 if now - self._since > OPEN_SECONDS:
-                    silent = {hop.node for index, hop in enumerate(self.route) if index not in self._ends}
-                    return self._reroute(silent, "no answer to open", now)
+                    return self._reroute(self._chain.unopened, "no answer to open", now)
+                return self._ask_open() if self._chain.may_ask_again(now) else []
             case "running":
-                trouble = self._find_trouble(now)
+                trouble = self._chain.find_trouble(now)
                 if trouble is not None:
                     return self._reroute(trouble[0], trouble[1], now)
                 return [*self._renew(now), *self._nudge(now)]
@@ -294,26 +221,16 @@ class SessionMachine:
 
     def _connect(self, now: float) -> list[Effect]:
         self.phase, self._since = "connecting", now
-        missing = [link for link in self._needed_links() if link not in self._up]
-        return [*(Connect(*link) for link in missing), *self._proceed(now)]
+        return [*(Connect(*link) for link in self._missing_links()), *self._proceed(now)]
 
-    def _needed_links(self) -> list[tuple[str, Channel]]:
-        links: dict[tuple[str, Channel], None] = {(hop.node, "control"): None for hop in self.route}
-        for hop in (*self.route[:1], *self.route[-1:]):
-            links[hop.node, "data"] = None
-        return list(links)
-
-    def _are_links_up(self, node: str) -> bool:
-        return all(link in self._up for link in self._needed_links() if link[0] == node)
+    def _missing_links(self) -> list[Link]:
+        return [link for link in needed_links(self.route) if link not in self._up]
 
     def _is_route_alive(self, now: float) -> bool:
         """Whether the chain of the last turn may still be used: every hop answered its renewals and still serves."""
         serving = {server.node: server.part for server in self._servers()}
         return all(
-            hop.node in serving
-            and serving[hop.node].covers(hop.part)
-            and hop.node in self._nodes
-            and now - self._nodes[hop.node].heard < SILENT_SECONDS
+            hop.node in serving and serving[hop.node].covers(hop.part) and self._chain.is_heard(hop.node, now)
             for hop in self.route
         )
 
@@ -332,52 +249,31 @@ class SessionMachine:
 
     def _proceed(self, now: float) -> list[Effect]:
         """Open the session once every link is up."""
-        if self.phase != "connecting" or any(link not in self._up for link in self._needed_links()):
+        if self.phase != "connecting" or self._missing_links():
             return []
         self.phase, self._since = "opening", now
         self._attempt += 1
         self.attempts += 1
-        self._ends = {}
-        self._nodes = {hop.node: _NodeState(now, tick_moved=now) for hop in self.route}
+        self._chain = Chain(self.route, now)
         self._renewed_at = now
-        return self._open_all()
+        return self._ask_open()
 
-    def _open_all(self) -> list[Effect]:
+    def _ask_open(self) -> list[Effect]:
+        """Open the session on every hop that has not opened it yet."""
         assert self._turn is not None
-        keep = min(len(self._cached), len(self.ids) - 1)
-        effects: list[Effect] = []
-        for index, hop in enumerate(self.route):
-            following = self.route[(index + 1) % len(self.route)]
-            is_last = index == len(self.route) - 1
-            order = Open(
-                session=self.session,
-                attempt=self._attempt,
-                hop=index,
-                model=self.card.model,
-                part=str(hop.part),
-                previous=self.route[index - 1].node,
-                next=following.node,
-                next_part=str(following.part),
-                positions=self._limit,
-                keep=max(keep, 0),
-                is_first=index == 0,
-                tail=Tail(sampling=self._turn.sampling, stop_ids=list(self._turn.stop_ids), limit=self._limit)
-                if is_last
-                else None,
-            )
-            effects.append(Send(hop.node, "control", order, ids_tensor(self.ids) if is_last else None))
-        return effects
+        keep = max(0, min(len(self._cached), len(self.ids) - 1))
+        tail = Tail(sampling=self._turn.sampling, stop_ids=list(self._turn.stop_ids), limit=self._limit)
+        orders = self._chain.orders(self.session, self._attempt, self.card.model, self._limit, keep, tail)
+        return [
+            Send(self.route[order.hop].node, "control", order, None if order.tail is None else ids_tensor(self.ids))
+            for order in orders
+        ]
 
     def _opened(self, message: Opened, now: float) -> list[Effect]:
-        if self.phase != "opening":
-            return []
-        self._ends[message.hop] = message.end
-        if len(self._ends) < len(self.route):
+        if self.phase != "opening" or not self._chain.open(message.hop, message.end, now):
             return []
         self.phase = "running"
-        self._progress_at = self._resent_at = now
-        self._known = 0
-        self._start = min(*self._ends.values(), len(self.ids) - 1)
+        self._start = min(*self._chain.ends.values(), len(self.ids) - 1)
         self._fed = len(self.ids)
         return [RouteTaken(tuple(self.route), self.attempts), self._feed()]
 
@@ -431,7 +327,7 @@ class SessionMachine:
         new = message.ids[skip:]
         self.ids += new
         self._trouble_since = None
-        self._progress_at = now
+        self._chain.note_progress(now)
         effects: list[Effect] = [Delivered(tuple(new))]
         if message.finish:
             self.phase = "idle"
@@ -446,51 +342,13 @@ class SessionMachine:
         message = Renew(session=self.session, attempt=self._attempt, have=len(self.ids))
         return [Send(node, "control", message) for node in sorted({hop.node for hop in self.route})]
 
-    def _renewed(self, node: str, message: Renewed, now: float) -> None:
-        state = self._nodes.get(node)
-        if state is None:
-            return
-        state.heard = now
-        if message.tick != state.tick:
-            state.tick, state.tick_moved = message.tick, now
-        state.lost = frozenset(message.lost)
-        if message.known > self._known or any(self._ends.get(hop) != end for hop, end in message.ends.items()):
-            self._progress_at = now
-        self._ends.update(message.ends)
-        self._known = max(self._known, message.known)
-        self.busy_seconds[node] = message.busy_seconds
-
-    def _find_trouble(self, now: float) -> tuple[set[str], str] | None:
-        """Nodes to leave and why, if the chain cannot go on."""
-        for hop in self.route:
-            state = self._nodes[hop.node]
-            if now - state.heard > SILENT_SECONDS:
-                return {hop.node}, f"node {hop.node} no longer answers"
-            if state.down_since is not None and now - state.down_since > LINK_GRACE_SECONDS:
-                return {hop.node}, f"the connection to node {hop.node} broke"
-            if state.lost and now - self._progress_at > 2 * RENEW_SECONDS:
-                return set(state.lost), f"node {hop.node} lost its connection to the next hop"
-            if now - state.tick_moved > SILENT_SECONDS and now - self._progress_at > SILENT_SECONDS:
-                return {hop.node}, f"node {hop.node} hangs"
-        if now - self._progress_at > STUCK_SECONDS:
-            return {hop.node for hop in self.route}, "no progress"
-        return None
-
     def _nudge(self, now: float) -> list[Effect]:
-        """After two renewals without progress, have the hop that is ahead send its output again."""
-        if now - self._progress_at < 2 * RENEW_SECONDS or now - self._resent_at < 2 * RENEW_SECONDS:
+        """Where nothing moves, have the hop that is ahead send its output again."""
+        ahead = self._chain.find_ahead(now)
+        if ahead is None:
             return []
-        self._resent_at = now
-        ahead = next(
-            (index for index in range(len(self.route) - 1) if self._ends.get(index, 0) > self._ends.get(index + 1, 0)),
-            len(self.route) - 1,
-        )
-        effects: list[Effect] = [
-            Send(self.route[ahead].node, "control", Resend(session=self.session, attempt=self._attempt))
-        ]
-        if self._ends.get(0, 0) < self._fed:
-            effects.append(self._feed())
-        return effects
+        resend = Send(self.route[ahead].node, "control", Resend(session=self.session, attempt=self._attempt))
+        return [resend, self._feed()] if self._chain.ends.get(0, 0) < self._fed else [resend]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

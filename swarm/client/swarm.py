@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarm.client.effects import Effect, Failed, Finished
 from swarm.client.loop import ClientLoop
-from swarm.client.session import Effect, Failed, Finished, SessionMachine, Turn
+from swarm.client.session import SessionMachine, Turn
 from swarm.discovery.lan import Lan
 from swarm.discovery.remembered import read_remembered, remember
 from swarm.errors import AccessError, PeerError, RequestError, SwarmError

@@ -56,6 +56,13 @@ class DialData(Struct, frozen=True):
     node: str
 
 
+class LimitFrames(Struct, frozen=True):
+    """Cut what is sent to a node's data port into frames of at most so many bytes."""
+
+    node: str
+    most: int
+
+
 class HangUp(Struct, frozen=True):
     """Give up a control connection."""
 
@@ -119,6 +126,7 @@ Effect = (
     | Dial
     | DialData
     | HangUp
+    | LimitFrames
     | AskTurn
     | GiveTurn
     | Run

@@ -24,6 +24,8 @@ from swarm.messages import (
     Hello,
     ModelCard,
     Open,
+    Probe,
+    ProbeAck,
     Refused,
     Renew,
     Resend,
@@ -32,6 +34,7 @@ from swarm.messages import (
     Welcome,
 )
 from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer
+from swarm.node.links import LinkMeter
 from swarm.node.membership import Membership
 from swarm.node.sessions import SessionTable
 from swarm.node.steps import StepRunner
@@ -119,6 +122,7 @@ class NodeMachine:
         self.membership = membership
         self.sessions = SessionTable(membership.me.node)
         self.steps = StepRunner(self.sessions)
+        self.links = LinkMeter()
         self.phase: Phase = "running"
         self._cards = cards
         self._tick = Ticked(0, 0)
@@ -150,11 +154,13 @@ class NodeMachine:
                 return self._receive_back(event, now)
             case LinkUp():
                 if event.channel == "data":
-                    return [*self.sessions.link_up(event.node, now), *self.steps.resend_to(event.node)]
+                    effects = [*self.sessions.link_up(event.node, now), *self.steps.resend_to(event.node)]
+                    return [*effects, *self.links.up(event.node, now)]
                 return [*self.membership.link_up(event), *self._greet(event, now)]
             case LinkDown():
                 if event.channel == "data":
                     self.sessions.link_down(event.node)
+                    self.links.down(event.node)
                 else:
                     self.membership.link_down(event, now)
                 return []
@@ -208,7 +214,7 @@ class NodeMachine:
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
             self.membership.table.sweep(now)
-            effects += self.membership.beat(self.make_beat(), now)
+            effects += [*self.membership.beat(self.make_beat(), now), *self.links.advance(now)]
         return effects + self._advertise() + self.steps.pump(now)
 
     def _greet(self, event: LinkUp, now: float) -> list[Effect]:
@@ -224,6 +230,7 @@ class NodeMachine:
             self._tick.tick,
             max(0, self._memory_free()),
             self._claims(),
+            self.links.rates,
             sessions=self.sessions.session_count,
             queue=self.sessions.queue_length,
             refused=self._tick.refused,
@@ -311,6 +318,8 @@ class NodeMachine:
         match message:
             case Steps():
                 return self.steps.receive_steps(asker, message, arrived.tensor, now)
+            case Probe():
+                return [Answer(asker, ProbeAck(number=message.number))]
             case Hello():
                 me = self.membership.me
                 welcome = Welcome(node=me.node, incarnation=me.incarnation, name=me.name, data_port=self._data_port)
@@ -345,6 +354,8 @@ class NodeMachine:
                 self.membership.take_ack(event.node, event.message, now)
             case Credit():
                 return self.steps.take_credit(event.node, event.message, now)
+            case ProbeAck():
+                return self.links.take_ack(event.node, event.message, now)
             case StepRefused():
                 return self.steps.step_refused(event.node, event.message)
             case Refused():

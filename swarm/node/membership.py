@@ -20,6 +20,7 @@ BROWSE_SECONDS = 2.5
 STILL_SECONDS = 1.0
 PAGE_NODES = 16
 RTT_SHARE = 0.2
+_ONLY_FOR_NODES = ("peers", "rtts", "rates", "capacities")  # left out of pages for clients, or cut short
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,9 @@ class Membership:
         if arrived.asker.node == message.node:
             self.table.say_goodbye(message.node, message.incarnation, now)
 
-    def make_beat(self, tick: int, memory_free: int, claims: Sequence[Claim], **counters: int) -> Beat:
+    def make_beat(
+        self, tick: int, memory_free: int, claims: Sequence[Claim], rates: Mapping[str, int], **counters: int
+    ) -> Beat:
         """What this node says of itself now. Every beat made has a number of its own, or peers would drop it as old."""
         self._sequence += 1
         return Beat(
@@ -134,6 +137,7 @@ class Membership:
             settled=bool(self.claims),
             leaving=self.is_leaving,
             rtts={node: round(rtt, 5) for node, rtt in sorted(self._rtts.items())[:512] if node in self.links},
+            rates=dict(list(rates.items())[:512]),
             peers=dict(sorted(self.links.items())[:512]),
             **counters,
         )
@@ -222,6 +226,7 @@ class Membership:
 
 def _trim(beat: Beat) -> Beat:
     return Beat(
-        **{name: getattr(beat, name) for name in beat.__struct_fields__ if name not in ("peers", "rtts", "capacities")},
+        **{name: getattr(beat, name) for name in beat.__struct_fields__ if name not in _ONLY_FOR_NODES},
         rtts=dict(list(beat.rtts.items())[:16]),
+        rates=dict(list(beat.rates.items())[:16]),
     )

@@ -30,6 +30,7 @@ from swarm.node.effects import (
     Forget,
     GiveTurn,
     HangUp,
+    LimitFrames,
     Load,
     Report,
     Run,
@@ -178,6 +179,8 @@ class NodeProcess:
                 self._dialer.dial(address, "control", time.monotonic())
             case DialData(node):
                 self._dial_data(node)
+            case LimitFrames(node, most):
+                self._dialer.limit_frames(node, most)
             case HangUp(address):
                 self._dialer.hang_up(address, "control")
             case Advertise():

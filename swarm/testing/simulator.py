@@ -12,9 +12,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from swarm.client.session import Connect, Delivered, Failed, Finished, SessionMachine, Turn
-from swarm.client.session import Effect as ClientEffect
-from swarm.client.session import Send as ClientSend
+from swarm.client.effects import Connect, Delivered, Failed, Finished
+from swarm.client.effects import Effect as ClientEffect
+from swarm.client.effects import Send as ClientSend
+from swarm.client.session import SessionMachine, Turn
 from swarm.messages import AnyMessage, AskPeers, Channel, PeerPage, Sampling, Welcome, WireTensor
 from swarm.node.effects import (
     Answer,

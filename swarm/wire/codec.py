@@ -15,8 +15,10 @@ from swarm.errors import PeerError
 from swarm.messages import ITEM_BYTES, PROTOCOL, AnyMessage, Dtype, Small, WireTensor
 
 HEADER_LIMIT = 64 << 10
-FRAME_LIMIT = 1 << 20  # an 18 MB frame on a 2 MB/s link was cut by heartbeats and lost
-MAX_FRAMES = 66
+FRAME_LIMIT = 1 << 20
+SMALLEST_FRAME = 64 << 10  # however slow the link: 50 ms at 10 Mbit/s
+TENSOR_LIMIT = 64 << 20
+MAX_FRAMES = 1 + TENSOR_LIMIT // SMALLEST_FRAME
 MAX_MESSAGE_SIZE = FRAME_LIMIT + HEADER_LIMIT  # per frame: what the socket itself refuses
 _VERSION = bytes([PROTOCOL])
 
@@ -43,8 +45,8 @@ _decoder = msgspec.msgpack.Decoder(
 )  # straight into typed, bounded messages: a fourth of unpacking and converting
 
 
-def encode(message: AnyMessage, tensor: WireTensor | None = None) -> list[Frame]:
-    """Frames of a message; a tensor's bytes are not copied, only cut into pieces of at most FRAME_LIMIT."""
+def encode(message: AnyMessage, tensor: WireTensor | None = None, frame_limit: int = FRAME_LIMIT) -> list[Frame]:
+    """Frames of a message; a tensor's bytes are not copied, only cut into pieces of at most `frame_limit`."""
     head = None if tensor is None else _TensorHead(tensor.dtype, tensor.shape)
     header = _VERSION + _encoder.encode(_Header(message, head))
     if len(header) > HEADER_LIMIT:
@@ -52,9 +54,9 @@ def encode(message: AnyMessage, tensor: WireTensor | None = None) -> list[Frame]
     frames: list[Frame] = [header]
     if tensor is not None:
         view = memoryview(tensor.data)
-        frames += [view[start : start + FRAME_LIMIT] for start in range(0, len(view), FRAME_LIMIT)]
-        if len(frames) > MAX_FRAMES:
-            raise ValueError(f"tensor of {len(view)} bytes; at most {(MAX_FRAMES - 1) * FRAME_LIMIT}")
+        if len(view) > TENSOR_LIMIT:
+            raise ValueError(f"tensor of {len(view)} bytes; at most {TENSOR_LIMIT}")
+        frames += [view[start : start + frame_limit] for start in range(0, len(view), frame_limit)]
     return frames
 
 

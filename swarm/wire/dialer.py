@@ -15,7 +15,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AnyMessage, Channel, Hello, Welcome, WireTensor
-from swarm.wire.codec import WireError, decode, encode
+from swarm.wire.codec import FRAME_LIMIT, SMALLEST_FRAME, WireError, decode, encode
 from swarm.wire.events import UNREACHABLE, WRONG_SECRET, LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkUp
 from swarm.wire.polling import Polling
 from swarm.wire.sockets import make_dealer
@@ -36,6 +36,7 @@ class _Dial:
     node: str = ""
     welcome: Welcome | None = None
     has_failed: bool = False
+    frame_limit: int = FRAME_LIMIT
 
 
 class Dialer:
@@ -110,13 +111,19 @@ class Dialer:
             dial.monitor.close()
             dial.socket.close(linger_ms)
 
+    def limit_frames(self, node: str, most: int) -> None:
+        """Cut tensors for a node's data port into frames of at most `most` bytes, within the protocol's own bounds."""
+        dial = self._up.get((node, "data"))
+        if dial is not None:
+            dial.frame_limit = max(SMALLEST_FRAME, min(FRAME_LIMIT, most))
+
     def send(self, node: str, channel: Channel, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
         """Send to a node that is up; False if it is not, or its queue is full."""
         dial = self._up.get((node, channel))
         return dial is not None and self._send(dial, message, tensor)
 
     def _send(self, dial: _Dial, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
-        return self._polling.send(dial.socket, encode(message, tensor))
+        return self._polling.send(dial.socket, encode(message, tensor, dial.frame_limit))
 
     def receive(self, source: object, now: float) -> list[LinkEvent]:
         """What has happened on one of `sockets` that has input: the next message, or all news of a link; never blocks."""

@@ -16,7 +16,7 @@ from zmq.utils import z85
 from swarm.errors import RequestError
 from swarm.keys import SwarmKeys, node_id
 from swarm.messages import AnyMessage, Channel, Hello, Refused, WireTensor
-from swarm.wire.codec import MAX_FRAMES, WireError, decode, encode
+from swarm.wire.codec import HEADER_LIMIT, MAX_FRAMES, TENSOR_LIMIT, WireError, decode, encode
 from swarm.wire.events import Arrived, Asker
 from swarm.wire.penalties import Penalties
 from swarm.wire.polling import Polling
@@ -115,7 +115,7 @@ class Listener:
             self._zap.send_multipart([*envelope, b"1.0", request, status, text, user, b""])
 
     def _receive(self, channel: Channel, router: zmq.Socket[bytes], now: float) -> tuple[str, list[bytes]] | None:
-        """Who sent the next message, and its frames; None for one of too many frames, thrown away piecemeal."""
+        """Who sent the next message, and its frames; None for one that is too large, thrown away piecemeal."""
         if channel in self._discarding:
             self._discard(channel, router)
             return None
@@ -126,12 +126,14 @@ class Listener:
             first = router.recv(zmq.NOBLOCK, copy=False)
             node = self._remember(channel, routing_id, first)
             frames.append(first.bytes)
+        size = 0
         while router.getsockopt(zmq.RCVMORE):
-            if len(frames) > MAX_FRAMES + 1:
+            if len(frames) > MAX_FRAMES + 1 or size > HEADER_LIMIT + TENSOR_LIMIT:
                 self.penalties.note(node, now)
                 self._discarding.add(channel)
                 return None
             frames.append(router.recv(zmq.NOBLOCK))
+            size += len(frames[-1])
         return node, frames
 
     def _discard(self, channel: Channel, router: zmq.Socket[bytes]) -> None:

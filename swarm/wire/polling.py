@@ -36,7 +36,7 @@ class Polling:
         if changes == self._changes_seen:
             return
         self._changes_seen = changes
-        wanted = {socket.fd: socket for socket in sockets()}
+        wanted = {int(socket.getsockopt(zmq.FD)): socket for socket in sockets()}
         for descriptor, socket in self._sockets.items():
             if wanted.get(descriptor) is not socket:
                 with contextlib.suppress(OSError):  # closed meanwhile, which took it out of the set
@@ -76,4 +76,4 @@ class Polling:
 
 
 def _has_input(socket: zmq.Socket[bytes]) -> bool:
-    return bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from swarm.client.session import Delivered, Turn
+from swarm.client.effects import Delivered
+from swarm.client.session import Turn
 from swarm.errors import PeerError, RequestError
 from swarm.messages import Sampling
 from swarm.parts import cells, parse_part

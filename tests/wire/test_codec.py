@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.messages import Beat, Claim, Hello, Steps, StepSpan, Tokens, WireTensor, ids_of, ids_tensor
-from swarm.wire.codec import FRAME_LIMIT, WireError, decode, encode
+from swarm.wire.codec import FRAME_LIMIT, SMALLEST_FRAME, WireError, decode, encode
 
 HELLO = Hello(node="a" * 16, kind="node", incarnation=5)
 BEAT = Beat(
@@ -92,7 +92,7 @@ GOOD = {"type": "hello", "node": "a" * 16, "kind": "node", "incarnation": 5}
         [*raw({**GOOD}, ["object", [2, 2]]), bytes(16)],
         [*raw({**GOOD}, ["uint8", [1 << 23, 1 << 23, 1 << 23]]), bytes(16)],
         [*raw({**GOOD}), b"a frame without a tensor"],
-        [*raw({**GOOD}, ["uint8", [100]]), *([b"x"] * 100)],
+        [*raw({**GOOD}, ["uint8", [2000]]), *([b"x"] * 2000)],
     ],
 )
 def test_anything_else_is_refused(frames: list[bytes]) -> None:
@@ -125,3 +125,10 @@ def test_no_bytes_do_anything_but_raise_wire_error(data: bytes) -> None:
             decode(frames)
         except WireError:
             continue
+
+
+def test_a_slow_link_gets_small_frames() -> None:
+    data = bytes(range(256)) * 2048
+    frames = encode(HELLO, WireTensor("uint8", (len(data),), data), SMALLEST_FRAME)
+    assert [len(frame) for frame in frames[1:]] == [SMALLEST_FRAME] * (len(data) // SMALLEST_FRAME)
+    assert decode(frames)[1] == WireTensor("uint8", (len(data),), data)

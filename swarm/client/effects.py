@@ -1,0 +1,59 @@
+"""What a session's machine asks of its shell, and what it tells its user, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarm.errors import SwarmError
+from swarm.messages import AnyMessage, Channel, WireTensor
+from swarm.plan.routes import Hop
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """A link to a node is needed; LinkUp will say so when it is there."""
+
+    node: str
+    channel: Channel
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message to a node on a link of ours."""
+
+    node: str
+    channel: Channel
+    message: AnyMessage
+    tensor: WireTensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """New token ids of the answer, each exactly once and in order."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTaken:
+    """The chain that the answer now comes from."""
+
+    route: tuple[Hop, ...]
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is over: "stop" (end of text), "length" or "cancelled"."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer cannot go on."""
+
+    error: SwarmError
+
+
+Effect = Connect | Send | Delivered | RouteTaken | Finished | Failed
