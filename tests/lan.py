@@ -32,6 +32,12 @@ class Host:
         """Put before a command, it runs there."""
         return ["ip", "netns", "exec", self.name]
 
+    def limit(self, rate: str) -> None:
+        """Let no more than `rate` (as tc writes it: 16mbit) leave this host."""
+        shape = ["tbf", "rate", rate, "burst", "8kb", "latency", "400ms"]
+        command = [*self.prefix, "tc", "qdisc", "add", "dev", "eth0", "root", *shape]
+        subprocess.run(command, check=True, capture_output=True)
+
 
 @contextmanager
 def lan(count: int) -> Iterator[Sequence[Host]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -11,16 +14,27 @@ import torch
 from swarm.keys import make_secret
 from tests import lan
 from tests.checkpoints import save_checkpoint
+from tests.cli.test_commands import ANSWER, QUESTION
 from tests.processes import Node, chat_json, run_command
 from tests.test_three_nodes import PROMPT, save_tokenizer
 
+DEMO = Path(str(resources.files("swarm.demo").joinpath("model")))
+PUBLISHED_SECONDS = 2.0  # two beats
 # Two layers with their KV and scratch, of four.
 MEMORY = {"7b": "3.1MB", "40b": "3.8MB", "rw": "5.1MB"}
 
 
-@pytest.mark.lan
-@pytest.mark.slow
-@pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)
+pytestmark = [pytest.mark.lan, pytest.mark.slow, pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)]
+
+
+def make_home(folder: Path, name: str) -> Path:
+    """A home of its own for a host, which holds the swarm's secret."""
+    home = folder / name
+    (home / "config" / "swarm").mkdir(parents=True)
+    shutil.copy(folder / "secret", home / "config" / "swarm" / "secret")
+    return home
+
+
 @pytest.mark.parametrize("variant", ["7b", "40b", "rw"])
 def test_three_hosts_find_each_other_and_answer_as_transformers(variant: str, tmp_path: Path) -> None:
     model = save_checkpoint(variant, tmp_path / "checkpoint")
@@ -31,19 +45,12 @@ def test_three_hosts_find_each_other_and_answer_as_transformers(variant: str, tm
     with lan.lan(4) as hosts:
         try:
             for host in hosts[:3]:
-                home = tmp_path / host.name
-                (home / "config" / "swarm").mkdir(parents=True)
-                shutil.copy(tmp_path / "secret", home / "config" / "swarm" / "secret")
-                nodes.append(
-                    Node(home, ["--weights", str(tmp_path / "weights"), "--memory", MEMORY[variant]], host.prefix)
-                )
+                options = ["--weights", str(tmp_path / "weights"), "--memory", MEMORY[variant]]
+                nodes.append(Node(make_home(tmp_path, host.name), options, host.prefix))
             parts = [node.wait_ready()[2] for node in nodes]
             assert all(part != "b 0-4 e" for part in parts), f"a node holds everything: {parts}"
-            home = tmp_path / "laptop"
-            (home / "config" / "swarm").mkdir(parents=True)
-            shutil.copy(tmp_path / "secret", home / "config" / "swarm" / "secret")
             asked = ["--raw", "--temperature", "0", "--max-tokens", "64", "--ignore-eos", PROMPT]
-            answer = chat_json(home, asked, hosts[3].prefix)
+            answer = chat_json(make_home(tmp_path, "laptop"), asked, hosts[3].prefix)
         finally:
             for node in nodes:
                 node.stop()
@@ -51,3 +58,27 @@ def test_three_hosts_find_each_other_and_answer_as_transformers(variant: str, tm
     expected = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, eos_token_id=None)
     assert answer["token_ids"] == expected[0, len(ids) :].tolist()
     assert len({hop["node"] for hop in answer["route"]}) > 1
+
+
+def test_a_slow_link_is_measured(tmp_path: Path) -> None:
+    """16 Mbit/s are 2 MB/s; nodes publish what they measure towards the nodes that they send data to."""
+    make_secret(tmp_path / "secret")
+    nodes: list[Node] = []
+    with lan.lan(3) as hosts:
+        try:
+            hosts[0].limit("16mbit")
+            for host, part in zip(hosts[:2], ("b 0-3", "3-6 e"), strict=True):
+                options = ["--weights", str(DEMO), "--part", part]
+                nodes.append(Node(make_home(tmp_path, host.name), options, host.prefix))
+            ids = [node.wait_ready()[1] for node in nodes]
+            laptop = make_home(tmp_path, "laptop")
+            answer = chat_json(laptop, ["--temperature", "0", QUESTION], hosts[2].prefix)
+            assert answer["text"] == ANSWER
+            time.sleep(PUBLISHED_SECONDS)
+            status = json.loads(run_command("status", laptop, ["--json"], hosts[2].prefix).stdout)
+        finally:
+            for node in nodes:
+                node.stop()
+    rates = {node["node"]: node["bytes_per_second"] for node in status["nodes"]}
+    assert 1.2e6 < rates[ids[0]][ids[1]] < 2.4e6
+    assert rates[ids[1]][ids[0]] > 4e6
