@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +23,17 @@ from swarm.cli.command import (
     state_dir,
     version_option,
 )
+from swarm.cli.joining import find_secret
+from swarm.cli.reports import Printer
 
 if TYPE_CHECKING:
-    from swarm.falcon.config import FalconConfig
-    from swarm.messages import ModelCard
+    from swarm.keys import NameLock, SwarmKeys
     from swarm.node.effects import Report
+    from swarm.node.ledger import Ledger
+    from swarm.node.models import LocalWeights
+    from swarm.node.process import NodeProcess
     from swarm.node.work import EngineLoader
     from swarm.parts import Part
-    from swarm.sepweight.manifest import Manifest
-
-BROWSE_SECONDS = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +56,13 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A model whose weights lie here."""
+class Share:
+    """What this node may give to the swarm. budget: bytes of the device. placement: what --part asks for."""
 
-    directory: Path
-    manifest: Manifest
-    config: FalconConfig
+    device: str
+    budget: int
+    models: Mapping[str, LocalWeights]
+    placement: Mapping[str, Part]
 
 
 @click.command(name="swarm-node", context_settings={"help_option_names": ["-h", "--help"]})
@@ -139,189 +138,125 @@ def node(
 
 def serve(options: Options) -> int:
     """Build everything once, run the node, say what happens."""
-    # Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores. 30,000 spins bridge
-    # the gaps between a layer's operations and end well before the next node's turn.
+    # Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores. So many spins bridge
+    # the gaps between a layer's operations and end before the batch's output has reached the next node.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError
     from swarm.keys import derive_keys, take_name
     from swarm.node.ledger import Ledger
-    from swarm.node.membership import LocalModel, Self
-    from swarm.node.memory import (
-        SPARED_SHARE,
-        check_budget,
-        check_part,
-        choose_device,
-        measure_device,
-        model_memory,
-        parse_size,
-        part_bytes,
-    )
-    from swarm.node.process import NodeProcess, NodeSettings
-    from swarm.node.turns import Turns
-    from swarm.parts import parse_part, whole
+    from swarm.node.memory import choose_device
+    from swarm.node.models import read_weights
+    from swarm.parts import parse_part
 
-    models = read_weights(options.weights)
     device = choose_device(options.device)
-    figures = {one.manifest.model_id: model_memory(one.manifest, one.config, options.dtype, device) for one in models}
+    models = read_weights(options.weights, options.dtype, device)
     placement: dict[str, Part] = {}
     if options.part is not None:
         if len(models) > 1:
             raise RequestError("--part needs exactly one --weights")
-        placement[models[0].manifest.model_id] = parse_part(options.part, models[0].manifest.layers)
+        placement = {model: parse_part(options.part, one.config.layers) for model, one in models.items()}
     hosts = list(options.hosts) or lan_hosts()
-    secret = find_secret(options, hosts)
+    may_browse = options.use_mdns and not options.new_swarm
+    secret = find_secret(options.secret_file, hosts, may_browse=may_browse)
     if secret is None:
         return EXIT_NO_SECRET
-    keys = derive_keys(secret)
     lock = take_name(state_dir() / "names", options.name, socket.gethostname() or "node")
     ledger = Ledger(state_dir() / "memory", device)
-    memory_now = measure_device(device)
-    useful = sum(figures[model].useful(placement.get(model) or whole(figures[model].costs.layers)) for model in figures)
-    most = useful if options.memory is None else min(useful, parse_size(options.memory))
-    budget = ledger.promise(lambda: int(measure_device(device).free * (1 - SPARED_SHARE)), most)
     try:
-        for one in models:
-            check_budget(one.manifest.name, figures[one.manifest.model_id], budget)
-        for model, part in placement.items():
-            check_part(models[0].manifest.name, figures, model, part, budget)
-        me = Self(
-            node=lock.identity.node,
-            incarnation=time.time_ns() // 1_000_000,
-            name=lock.name[:64],
-            device=device,
-            memory_total=memory_now.total,
-            budget=budget - max(one.scratch for one in figures.values()),
-            models=tuple(
-                LocalModel(one.manifest.model_id, one.manifest.name, figures[one.manifest.model_id].costs)
-                for one in models
-            ),
-        )
-        printer = Printer(options.as_json, me.node, lambda: process.addresses)
-
-        def report(report: Report) -> None:
-            printer.report(report)
-            if report.kind == "ready":  # its weights show in the device's own figures from now on
-                one = figures[report.fields["model_id"]]
-                part = parse_part(report.fields["part"], one.costs.layers)
-                ledger.note_allocated(part_bytes(one.weight_costs, part))
-
-        def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
-            from swarm.node.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
-
-            return FalconLoader(
-                {one.manifest.model_id: one.directory for one in models},
-                device,
-                options.dtype,
-                lambda model, part: figures[model].kv_capacity(part, budget),
-                on_layer,
-            )
-
-        documents = {
-            entry.sha256: one.directory / name for one in models for name, entry in one.manifest.documents.items()
-        }
-        process = NodeProcess(
-            NodeSettings(
-                hosts=hosts,
-                port=options.port,
-                peers=options.peers,
-                use_mdns=options.use_mdns,
-                placement=placement,
-                remembered_peers=state_dir() / "peers.json",
-            ),
-            keys,
-            lock.identity,
-            me,
-            {one.manifest.model_id: make_card(one) for one in models},
-            documents,
-            make_loader,
-            report,
-            Turns(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "turns" if device == "cpu" else None),
-            printer.show_progress,
-        )
+        budget = promise_memory(options, ledger, device, models, placement)
+        share = Share(device, budget, models, placement)
+        process = build(options, hosts, share, ledger, derive_keys(secret), lock)
         stop_on_signals(process.ask_stop)
         return process.run()
     finally:
         ledger.leave()
 
 
-def read_weights(directories: Sequence[Path]) -> list[Weights]:
-    """Manifest and config of each directory. Raises WeightsError."""
-    from swarm.errors import WeightsError
-    from swarm.falcon.config import FALCON, read_falcon_config
-    from swarm.sepweight.manifest import read_manifest
+def promise_memory(
+    options: Options,
+    ledger: Ledger,
+    device: str,
+    models: Mapping[str, LocalWeights],
+    placement: Mapping[str, Part],
+) -> int:
+    """Bytes of the device that this node may use: what is of use to it, what --memory allows, what others leave.
 
-    found: list[Weights] = []
-    for directory in directories:
-        manifest = read_manifest(directory)
-        if manifest.family != FALCON.name:
-            raise WeightsError(f'{directory} holds a model of family "{manifest.family}"; this version runs falcon')
-        found.append(Weights(directory, manifest, read_falcon_config(manifest.config)))
-    return found
+    Raises RequestError if that is too little for a layer, or for the part asked for.
+    """
+    from swarm.node.memory import SPARED_SHARE, check_budget, check_part, measure_device, parse_size
+    from swarm.parts import whole
 
-
-def make_card(weights: Weights) -> ModelCard:
-    from swarm.messages import DocumentCard, ModelCard
-
-    manifest, config = weights.manifest, weights.config
-    return ModelCard(
-        model=manifest.model_id,
-        name=manifest.name[:64],
-        layers=config.layers,
-        context=config.context,
-        vocabulary=config.vocabulary,
-        end_ids=list(config.end_ids),
-        documents={name: DocumentCard(entry.sha256, entry.bytes) for name, entry in manifest.documents.items()},
-    )
+    useful = sum(one.memory.useful(placement.get(model) or whole(one.config.layers)) for model, one in models.items())
+    most = useful if options.memory is None else min(useful, parse_size(options.memory))
+    budget = ledger.promise(lambda: int(measure_device(device).free * (1 - SPARED_SHARE)), most)
+    for one in models.values():
+        check_budget(one.name, one.memory, budget)
+    for model, part in placement.items():
+        check_part(models[model].name, models[model].memory, part, budget)
+    return budget
 
 
-def find_secret(options: Options, hosts: Sequence[str]) -> bytes | None:
-    """The secret, made if this is the first node here; None (and how to join) if a swarm is announced already."""
-    from swarm.keys import make_secret, read_secret
+def build(
+    options: Options, hosts: Sequence[str], share: Share, ledger: Ledger, keys: SwarmKeys, lock: NameLock
+) -> NodeProcess:
+    """The node's process, ready to run."""
+    from swarm.node.membership import LocalModel, Self
+    from swarm.node.memory import measure_device, part_bytes
+    from swarm.node.process import NodeProcess, NodeSettings
+    from swarm.node.turns import Turns
+    from swarm.parts import parse_part
 
-    secret = read_secret(options.secret_file)
-    if secret is not None:
-        return secret
-    if not options.new_swarm and options.use_mdns:
-        seen = browse(hosts)
-        secret = read_secret(options.secret_file)  # another starter on this machine may have made it meanwhile
-        if secret is not None:
-            return secret
-        if seen:
-            click.echo(
-                f"swarm-node: a swarm is here already (node {', '.join(sorted(seen))}), and this machine has no secret.\n"
-                f"Join it: run on one of its machines\n  {join_line(options.secret_file)}\n"
-                "or start a swarm of your own with --new-swarm.",
-                err=True,
+    printer = Printer(options.as_json, lock.identity.node, lambda: process.addresses)
+
+    def report(report: Report) -> None:
+        printer.report(report)
+        if report.kind == "ready":  # its weights show in the device's own figures from now on
+            one = share.models[report.fields["model_id"]]
+            ledger.note_allocated(
+                part_bytes(one.memory.weight_costs, parse_part(report.fields["part"], one.config.layers))
             )
-            return None
-    secret = make_secret(options.secret_file)
-    click.echo(
-        f"swarm-node: made the swarm's secret, {options.secret_file}. To let another machine join, run\n"
-        f"  {join_line(options.secret_file)}",
-        err=True,
+
+    def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
+        from swarm.node.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
+
+        directories = {model: one.directory for model, one in share.models.items()}
+        return FalconLoader(
+            directories,
+            share.device,
+            options.dtype,
+            lambda model, part: share.models[model].memory.kv_capacity(part, share.budget),
+            on_layer,
+        )
+
+    process = NodeProcess(
+        NodeSettings(
+            hosts=hosts,
+            port=options.port,
+            peers=options.peers,
+            use_mdns=options.use_mdns,
+            placement=share.placement,
+            remembered_peers=state_dir() / "peers.json",
+        ),
+        keys,
+        lock.identity,
+        Self(
+            node=lock.identity.node,
+            incarnation=time.time_ns() // 1_000_000,
+            name=lock.name[:64],
+            device=share.device,
+            memory_total=measure_device(share.device).total,
+            budget=share.budget - max(one.memory.scratch for one in share.models.values()),
+            models=tuple(LocalModel(model, one.name, one.memory.costs) for model, one in share.models.items()),
+        ),
+        {model: one.card for model, one in share.models.items()},
+        {digest: path for one in share.models.values() for digest, path in one.documents.items()},
+        make_loader,
+        report,
+        Turns(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "turns" if share.device == "cpu" else None),
+        printer.show_progress,
     )
-    return secret
-
-
-def join_line(secret_file: Path) -> str:
-    """Copies the secret to another machine without showing it."""
-    return f"ssh OTHER-MACHINE 'umask 077; mkdir -p ~/.config/swarm; cat > ~/.config/swarm/secret' < {secret_file}"
-
-
-def browse(hosts: Sequence[str]) -> set[str]:
-    """Names of the nodes announced on this LAN, whatever swarm they belong to."""
-    from swarm.discovery.lan import Lan
-
-    seen: set[str] = set()
-    try:
-        lan = Lan(hosts)
-    except OSError:
-        return seen
-    lan.browse(lambda advert: seen.add(advert.name or advert.node))
-    threading.Event().wait(BROWSE_SECONDS)
-    lan.close()
-    return seen
+    return process
 
 
 def stop_on_signals(ask_stop: Callable[[], None]) -> None:
@@ -336,53 +271,6 @@ def stop_on_signals(ask_stop: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-
-
-class Printer:
-    """Says on the terminal what the node reports: the ready line on stdout, everything else on stderr."""
-
-    def __init__(self, as_json: bool, node: str, addresses: Callable[[], Sequence[str]]) -> None:
-        self._as_json = as_json
-        self._node = node
-        self._addresses = addresses
-        self._said: set[str] = set()
-        self._is_terminal = sys.stderr.isatty()
-
-    def report(self, report: Report) -> None:
-        if report.kind == "ready":
-            self._say_ready(report.fields)
-            return
-        sentence = SENTENCES[report.kind].format(**report.fields)
-        if sentence not in self._said:  # a wrong secret is tried again and again, but said once
-            self._said.add(sentence)
-            click.echo(f"swarm-node: {sentence}", err=True)
-
-    def _say_ready(self, fields: Mapping[str, object]) -> None:
-        address = f"tcp://{self._addresses()[0]}"
-        line = {"event": "ready", "id": self._node, **fields, "address": address}
-        if self._as_json:
-            click.echo(json.dumps(line))
-        else:
-            click.echo(
-                f'swarm-node ready id={self._node} part="{fields["part"]}" model={fields["model"]} address={address}'
-            )
-        sys.stdout.flush()
-
-    def show_progress(self, model: str, done: int, total: int) -> None:
-        del model
-        if self._is_terminal:
-            click.echo(f"\rloading {done}/{total}", nl=done == total, err=True)
-
-
-SENTENCES = {
-    "leaving": "leaving the swarm",
-    "failed": "cannot serve: {message}",
-    "compute-failed": "a batch failed: {message}",
-    "refused": "node {peer} refused a message: {code}",
-    "blocked": "seen by mDNS or --peer, but TCP {address} times out or is refused: open it in the firewall",
-    "wrong-secret": "{address}: {reason}",
-    "no-mdns": "mDNS is not available here ({message}); give --peer HOST:PORT",
-}
 
 
 def main() -> None:

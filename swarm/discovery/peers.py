@@ -86,12 +86,11 @@ class PeerTable:
             return "hung"
         return "suspect" if silence >= SUSPECT_SECONDS else "alive"
 
-    def sweep(self, now: float) -> list[str]:
-        """Forget the long dead; return the ids of all that are dead or hung now."""
+    def forget_dead(self, now: float) -> None:
+        """Drop those of whom nothing was heard for a minute."""
         for node, peer in list(self._peers.items()):
             if now - peer.heard > FORGET_SECONDS:
                 del self._peers[node]
-        return [node for node, peer in sorted(self._peers.items()) if self._verdict(peer, now) in ("dead", "hung")]
 
     def live(self, now: float) -> list[Beat]:
         """The last beats of peers that are neither dead nor hung nor leaving, in id order."""

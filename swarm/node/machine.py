@@ -213,7 +213,7 @@ class NodeMachine:
                 effects += self._take_up(placement)
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
-            self.membership.table.sweep(now)
+            self.membership.table.forget_dead(now)
             effects += [*self.membership.beat(self.make_beat(), now), *self.links.advance(now)]
         return effects + self._advertise() + self.steps.pump(now)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,10 +153,9 @@ def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
         )
 
 
-def check_part(name: str, memory: Mapping[str, ModelMemory], model: str, part: Part, budget: int) -> None:
+def check_part(name: str, memory: ModelMemory, part: Part, budget: int) -> None:
     """Raise RequestError if a part that was asked for does not fit with its KV."""
-    figures = memory[model]
-    needed = figures.scratch + part_bytes(figures.costs, part)
+    needed = memory.scratch + part_bytes(memory.costs, part)
     if needed > budget:
         raise RequestError(
             f'part "{part}" of {name} needs {format_size(needed)} with its KV, {format_size(budget)} may be used; '

@@ -1,0 +1,59 @@
+"""Says on the terminal what a node reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from swarm.node.effects import Report
+
+SENTENCES = {
+    "leaving": "leaving the swarm",
+    "failed": "cannot serve: {message}",
+    "compute-failed": "a batch failed: {message}",
+    "refused": "node {peer} refused a message: {code}",
+    "blocked": "seen by mDNS or --peer, but TCP {address} times out or is refused: open it in the firewall",
+    "wrong-secret": "{address}: {reason}",
+    "no-mdns": "mDNS is not available here ({message}); give --peer HOST:PORT",
+}
+
+
+class Printer:
+    """Says on the terminal what the node reports: the ready line on stdout, everything else on stderr."""
+
+    def __init__(self, as_json: bool, node: str, addresses: Callable[[], Sequence[str]]) -> None:
+        self._as_json = as_json
+        self._node = node
+        self._addresses = addresses
+        self._said: set[str] = set()
+        self._is_terminal = sys.stderr.isatty()
+
+    def report(self, report: Report) -> None:
+        if report.kind == "ready":
+            self._say_ready(report.fields)
+            return
+        sentence = SENTENCES[report.kind].format(**report.fields)
+        if sentence not in self._said:  # a wrong secret is tried again and again, but said once
+            self._said.add(sentence)
+            click.echo(f"swarm-node: {sentence}", err=True)
+
+    def _say_ready(self, fields: Mapping[str, object]) -> None:
+        address = f"tcp://{self._addresses()[0]}"
+        line = {"event": "ready", "id": self._node, **fields, "address": address}
+        if self._as_json:
+            click.echo(json.dumps(line))
+        else:
+            click.echo(
+                f'swarm-node ready id={self._node} part="{fields["part"]}" model={fields["model"]} address={address}'
+            )
+        sys.stdout.flush()
+
+    def show_progress(self, model: str, done: int, total: int) -> None:
+        del model
+        if self._is_terminal:
+            click.echo(f"\rloading {done}/{total}", nl=done == total, err=True)
