@@ -65,10 +65,10 @@ def _measure(
     for number in range(plan.rounds + 1):
         say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
         streams.append(ours.measure_stream(plan.prompt_tokens, plan.new_tokens, number))
-        bare.append(measure_bare_hop_ms(1 / streams[-1].decode_tokens_per_second))
         singles.append(
             streams[-1] if alone is ours else alone.measure_stream(plan.prompt_tokens, plan.new_tokens, number)
         )
+        bare.append(measure_bare_hop_ms(1 / streams[-1].decode_tokens_per_second))
         if rival is not None:
             rivals.append(rival.measure(1, plan.prompt_tokens, plan.new_tokens))
         many.append(ours.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * number))

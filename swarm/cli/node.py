@@ -141,6 +141,7 @@ def serve(options: Options) -> int:
     # Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores. So many spins bridge
     # the gaps between a layer's operations and end before the batch's output has reached the next node.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: weights stream through the caches
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError
     from swarm.keys import derive_keys, take_name
