@@ -5,7 +5,7 @@ Owns the order in which membership, claims and sessions hear of things. Owns no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -135,8 +135,11 @@ class NodeMachine:
     def node(self) -> str:
         return self.membership.me.node
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        """Apply one event at `now` (seconds, monotonic); return what the shell must do, in order."""
+    def handle(self, event: Event, now: float) -> Iterable[Effect]:
+        """Apply one event at `now` (seconds, monotonic); give what the shell must do, in order.
+
+        All of it must be taken before the next event: some is decided only when what comes before has been done.
+        """
         match event:  # what a decode step passes through comes first: every case tried costs cold memory
             case Arrived():
                 return self._receive(event, now)

@@ -6,7 +6,7 @@ Decides only: messages, times and finished batches go in, effects come out. Who 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from swarm.messages import Code, Credit, Progress, Refused, Resend, StepRefused, Steps, StepSpan, WireTensor, ids_tensor
@@ -232,23 +232,27 @@ class StepRunner:
             groups = tuple(sum(1 for _ in run) for _, run in runs)
         return Batch(next(self._batch_numbers), first.order.model, first.part, tuple(spans), tuple(inputs), groups)
 
-    def batch_done(self, result: BatchResult, now: float) -> list[Effect]:
-        """Send a batch's outputs on, its tokens to clients, credit to the hops before; ask for the next turn."""
+    def batch_done(self, result: BatchResult, now: float) -> Iterator[Effect]:
+        """Send a batch's outputs on, its tokens to clients, credit to the hops before; ask for the next turn.
+
+        One effect at a time: what the next hop waits for leaves before the rest is decided.
+        """
         batch, self._running = self._running, None
         self._turn = "none"
         assert batch is not None
         assert batch.number == result.number
+        share = result.seconds / len(batch.spans)
+        current = [self._settle(span, share, now) for span in batch.spans]
+        if batch.groups:
+            yield from self._forward(batch, result, current, now)
+        else:
+            yield from self._deliver(batch, result, current, now)
+        yield from self._grant_credit(current)
         pace = self._table.paces.get(batch.model)
         if pace is not None:
             pace.note(batch, result.seconds)
-        share = result.seconds / len(batch.spans)
-        current = [self._settle(span, share, now) for span in batch.spans]
-        effects = self._grant_credit(current)
-        if batch.groups:
-            effects = [*self._forward(batch, result, current, now), *effects]
-        else:
-            effects = [*self._deliver(batch, result, current, now), *effects]
-        return [*effects, GiveTurn(), *self.pump(now)]
+        yield GiveTurn()
+        yield from self.pump(now)
 
     def batch_failed(self, message: str) -> list[Effect]:
         """A batch could not be computed: its sessions end here, and their clients are told."""
@@ -283,9 +287,8 @@ class StepRunner:
 
     def _forward(
         self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
-    ) -> list[Effect]:
+    ) -> Iterator[Effect]:
         """Hidden states to the next hops: one message a hop, rows of ended sessions left out."""
-        effects: list[Effect] = []
         first = 0
         for output, count in zip(result.outputs, batch.groups, strict=True):
             hops: list[HopSession] = []
@@ -301,11 +304,10 @@ class StepRunner:
                 row += span.length
             first += count
             if len(hops) == count and hops[0].order.next != self._table.node:
-                effects.append(self._send_steps(hops, kept, output))
+                yield self._send_steps(hops, kept, output)
                 continue
             for hop, one in zip(hops, kept, strict=True):
-                effects += self._pass_on(hop, one, now)
-        return effects
+                yield from self._pass_on(hop, one, now)
 
     def _pass_on(self, hop: HopSession, kept: Kept, now: float) -> list[Effect]:
         """One session's output to its next hop, which may be this node itself."""
@@ -327,10 +329,10 @@ class StepRunner:
 
     def _deliver(
         self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
-    ) -> list[Effect]:
-        """Sampled tokens: to the clients, and as the next steps to the first hops."""
-        effects: list[Effect] = []
+    ) -> Iterator[Effect]:
+        """Sampled tokens: as the next steps to the first hops, and to the clients."""
         ring: dict[tuple[str, str], list[HopSession]] = {}
+        told: list[HopSession] = []
         sampled = iter(result.sampled)
         for span, hop in zip(batch.spans, current, strict=True):
             if span.sample is None:
@@ -339,19 +341,20 @@ class StepRunner:
             if hop is None or hop.tail is None or len(hop.ids) != span.sample.position:
                 continue
             hop.ids.append(token)
-            finish = finish_of(hop, token)
-            hop.is_finished = bool(finish)
-            effects.append(SendClient(hop.owner, tokens_of(hop, len(hop.ids) - 1)))
-            if not finish:
-                if hop.order.next == self._table.node:
-                    self._pass_on(hop, _next_id(hop), now)
-                else:
-                    ring.setdefault((hop.order.next, hop.order.next_part), []).append(hop)
-        for hops in ring.values():
+            told.append(hop)
+            hop.is_finished = bool(finish_of(hop, token))
+            if not hop.is_finished:
+                ring.setdefault((hop.order.next, hop.order.next_part), []).append(hop)
+        for (node, _), hops in ring.items():
             steps = [_next_id(hop) for hop in hops]
-            ids = steps[0].tensor if len(steps) == 1 else ids_tensor([hop.ids[-1] for hop in hops])
-            effects.insert(0, self._send_steps(hops, steps, ids))
-        return effects
+            if node == self._table.node:
+                for hop, step in zip(hops, steps, strict=True):
+                    yield from self._pass_on(hop, step, now)
+            else:
+                ids = steps[0].tensor if len(steps) == 1 else ids_tensor([hop.ids[-1] for hop in hops])
+                yield self._send_steps(hops, steps, ids)
+        for hop in told:
+            yield SendClient(hop.owner, tokens_of(hop, len(hop.ids) - 1))
 
 
 def _next_id(hop: HopSession) -> Kept:
