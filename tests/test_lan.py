@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from importlib import resources
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from tests import lan
 from tests.checkpoints import save_checkpoint
 from tests.cli.test_commands import ANSWER, QUESTION
 from tests.processes import Node, chat_json, run_command
+from tests.swarms import wait_until
 from tests.test_three_nodes import PROMPT, save_tokenizer
 
 DEMO = Path(str(resources.files("swarm.demo").joinpath("model")))
-PUBLISHED_SECONDS = 2.0  # two beats
+PUBLISHED_SECONDS = 20.0  # a beat, and a look at the status or two
 # Two layers with their KV and scratch, of four.
 MEMORY = {"7b": "3.1MB", "40b": "3.8MB", "rw": "5.1MB"}
 
@@ -74,11 +74,16 @@ def test_a_slow_link_is_measured(tmp_path: Path) -> None:
             laptop = make_home(tmp_path, "laptop")
             answer = chat_json(laptop, ["--temperature", "0", QUESTION], hosts[2].prefix)
             assert answer["text"] == ANSWER
-            time.sleep(PUBLISHED_SECONDS)
-            status = json.loads(run_command("status", laptop, ["--json"], hosts[2].prefix).stdout)
+            rates: dict[str, dict[str, float]] = {}
+
+            def are_published() -> bool:
+                status = json.loads(run_command("status", laptop, ["--json"], hosts[2].prefix).stdout)
+                rates.update({node["node"]: node["bytes_per_second"] for node in status["nodes"]})
+                return all(rates.get(node) for node in ids)
+
+            wait_until(are_published, PUBLISHED_SECONDS, "both nodes publish their links")
         finally:
             for node in nodes:
                 node.stop()
-    rates = {node["node"]: node["bytes_per_second"] for node in status["nodes"]}
     assert 1.2e6 < rates[ids[0]][ids[1]] < 2.4e6
     assert rates[ids[1]][ids[0]] > 4e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -32,7 +33,7 @@ def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path)
         for index, size in enumerate(memory):
             options = ["--weights", str(WEIGHTS), "--host", "127.0.0.1", "--memory", size, "--name", f"node-{index}"]
             nodes.append(Node(tmp_path, [*options, "--port", str(21000 + 200 * seed + 20 * index)]))
-            time.sleep(rng.uniform(0.0, 0.4))
+            threading.Event().wait(rng.uniform(0.0, 0.4))
         started = time.monotonic()
         wait_until(lambda: held(nodes) == everything, COVERED_SECONDS, "every layer is served")
         assert all(held([node]) < everything for node in nodes)
