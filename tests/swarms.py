@@ -42,6 +42,7 @@ class IntegerNode:
     process: NodeProcess
     node: str
     reports: list[Report] = field(default_factory=list)
+    on_ready: Callable[[], None] = lambda: None
     thread: threading.Thread | None = None
 
     @property
@@ -73,10 +74,17 @@ def make_node(
     keys: SwarmKeys = KEYS,
     use_mdns: bool = False,
     hosts: Sequence[str] = (HOST,),
+    port: int = 17700,
 ) -> IntegerNode:
     """A node, not started yet. budget_layers: how many layers it may claim, where `part` does not say."""
     identity = new_identity()
     reports: list[Report] = []
+
+    def report(report: Report) -> None:
+        reports.append(report)
+        if report.kind == "ready":
+            node.on_ready()
+
     me = Self(
         node=identity.node,
         incarnation=time.time_ns() // 1_000_000,
@@ -87,7 +95,7 @@ def make_node(
         models=(LocalModel(MODEL_ID, "integers", CellCosts(model.layers, 0, 100, 0)),),
     )
     placement = {} if part is None else {MODEL_ID: parse_part(part, model.layers)}
-    settings = NodeSettings(hosts=hosts, port=17700, peers=peers, use_mdns=use_mdns, placement=placement)
+    settings = NodeSettings(hosts=hosts, port=port, peers=peers, use_mdns=use_mdns, placement=placement)
     process = NodeProcess(
         settings,
         keys,
@@ -96,10 +104,11 @@ def make_node(
         {MODEL_ID: model.card},
         {},
         lambda on_layer: IntegerLoader(model, kv_capacity, on_layer),
-        reports.append,
+        report,
         Turns(None),
     )
-    return IntegerNode(process, identity.node, reports)
+    node = IntegerNode(process, identity.node, reports)
+    return node
 
 
 @contextmanager

@@ -1,0 +1,24 @@
+"""An integer-model node as a process of its own: `python -m tests.integer_node PART PORT LAYER_SECONDS [PEER …]`.
+
+Prints its address once it serves. Ends when its standard input does, so that no test leaves one behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from swarm.testing.integer_model import IntegerModel
+from tests.swarms import make_node
+
+
+def main(part: str, port: str, layer_seconds: str, *peers: str) -> None:
+    """Serve `part` until the parent goes away."""
+    node = make_node(IntegerModel(layer_seconds=float(layer_seconds)), part, peers, port=int(port))
+    node.on_ready = lambda: print(node.node, node.address, flush=True)
+    threading.Thread(target=lambda: (sys.stdin.read(), node.process.ask_stop()), daemon=True).start()
+    sys.exit(node.process.run())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
