@@ -1,12 +1,15 @@
 """An integer-model node as a process of its own: `python -m tests.integer_node PART PORT LAYER_SECONDS [PEER …]`.
 
-Prints its address once it serves. Ends when its standard input does, so that no test leaves one behind.
+Prints its id and address once it serves. Ends when its standard input does, so that no test leaves one behind. After SIGUSR1
+its compute thread is stuck; everything else lives on.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
+import time
 
 from swarm.testing.integer_model import IntegerModel
 from tests.swarms import make_node
@@ -14,7 +17,15 @@ from tests.swarms import make_node
 
 def main(part: str, port: str, layer_seconds: str, *peers: str) -> None:
     """Serve `part` until the parent goes away."""
-    node = make_node(IntegerModel(layer_seconds=float(layer_seconds)), part, peers, port=int(port))
+    may_compute = threading.Event()
+    may_compute.set()
+    signal.signal(signal.SIGUSR1, lambda *_: may_compute.clear())
+
+    def pause(seconds: float) -> None:
+        time.sleep(seconds)
+        may_compute.wait()
+
+    node = make_node(IntegerModel(layer_seconds=float(layer_seconds)), part, peers, port=int(port), pause=pause)
     node.on_ready = lambda: print(node.node, node.address, flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), node.process.ask_stop()), daemon=True).start()
     sys.exit(node.process.run())

@@ -75,6 +75,7 @@ def make_node(
     use_mdns: bool = False,
     hosts: Sequence[str] = (HOST,),
     port: int = 17700,
+    pause: Callable[[float], None] = time.sleep,
 ) -> IntegerNode:
     """A node, not started yet. budget_layers: how many layers it may claim, where `part` does not say."""
     identity = new_identity()
@@ -103,7 +104,7 @@ def make_node(
         me,
         {MODEL_ID: model.card},
         {},
-        lambda on_layer: IntegerLoader(model, kv_capacity, on_layer),
+        lambda on_layer: IntegerLoader(model, kv_capacity, on_layer, pause),
         report,
         Turns(None),
     )

@@ -161,12 +161,20 @@ class IntegerEngine:
 class IntegerLoader:
     """Makes integer engines as a node's loader would."""
 
-    def __init__(self, model: IntegerModel, kv_capacity: int, on_layer: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        model: IntegerModel,
+        kv_capacity: int,
+        on_layer: Callable[[], None] = lambda: None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """pause: takes the seconds that a batch costs."""
         self._model = model
         self._kv_capacity = kv_capacity
         self._on_layer = on_layer
+        self._pause = pause
 
     def load(self, model: str, part: Part) -> Iterator[tuple[int, int] | Engine]:
         del model
         yield part.layer_count, part.layer_count
-        yield IntegerEngine(self._model, part, self._kv_capacity, on_layer=self._on_layer)
+        yield IntegerEngine(self._model, part, self._kv_capacity, self._pause, self._on_layer)
