@@ -1,4 +1,4 @@
-"""An integer-model node as a process of its own: `python -m tests.integer_node PART PORT LAYER_SECONDS [PEER …]`.
+"""An integer-model node as a process of its own: `python -m tests.integer_node PART HOST PORT LAYER_SECONDS [PEER …]`.
 
 Prints its id and address once it serves. Ends when its standard input does, so that no test leaves one behind. After SIGUSR1
 its compute thread is stuck; everything else lives on.
@@ -15,7 +15,7 @@ from swarm.testing.integer_model import IntegerModel
 from tests.swarms import make_node
 
 
-def main(part: str, port: str, layer_seconds: str, *peers: str) -> None:
+def main(part: str, host: str, port: str, layer_seconds: str, *peers: str) -> None:
     """Serve `part` until the parent goes away."""
     may_compute = threading.Event()
     may_compute.set()
@@ -25,7 +25,8 @@ def main(part: str, port: str, layer_seconds: str, *peers: str) -> None:
         time.sleep(seconds)
         may_compute.wait()
 
-    node = make_node(IntegerModel(layer_seconds=float(layer_seconds)), part, peers, port=int(port), pause=pause)
+    model = IntegerModel(layer_seconds=float(layer_seconds))
+    node = make_node(model, part, peers, hosts=[host], port=int(port), pause=pause)
     node.on_ready = lambda: print(node.node, node.address, flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), node.process.ask_stop()), daemon=True).start()
     sys.exit(node.process.run())

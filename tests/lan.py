@@ -26,11 +26,17 @@ class Host:
 
     name: str
     address: str
+    bridge: str
+    port: str  # its end of the cable in the bridge
 
     @property
     def prefix(self) -> list[str]:
         """Put before a command, it runs there."""
         return ["ip", "netns", "exec", self.name]
+
+    def cut(self) -> None:
+        """Pull the cable: what is under way is lost, and no connection hears of it."""
+        ip("-n", self.bridge, "link", "set", self.port, "down")
 
     def limit(self, rate: str) -> None:
         """Let no more than `rate` (as tc writes it: 16mbit) leave this host."""
@@ -44,18 +50,18 @@ def lan(count: int) -> Iterator[Sequence[Host]]:
     """`count` hosts, 10.77.0.1 and up, on one bridge."""
     tag = f"sw{os.getpid() % 100000}"
     bridge = f"{tag}br"
-    hosts = [Host(f"{tag}h{number}", f"10.77.0.{number}") for number in range(1, count + 1)]
+    hosts = [Host(f"{tag}h{number}", f"10.77.0.{number}", bridge, f"p{number}") for number in range(1, count + 1)]
     made: list[str] = []
     try:
         ip("netns", "add", bridge)
         made.append(bridge)
         ip("-n", bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
         ip("-n", bridge, "link", "set", "br0", "up")
-        for number, host in enumerate(hosts):
+        for host in hosts:
             ip("netns", "add", host.name)
             made.append(host.name)
-            ip("-n", bridge, "link", "add", f"p{number}", "type", "veth", "peer", "name", "eth0", "netns", host.name)
-            ip("-n", bridge, "link", "set", f"p{number}", "master", "br0", "up")
+            ip("-n", bridge, "link", "add", host.port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+            ip("-n", bridge, "link", "set", host.port, "master", "br0", "up")
             ip("-n", host.name, "link", "set", "lo", "up")
             ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
             ip("-n", host.name, "link", "set", "eth0", "up")
