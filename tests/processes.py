@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+DEMO = Path(str(resources.files("swarm.demo").joinpath("model")))
 READY = re.compile(r'swarm-node ready id=(\w+) part="([^"]+)" model=(\S+) address=tcp://(\S+)')
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,10 @@ from swarm.keys import make_secret
 from tests import lan
 from tests.checkpoints import save_checkpoint
 from tests.cli.test_commands import ANSWER, QUESTION
-from tests.processes import Node, chat_json, run_command
+from tests.processes import DEMO, Node, chat_json, run_command
 from tests.swarms import wait_until
 from tests.test_three_nodes import PROMPT, save_tokenizer
 
-DEMO = Path(str(resources.files("swarm.demo").joinpath("model")))
 PUBLISHED_SECONDS = 20.0  # a beat, and a look at the status or two
 # Two layers with their KV and scratch, of four.
 MEMORY = {"7b": "3.1MB", "40b": "3.8MB", "rw": "5.1MB"}

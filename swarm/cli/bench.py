@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from swarm.cli.command import run, version_option
+from swarm.cli.command import OPENMP_SPINS, run, version_option
 
 
 @click.group(name="swarm-bench", context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +46,7 @@ def decode(
     as_json: bool,
 ) -> None:
     """Decode and prompt speed of NODES node processes that share a random Falcon."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # for every process of both sides
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # for every process of both sides
     from swarm.bench.checkpoint import Shape
     from swarm.bench.decode import Plan
     from swarm.bench.decode import run as measure

@@ -18,6 +18,7 @@ from swarm.cli.command import (
     DEFAULT_PORT,
     EXIT_FAILED,
     EXIT_NO_SECRET,
+    OPENMP_SPINS,
     default_secret_file,
     run,
     state_dir,
@@ -138,9 +139,7 @@ def node(
 
 def serve(options: Options) -> int:
     """Build everything once, run the node, say what happens."""
-    # Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores. So many spins bridge
-    # the gaps between a layer's operations and end before the batch's output has reached the next node.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: weights stream through the caches
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError

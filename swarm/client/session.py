@@ -132,7 +132,7 @@ class SessionMachine:
 
     def link_up(self, node: str, channel: Channel, now: float) -> list[Effect]:
         self._up.add((node, channel))
-        if all(link in self._up for link in needed_links(self.route) if link[0] == node):
+        if all(missing != node for missing, _ in self._missing_links()):
             self._chain.links_up(node, now)
         return self._proceed(now)
 

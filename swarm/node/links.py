@@ -20,7 +20,7 @@ _LOAD = WireTensor("uint8", (PROBE_BYTES,), bytes(PROBE_BYTES))
 
 @dataclass(slots=True)
 class _Link:
-    sent: float
+    sent: float = 0.0
     number: int = 0  # of the probe that is on the way: even ones are empty, odd ones carry the load
     empty_seconds: float = 0.0
     earlier: float = 0.0
@@ -45,21 +45,19 @@ class LinkMeter:
 
     def up(self, node: str, now: float) -> list[Effect]:
         """A data connection is there: measure it."""
-        self._links[node] = _Link(now)
-        return [SendPeer(node, "data", Probe(number=0))]
+        link = self._links[node] = _Link()
+        return [_probe(node, link, 0, now)]
 
     def down(self, node: str) -> None:
         self._links.pop(node, None)
 
     def advance(self, now: float) -> list[Effect]:
         """Measure again what was measured a while ago."""
-        effects: list[Effect] = []
-        for node, link in self._links.items():
-            if now - link.sent > PROBE_AGAIN_SECONDS:
-                link.number += 2 - link.number % 2
-                link.sent = now
-                effects.append(SendPeer(node, "data", Probe(number=link.number)))
-        return effects
+        return [
+            _probe(node, link, link.number + 2 - link.number % 2, now)
+            for node, link in self._links.items()
+            if now - link.sent > PROBE_AGAIN_SECONDS
+        ]
 
     def take_ack(self, node: str, ack: ProbeAck, now: float) -> list[Effect]:
         """A probe has come back: send the loaded one, or learn from it."""
@@ -69,9 +67,13 @@ class LinkMeter:
         seconds = now - link.sent
         if link.number % 2 == 0:
             link.empty_seconds = seconds
-            link.number += 1
-            link.sent = now
-            return [SendPeer(node, "data", Probe(number=link.number), _LOAD)]
+            return [_probe(node, link, link.number + 1, now)]
         link.earlier = link.latest
         link.latest = PROBE_BYTES / max(seconds - link.empty_seconds, 1e-6)
         return [LimitFrames(node, int(FRAME_SECONDS * link.rate))]
+
+
+def _probe(node: str, link: _Link, number: int, now: float) -> Effect:
+    """Send probe `number`: its answer is the one that counts from now on."""
+    link.number, link.sent = number, now
+    return SendPeer(node, "data", Probe(number=number), _LOAD if number % 2 else None)

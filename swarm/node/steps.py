@@ -41,9 +41,7 @@ class StepRunner:
     def receive_steps(self, asker: Asker, message: Steps, tensor: WireTensor | None, now: float) -> list[Effect]:
         """Take the steps that pass the fence; refuse the others one by one."""
         served = self._table.served.get(message.model)
-        tokens = 0
-        for span in message.spans:
-            tokens += span.length
+        tokens = sum(span.length for span in message.spans)
         if served is None or tensor is None or tensor.shape[:1] != (tokens,):
             return [Answer(asker, MISFIT)]
         effects: list[Effect] = []
@@ -228,7 +226,8 @@ class StepRunner:
         first = work[0][0]
         groups: tuple[int, ...] = ()
         if first.tail is None:
-            groups = (1,) if len(work) == 1 else _group_by_next([hop for hop, _ in work])
+            runs = itertools.groupby(work, key=lambda item: (item[0].order.next, item[0].order.next_part))
+            groups = tuple(sum(1 for _ in run) for _, run in runs)
         return Batch(next(self._batch_numbers), first.order.model, first.part, tuple(spans), tuple(inputs), groups)
 
     def batch_done(self, result: BatchResult, now: float) -> Iterator[Effect]:
@@ -354,12 +353,6 @@ class StepRunner:
                 yield self._send_steps(hops, steps, ids)
         for hop in told:
             yield SendClient(hop.owner, tokens_of(hop, len(hop.ids) - 1))
-
-
-def _group_by_next(hops: Sequence[HopSession]) -> tuple[int, ...]:
-    """How many neighbours have the same next hop, run by run: each run's outputs leave in one message."""
-    runs = itertools.groupby(hops, key=lambda hop: (hop.order.next, hop.order.next_part))
-    return tuple(sum(1 for _ in run) for _, run in runs)
 
 
 def _next_id(hop: HopSession) -> Kept:

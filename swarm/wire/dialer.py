@@ -144,7 +144,7 @@ class Dialer:
                     )
 
     def _watch(self, dial: _Dial, now: float) -> Iterator[LinkEvent]:
-        while not dial.monitor.closed and dial.monitor.poll(0):
+        while dial.monitor.poll(0):
             event = recv_monitor_message(dial.monitor, zmq.NOBLOCK)["event"]
             if event == zmq.EVENT_CONNECTED:
                 dial.state, dial.since = "connected", now

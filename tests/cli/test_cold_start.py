@@ -6,18 +6,16 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from swarm.parts import cells, parse_part, whole
 from swarm.sepweight.manifest import read_manifest
-from tests.processes import READY, Node
+from tests.processes import DEMO, READY, Node
 from tests.swarms import wait_until
 
-WEIGHTS = Path(str(resources.files("swarm.demo").joinpath("model")))
-LAYERS = read_manifest(WEIGHTS).layers
+LAYERS = read_manifest(DEMO).layers
 SIZES = (["6.5MB", "6.5MB", "6.5MB"], ["5MB", "6.5MB", "7MB"])  # the whole model, its KV and scratch need 8 MB
 COVERED_SECONDS = 10.0  # after the last process's start, its loading (1-2 s for the demo model) included
 
@@ -29,9 +27,10 @@ def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path)
     everything = set(cells(whole(LAYERS), LAYERS))
     memory = rng.sample(rng.choice(SIZES), 3)
     nodes: list[Node] = []
+    started = time.monotonic()
     try:
         for index, size in enumerate(memory):
-            options = ["--weights", str(WEIGHTS), "--host", "127.0.0.1", "--memory", size, "--name", f"node-{index}"]
+            options = ["--weights", str(DEMO), "--host", "127.0.0.1", "--memory", size, "--name", f"node-{index}"]
             nodes.append(Node(tmp_path, [*options, "--port", str(21000 + 200 * seed + 20 * index)]))
             threading.Event().wait(rng.uniform(0.0, 0.4))
         started = time.monotonic()

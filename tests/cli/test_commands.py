@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import pexpect
@@ -19,10 +18,10 @@ import pytest
 from swarm.cli.command import EXIT_NO_SECRET
 from swarm.keys import make_secret
 from tests.checkpoints import save_checkpoint
-from tests.processes import Node, chat_json, environment, peak_memory, run_command
+from tests.processes import DEMO, Node, chat_json, environment, peak_memory, run_command
 from tests.swarms import wait_until
 
-WEIGHTS = str(resources.files("swarm.demo").joinpath("model"))
+WEIGHTS = str(DEMO)
 LOOPBACK = ["--host", "127.0.0.1"]
 QUESTION, ANSWER = (
     "What is a route?",

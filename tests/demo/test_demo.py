@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from swarm.client.documents import Documents
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.demo.corpus import read_corpus
 from swarm.keys import derive_keys, new_identity, read_secret
-from tests.processes import Node
+from tests.processes import DEMO, Node
 
-WEIGHTS = Path(str(resources.files("swarm.demo").joinpath("model")))
 ENTRIES = read_corpus()
 PARTS = ["b 0-2", "2-4", "4-6 e"]
 
@@ -27,7 +25,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SwarmClien
     try:
         for part in PARTS:
             peers = [word for node in nodes for word in ("--peer", node.wait_ready()[4])]
-            options = ["--weights", str(WEIGHTS), "--host", "127.0.0.1", "--port", "18900", "--no-mdns"]
+            options = ["--weights", str(DEMO), "--host", "127.0.0.1", "--port", "18900", "--no-mdns"]
             nodes.append(Node(home, [*options, "--part", part, *peers]))
         address = nodes[-1].wait_ready()[4]
         secret = read_secret(home / "config" / "swarm" / "secret")
@@ -83,4 +81,4 @@ def test_nine_in_ten_unseen_wordings_are_answered(swarm: tuple[SwarmClient, Path
 
 
 def test_the_model_is_small_enough_to_ship() -> None:
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 6_000_000
+    assert sum(path.stat().st_size for path in DEMO.iterdir()) <= 6_000_000
