@@ -17,7 +17,7 @@ from tests.processes import DEMO, Node, chat_json, run_command
 from tests.swarms import wait_until
 from tests.test_three_nodes import PROMPT, save_tokenizer
 
-PUBLISHED_SECONDS = 20.0  # a beat, and a look at the status or two
+MEASURED_SECONDS = 100.0  # links are measured each 30 s, and a busy machine spoils some of it
 # Two layers with their KV and scratch, of four.
 MEMORY = {"7b": "3.1MB", "40b": "3.8MB", "rw": "5.1MB"}
 
@@ -72,16 +72,15 @@ def test_a_slow_link_is_measured(tmp_path: Path) -> None:
             laptop = make_home(tmp_path, "laptop")
             answer = chat_json(laptop, ["--temperature", "0", QUESTION], hosts[2].prefix)
             assert answer["text"] == ANSWER
-            rates: dict[str, dict[str, float]] = {}
 
-            def are_published() -> bool:
+            def are_right() -> bool:
                 status = json.loads(run_command("status", laptop, ["--json"], hosts[2].prefix).stdout)
-                rates.update({node["node"]: node["bytes_per_second"] for node in status["nodes"]})
-                return all(rates.get(node) for node in ids)
+                rates = {node["node"]: node["bytes_per_second"] for node in status["nodes"]}
+                if not all(rates.get(node) for node in ids):
+                    return False
+                return 1.2e6 < rates[ids[0]][ids[1]] < 2.4e6 and rates[ids[1]][ids[0]] > 4e6
 
-            wait_until(are_published, PUBLISHED_SECONDS, "both nodes publish their links")
+            wait_until(are_right, MEASURED_SECONDS, "both nodes publish how fast their links are")
         finally:
             for node in nodes:
                 node.stop()
-    assert 1.2e6 < rates[ids[0]][ids[1]] < 2.4e6
-    assert rates[ids[1]][ids[0]] > 4e6

@@ -25,6 +25,7 @@ class _Link:
     empty_seconds: float = 0.0
     earlier: float = 0.0
     latest: float = 0.0  # bytes a second; 0: not measured
+    has_met: bool = False  # the other's load came against the one on the way: the answer waited behind it
 
     @property
     def rate(self) -> float:
@@ -33,9 +34,10 @@ class _Link:
 
 
 class LinkMeter:
-    """The data links of one node."""
+    """The data links of one node, `me`."""
 
-    def __init__(self) -> None:
+    def __init__(self, me: str) -> None:
+        self._me = me
         self._links: dict[str, _Link] = {}
 
     @property
@@ -59,6 +61,12 @@ class LinkMeter:
             if now - link.sent > PROBE_AGAIN_SECONDS
         ]
 
+    def meet(self, node: str, number: int) -> None:
+        """Probe `number` of `node`'s own has arrived here."""
+        link = self._links.get(node)
+        if link is not None and number % 2 and link.number % 2:
+            link.has_met = True
+
     def take_ack(self, node: str, ack: ProbeAck, now: float) -> list[Effect]:
         """A probe has come back: send the loaded one, or learn from it."""
         link = self._links.get(node)
@@ -68,6 +76,11 @@ class LinkMeter:
         if link.number % 2 == 0:
             link.empty_seconds = seconds
             return [_probe(node, link, link.number + 1, now)]
+        if link.has_met:
+            if self._me < node:
+                return [_probe(node, link, link.number + 1, now)]
+            link.sent = now - PROBE_AGAIN_SECONDS  # at the next beat: not beside the other's again
+            return []
         link.earlier = link.latest
         link.latest = PROBE_BYTES / max(seconds - link.empty_seconds, 1e-6)
         return [LimitFrames(node, int(FRAME_SECONDS * link.rate))]
@@ -75,5 +88,5 @@ class LinkMeter:
 
 def _probe(node: str, link: _Link, number: int, now: float) -> Effect:
     """Send probe `number`: its answer is the one that counts from now on."""
-    link.number, link.sent = number, now
+    link.number, link.sent, link.has_met = number, now, False
     return SendPeer(node, "data", Probe(number=number), _LOAD if number % 2 else None)

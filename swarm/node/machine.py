@@ -122,7 +122,7 @@ class NodeMachine:
         self.membership = membership
         self.sessions = SessionTable(membership.me.node)
         self.steps = StepRunner(self.sessions)
-        self.links = LinkMeter()
+        self.links = LinkMeter(membership.me.node)
         self.phase: Phase = "running"
         self._cards = cards
         self._tick = Ticked(0, 0)
@@ -322,6 +322,7 @@ class NodeMachine:
             case Steps():
                 return self.steps.receive_steps(asker, message, arrived.tensor, now)
             case Probe():
+                self.links.meet(asker.node, message.number)
                 return [Answer(asker, ProbeAck(number=message.number))]
             case Hello():
                 me = self.membership.me
