@@ -120,19 +120,17 @@ class Listener:
             self._discard(channel, router)
             return None
         routing_id = router.recv(zmq.NOBLOCK)
-        node = self._keys_of[channel].get(routing_id)
-        frames = [routing_id]
-        if node is None:  # only a frame received as an object tells whose key authenticated its connection
-            first = router.recv(zmq.NOBLOCK, copy=False)
-            node = self._remember(channel, routing_id, first)
-            frames.append(first.bytes)
-        size = 0
-        while router.getsockopt(zmq.RCVMORE):
+        frame = router.recv(zmq.NOBLOCK, copy=False)  # as an object it tells whose key authenticated its connection
+        node = self._keys_of[channel].get(routing_id) or self._remember(channel, routing_id, frame)
+        frames = [routing_id, frame.bytes]
+        size = len(frames[-1])
+        while frame.more:
             if len(frames) > MAX_FRAMES + 1 or size > HEADER_LIMIT + TENSOR_LIMIT:
                 self.penalties.note(node, now)
                 self._discarding.add(channel)
                 return None
-            frames.append(router.recv(zmq.NOBLOCK))
+            frame = router.recv(zmq.NOBLOCK, copy=False)
+            frames.append(frame.bytes)
             size += len(frames[-1])
         return node, frames
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import zmq
 
 from swarm.wire.codec import Frame
 
+_IN = int(zmq.POLLIN)
 _MORE = zmq.NOBLOCK | zmq.SNDMORE
 COPIED_BYTES = 64 << 10  # sending by reference costs more than copying this
 
@@ -49,16 +51,12 @@ class Polling:
 
     def wait(self, seconds: float) -> set[object]:
         """What has input, after `seconds` at most."""
-        ready: set[object] = {socket for socket in self._to_ask if _has_input(socket)}
-        for descriptor, _ in self._epoll.poll(0.0 if ready else max(0.0, seconds)):
-            if descriptor == self._inbox:
-                ready.add(descriptor)
-                continue
-            socket = self._sockets[descriptor]
-            if _has_input(socket):
-                ready.add(socket)
-        self._to_ask = {socket for socket in ready if isinstance(socket, zmq.Socket)}
-        return ready
+        with_input = _ask(self._to_ask)
+        fired = {descriptor for descriptor, _ in self._epoll.poll(0.0 if with_input else max(0.0, seconds))}
+        has_inbox = self._inbox in fired
+        fired.discard(self._inbox)
+        self._to_ask = with_input | _ask({self._sockets[descriptor] for descriptor in fired})
+        return {*self._to_ask, self._inbox} if has_inbox else {*self._to_ask}
 
     def send(self, socket: zmq.Socket[bytes], frames: Sequence[Frame]) -> bool:
         """Send a message without blocking; False if nobody is there or the queue is full."""
@@ -75,5 +73,10 @@ class Polling:
         self._epoll.close()
 
 
-def _has_input(socket: zmq.Socket[bytes]) -> bool:
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+def _ask(sockets: set[zmq.Socket[bytes]]) -> set[zmq.Socket[bytes]]:
+    """Those that have input."""
+    # Not getsockopt(EVENTS): it makes enumeration members, ten calls of Python for each socket.
+    if not sockets:
+        return set()
+    found = {socket for socket, _ in zmq.zmq_poll([(socket, _IN) for socket in sockets], 0)}
+    return cast("set[zmq.Socket[bytes]]", found)
