@@ -63,6 +63,9 @@ class Part:
         )
 
 
+NOTHING = Part()
+
+
 def whole(layers: int) -> Part:
     """The part that is the whole model."""
     return Part(True, ((0, layers),), True)
@@ -103,6 +106,26 @@ def part_of_cells(start: int, stop: int, layers: int) -> Part:
     first, last = max(start - 1, 0), min(stop - 1, layers)
     ranges = ((first, last),) if first < last else ()
     return Part(start <= 0 < stop, ranges, stop >= layers + 2)
+
+
+def part_of(numbers: Iterable[int], layers: int) -> Part:
+    """The part made of any cells."""
+    rising = sorted(numbers)
+    return Part(
+        rising[:1] == [0],
+        tuple(runs(cell - 1 for cell in rising if 0 < cell <= layers)),
+        rising[-1:] == [layers + 1],
+    )
+
+
+def join_parts(parts: Iterable[Part], layers: int) -> Part:
+    """Every cell of any of them."""
+    return part_of({cell for part in parts for cell in cells(part, layers)}, layers)
+
+
+def subtract(part: Part, other: Part, layers: int) -> Part:
+    """The cells of `part` that are not `other`'s."""
+    return part_of(set(cells(part, layers)) - set(cells(other, layers)), layers)
 
 
 def cell_ranges(part: Part, layers: int) -> list[tuple[int, int]]:

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import RequestError
-from swarm.parts import Part, cell_ranges, cells, describe_cells, parse_part, part_of_cells, whole
+from swarm.parts import (
+    Part,
+    cell_ranges,
+    cells,
+    describe_cells,
+    join_parts,
+    parse_part,
+    part_of,
+    part_of_cells,
+    subtract,
+    whole,
+)
 
 LAYERS = 12
 windows = st.tuples(st.integers(0, LAYERS + 1), st.integers(1, LAYERS + 2)).filter(lambda window: window[0] < window[1])
@@ -59,3 +70,11 @@ def test_a_spec_beyond_the_model_names_value_limit_and_example() -> None:
 
 def test_cells_in_words() -> None:
     assert describe_cells([0, 4, 5, 6, 9, 13], LAYERS) == "begin, layers 3-6, layer 8, end"
+
+
+@given(st.sets(st.integers(0, LAYERS + 1)), st.sets(st.integers(0, LAYERS + 1)))
+def test_parts_add_and_subtract_as_their_cells_do(left: set[int], right: set[int]) -> None:
+    one, other = part_of(left, LAYERS), part_of(right, LAYERS)
+    assert set(cells(one, LAYERS)) == left
+    assert set(cells(join_parts([one, other], LAYERS), LAYERS)) == left | right
+    assert set(cells(subtract(one, other, LAYERS), LAYERS)) == left - right

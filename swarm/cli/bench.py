@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -55,6 +56,22 @@ def decode(
     plan = Plan(shape=shape, nodes=nodes, rounds=rounds, new_tokens=new_tokens, rival=against is not None)
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
         figures = measure(plan, Path(folder), lambda text: click.echo(text, err=True))
+    _print(figures, as_json)
+
+
+@bench.command()
+@click.option("--nodes", type=click.IntRange(1, 1000), default=200, show_default=True)
+@click.option("--layers", type=click.IntRange(1), default=120, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Random swarms.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def plan(nodes: int, layers: int, rounds: int, as_json: bool) -> None:
+    """How long a node takes to plan the moves of a swarm of NODES nodes."""
+    from swarm.bench.plan import measure_planning
+
+    _print(measure_planning(nodes, layers, rounds), as_json)
+
+
+def _print(figures: Mapping[str, float], as_json: bool) -> None:
     rounded = {name: round(value, 3) for name, value in figures.items()}
     if as_json:
         click.echo(json.dumps(rounded))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,12 @@ class Server:
     part: Part
     layer_seconds: float = 0.0
     sessions: int = 0
+    link_seconds: float = HOP_SECONDS
+
+    @property
+    def loaded_layer_seconds(self) -> float:
+        """Predicted seconds of a token in one layer; each session already there slows it by half a share."""
+        return (self.layer_seconds or 0.001) * (1.0 + 0.5 * self.sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +35,60 @@ class Hop:
     part: Part
 
 
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """The cheapest way found to have passed all cells below `stop`; the last hop of it, linked backwards."""
+
+    seconds: float
+    node: str
+    start: int
+    stop: int
+    before: _Reached | None
+
+
 def find_route(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> list[Hop]:
     """The route with the least predicted seconds a token; an empty list if some cell has no server.
 
     Same servers, same route, in whatever order they are given.
     """
+    reached = _reach_end(servers, layers, avoid)
+    hops: list[Hop] = []
+    while reached is not None and reached.before is not None:
+        hops.append(Hop(reached.node, part_of_cells(reached.start, reached.stop, layers)))
+        reached = reached.before
+    return hops[::-1]
+
+
+def predict_seconds(servers: Sequence[Server], layers: int) -> float:
+    """What a token costs on the best route; infinite if there is none."""
+    reached = _reach_end(servers, layers)
+    return math.inf if reached is None else reached.seconds
+
+
+def _reach_end(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> _Reached | None:
     total = layers + 2
     usable = sorted(
         (server for server in servers if server.node not in avoid), key=lambda server: (server.node, server.part)
     )
-    # best[cell]: the cheapest way to have covered all cells below it
-    best: list[tuple[float, list[tuple[str, int, int]]] | None] = [None] * (total + 1)
-    best[0] = (0.0, [])
+    covering: list[list[tuple[int, Server]]] = [[] for _ in range(total)]
+    for server in usable:
+        for first, stop in cell_ranges(server.part, layers):
+            for cell in range(first, stop):
+                covering[cell].append((stop, server))
+    best: list[_Reached | None] = [_Reached(0.0, "", 0, 0, None), *([None] * total)]
     for start in range(total):
         here = best[start]
         if here is None:
             continue
-        for server in usable:
-            for first, stop in cell_ranges(server.part, layers):
-                if not first <= start < stop:
-                    continue
-                for end in range(start + 1, stop + 1):
-                    cost = here[0] + HOP_SECONDS + _seconds(server, start, end, layers)
-                    known = best[end]
-                    if known is None or cost < known[0] - 1e-12:
-                        best[end] = (cost, [*here[1], (server.node, start, end)])
-    found = best[total]
-    return [] if found is None else [Hop(node, part_of_cells(start, stop, layers)) for node, start, stop in found[1]]
-
-
-def _seconds(server: Server, start: int, stop: int, layers: int) -> float:
-    """Predicted seconds of a token in cells start..stop; each session already there slows it by half a share."""
-    count = sum(1 for cell in range(start, stop) if 0 < cell <= layers)
-    return count * (server.layer_seconds or 0.001) * (1.0 + 0.5 * server.sessions)
+        for stop, server in covering[start]:
+            seconds, layer_seconds = here.seconds + server.link_seconds, server.loaded_layer_seconds
+            for cell in range(start, stop):
+                if 0 < cell <= layers:
+                    seconds += layer_seconds
+                known = best[cell + 1]
+                if known is None or seconds < known.seconds - 1e-12:
+                    best[cell + 1] = _Reached(seconds, server.node, start, cell + 1, here)
+    return best[total]
 
 
 def missing_cells(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> list[int]:

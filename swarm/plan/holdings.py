@@ -1,0 +1,140 @@
+"""Who holds which cells while moves are tried out, and what that promises.
+
+Pure bookkeeping: counts, rates, forecasts, moves made and taken back. Knows no strategy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from swarm.parts import Part, cells, describe_cells, part_of, runs
+from swarm.plan.routes import Server, predict_seconds
+from swarm.plan.shares import Member
+
+GAIN = 0.10  # of the seconds a token, or of the tokens a second; what promises less is not worth its loading
+
+Cells = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One node's next part. Whatever it drops is served by others at that time."""
+
+    node: str
+    before: Part
+    after: Part
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the figures promise: seconds a token of one stream alone, and tokens a second of as many as it takes."""
+
+    missing: int  # cells that nobody holds; while there are any, no token comes
+    seconds_a_token: float
+    tokens_a_second: float
+
+    def is_better_than(self, other: Forecast) -> bool:
+        """Whether it is worth moving for."""
+        if self.missing or other.missing:
+            return self.missing < other.missing
+        if self.seconds_a_token > other.seconds_a_token * (1 + 1e-9):
+            return False
+        return (
+            self.seconds_a_token <= (1 - GAIN) * other.seconds_a_token
+            or self.tokens_a_second >= (1 + GAIN) * other.tokens_a_second
+        )
+
+
+class Holdings:
+    """The cells of one model that each member holds, and the moves that led there."""
+
+    def __init__(self, members: Sequence[Member], layers: int) -> None:
+        self.layers = layers
+        self.moves: list[Move] = []
+        self.members = {member.node: member for member in members}
+        self.held: dict[str, Cells] = {}
+        self.ranges: dict[str, list[tuple[int, int]]] = {}
+        self.count = [0] * (layers + 2)  # of nodes that hold each cell
+        # A million times the tokens a second of each cell, if every node is busy with all that it holds: whole numbers
+        # are the same again when what was added is taken away.
+        self.rates = [0] * (layers + 2)
+        self._forecast: Forecast | None = None
+        for member in members:
+            self.hold(member.node, frozenset(cells(member.part, layers)))
+
+    def hold(self, node: str, held: Cells) -> None:
+        """Let a node hold just these cells."""
+        self._forecast = None
+        self._count(node, self.held.get(node, frozenset()), -1)
+        self._count(node, held, 1)
+        self.held[node] = held
+        self.ranges[node] = runs(sorted(held))
+
+    def _count(self, node: str, held: Cells, sign: int) -> None:
+        rate = self.rate(node, held)
+        for cell in held:
+            self.count[cell] += sign
+            self.rates[cell] += sign * rate
+
+    def rate(self, node: str, held: Cells) -> int:
+        """Tokens in a million seconds of a node that is busy with all of these cells."""
+        member = self.members[node]
+        return round(1e6 / (member.link_seconds + member.layer_seconds * sum(0 < cell <= self.layers for cell in held)))
+
+    def bytes_of(self, node: str, held: Cells) -> int:
+        costs = self.members[node].costs
+        return sum(costs.of(cell) for cell in held)
+
+    def may_drop(self, dropped: Cells) -> bool:
+        """Whether others hold all of these, that a node holds, too."""
+        return all(self.count[cell] > 1 for cell in dropped)
+
+    def is_needed(self, node: str) -> bool:
+        """Whether a node holds something that no other does."""
+        return any(self.count[cell] == 1 for cell in self.held[node])
+
+    def forecast(self) -> Forecast:
+        """What the holdings of this moment promise."""
+        if self._forecast is None:
+            self._forecast = self._predict()
+        return self._forecast
+
+    def _predict(self) -> Forecast:
+        missing = self.count.count(0)
+        if missing:
+            return Forecast(missing, math.inf, 0.0)
+        servers = [
+            Server(node, part_of(held, self.layers), member.layer_seconds, link_seconds=member.link_seconds)
+            for node, held in self.held.items()
+            if held and (member := self.members[node])
+        ]
+        return Forecast(0, predict_seconds(servers, self.layers), min(self.rates) / 1e6)
+
+    def move(self, node: str, held: Cells) -> None:
+        """Let a node move to these cells, and say why."""
+        gained = held - self.held[node]
+        lacking = [cell for cell in sorted(gained) if self.count[cell] == 0]
+        if lacking:
+            reason = f"nobody serves {describe_cells(lacking, self.layers)}"
+        elif gained:
+            reason = f"{describe_cells(sorted(gained), self.layers)} will run faster or for more streams"
+        else:
+            reason = "others serve the rest"
+        self.moves.append(Move(node, part_of(self.held[node], self.layers), part_of(held, self.layers), reason))
+        self.hold(node, held)
+
+    def improve(self, change: Callable[[Holdings], None]) -> bool:
+        """Let `change` make moves; take them back unless they are worth it."""
+        before, made, held = self.forecast(), len(self.moves), dict(self.held)
+        change(self)
+        if len(self.moves) > made and self.forecast().is_better_than(before):
+            return True
+        del self.moves[made:]
+        for node, cells_held in held.items():
+            if self.held[node] != cells_held:
+                self.hold(node, cells_held)
+        self._forecast = before
+        return False

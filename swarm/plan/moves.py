@@ -1,0 +1,192 @@
+"""Which nodes should serve other cells than they do, one move after the other, and what that is worth.
+
+Pure. Every node computes the same plan from the same published figures; carrying out the first move is its node's affair.
+A plan that has been carried out leaves nothing to plan: it goes on until no further change is worth its moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from swarm.plan.holdings import Cells, Forecast, Holdings, Move
+from swarm.plan.shares import Member, Share, seconds_of, share_out
+
+UNMEASURED_SECONDS = 0.001  # a layer, where no node has measured one
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Moves in order, and why; `standby`: nodes that the best chain does without, and why."""
+
+    moves: tuple[Move, ...]
+    before: Forecast
+    after: Forecast
+    standby: Mapping[str, str]
+
+
+def plan_moves(members: Sequence[Member], layers: int) -> Plan:
+    """What should change for one model of `layers` layers.
+
+    Same members, same plan, in whatever order they are given.
+    """
+    holdings = Holdings(_with_figures(sorted(members, key=lambda member: member.node)), layers)
+    shares = share_out([member for member in holdings.members.values() if not member.stays], layers)
+    before = holdings.forecast()
+    to_best_chain, to_thinnest = partial(_form_chain, shares), partial(_spread, shares)
+    while holdings.improve(to_best_chain) or holdings.improve(to_thinnest):
+        pass
+    standby = _explain_standby(holdings.members.values(), shares)
+    return Plan(tuple(holdings.moves), before, holdings.forecast(), standby)
+
+
+def _with_figures(members: Sequence[Member]) -> list[Member]:
+    """Those who have not measured themselves count as the middle one of those who have."""
+    measured = sorted(member.layer_seconds for member in members if member.layer_seconds > 0)
+    middle = measured[len(measured) // 2] if measured else UNMEASURED_SECONDS
+    return [member if member.layer_seconds > 0 else replace(member, layer_seconds=middle) for member in members]
+
+
+def _explain_standby(members: Iterable[Member], shares: Sequence[Share]) -> dict[str, str]:
+    """Why each node that the best chain does without is left out of it."""
+    if not shares:
+        return {}
+    chain = {share.member.node for share in shares}
+    reason = f"the best chain has {len(shares)} nodes and takes {seconds_of(shares) * 1000:.1f} ms a token without it"
+    return {member.node: reason for member in members if member.node not in chain}
+
+
+# Towards the best chain -----------------------------------------------------------------------------------------------
+
+
+def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
+    """Move nodes to their windows of the best chain, one after the other, dropping only what others serve by then."""
+    pending = {node: window for node, window in _arrange(shares, holdings).items() if not holdings.held[node] >= window}
+    while pending:
+        free = [node for node, window in pending.items() if holdings.may_drop(holdings.held[node] - window)]
+        if free:
+            # Those whom nobody waits for go first: what they load may free the others.
+            node = min(free, key=lambda node: (holdings.is_needed(node), node))
+            holdings.move(node, _widen(holdings, node, pending.pop(node)))
+        elif not _move_partly(holdings, pending):
+            return
+
+
+def _arrange(shares: Sequence[Share], holdings: Holdings) -> dict[str, Cells]:
+    """Where on the chain each share goes, so that little has to be loaded: node → cells."""
+    held = holdings.held
+    first = [share for share in shares if share.begin]
+    last = [share for share in shares if share.end and not share.begin]
+    middle = [share for share in shares if not share.begin and not share.end]
+    placed = [share for share in middle if held[share.member.node]]
+    order = sorted(placed, key=lambda share: (_center(held[share.member.node]), share.member.node))
+    for share in middle:
+        if not held[share.member.node]:
+            places = range(len(order) + 1) if placed else [len(order)]
+            trials = [[*order[:place], share, *order[place:]] for place in places]
+            order = max(trials, key=lambda trial: _count_kept(_windows([*first, *trial, *last]), holdings))
+    windows = _windows([*first, *order, *last])
+    return {node: frozenset(range(start, stop)) for node, (start, stop) in windows.items()}
+
+
+def _center(held: Cells) -> float:
+    return sum(held) / len(held)
+
+
+def _windows(order: Sequence[Share]) -> dict[str, tuple[int, int]]:
+    """Cells start..stop of each node, if the chain runs through the shares in this order."""
+    windows: dict[str, tuple[int, int]] = {}
+    start = 0
+    for share in order:
+        stop = start + share.begin + share.layers + share.end
+        windows[share.member.node] = (start, stop)
+        start = stop
+    return windows
+
+
+def _count_kept(windows: Mapping[str, tuple[int, int]], holdings: Holdings) -> int:
+    """Cells that need not be loaded."""
+    return sum(
+        max(0, min(stop, last) - max(start, first))
+        for node, (start, stop) in windows.items()
+        for first, last in holdings.ranges[node]
+    )
+
+
+def _widen(holdings: Holdings, node: str, wanted: Cells) -> Cells:
+    """A window with what its node can keep or take beside it: what it holds already first, then the thinner side."""
+    start, stop = min(wanted), max(wanted) + 1
+    costs = holdings.members[node].costs
+    left = holdings.members[node].budget - holdings.bytes_of(node, wanted)
+    while True:
+        sides = [
+            (cell not in holdings.held[node], holdings.rates[cell], cell)
+            for cell in (start - 1, stop)
+            if 0 <= cell < holdings.layers + 2 and costs.of(cell) <= left
+        ]
+        if not sides:
+            return frozenset(range(start, stop))
+        cell = min(sides)[2]
+        left -= costs.of(cell)
+        start, stop = min(start, cell), max(stop, cell + 1)
+
+
+def _move_partly(holdings: Holdings, pending: Mapping[str, Cells]) -> bool:
+    """Where every node waits for another, one gives up what it may for as much of its window as fits then."""
+    for node in sorted(pending):
+        held, wanted = holdings.held[node], pending[node]
+        bound = frozenset(cell for cell in held - wanted if holdings.count[cell] == 1)
+        grown = _grow(holdings, node, held & wanted | bound, wanted)
+        if len(grown & wanted) > len(held & wanted):
+            holdings.move(node, grown)
+            return True
+    return False
+
+
+def _grow(holdings: Holdings, node: str, kept: Cells, wanted: Cells) -> Cells:
+    """`kept` with as many cells of `wanted` as the budget allows, the nearest first."""
+    costs = holdings.members[node].costs
+    left = holdings.members[node].budget - holdings.bytes_of(node, kept)
+    grown = set(kept)
+    for cell in sorted(wanted - kept, key=lambda cell: (min((abs(cell - other) for other in kept), default=0), cell)):
+        if costs.of(cell) > left:
+            break
+        left -= costs.of(cell)
+        grown.add(cell)
+    return frozenset(grown)
+
+
+# More tokens a second -------------------------------------------------------------------------------------------------
+
+
+def _spread(shares: Sequence[Share], holdings: Holdings) -> None:
+    """Have nodes outside the best chain serve the thinnest cells, where that lets more streams run."""
+    chain = {share.member.node for share in shares}
+    for node, member in holdings.members.items():
+        if node in chain or member.stays:
+            continue
+        held = holdings.held[node]
+        holdings.hold(node, frozenset())
+        window = _find_thinnest(holdings, node)
+        is_free = all(holdings.count[cell] for cell in held - window)
+        is_better = _relief(holdings, node, window) > _relief(holdings, node, held)
+        holdings.hold(node, held)
+        if is_free and is_better:
+            holdings.move(node, window)
+
+
+def _find_thinnest(holdings: Holdings, node: str) -> Cells:
+    """As many neighbouring cells as fit, around the one that the fewest tokens a second can pass."""
+    member = holdings.members[node]
+    fitting = [cell for cell in range(holdings.layers + 2) if member.costs.of(cell) <= member.budget]
+    if not fitting:
+        return frozenset()
+    thinnest = min(fitting, key=lambda cell: (holdings.rates[cell], cell))
+    return _widen(holdings, node, frozenset((thinnest,)))
+
+
+def _relief(holdings: Holdings, node: str, held: Cells) -> float:
+    """How much less time a token spends in cells, with as many streams as they can take, if a node holds these too."""
+    rate = holdings.rate(node, held)
+    return sum(1 / (holdings.rates[cell] or 1) - 1 / (holdings.rates[cell] + rate) for cell in held)

@@ -1,0 +1,108 @@
+"""Which nodes a chain should run on and how many layers each should carry, for the least seconds a token.
+
+Pure. Knows neither where on the chain a node stands nor what it holds now: layers are alike, so only their number counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarm.parts import NOTHING, Part
+from swarm.plan.claims import CellCosts
+from swarm.plan.routes import HOP_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A node as the planner sees it, for one model. Every figure is one that it published."""
+
+    node: str
+    budget: int  # bytes for cells of this model, their KV reserve included
+    costs: CellCosts
+    layer_seconds: float = 0.0  # one token through one layer; 0: not measured
+    link_seconds: float = HOP_SECONDS  # what a hop to it costs a token
+    part: Part = NOTHING  # what it serves or loads
+    stays: bool = False  # told which part to serve, leaving, or slow to act: nothing is planned for it
+
+    def capacity(self, begin: bool, end: bool) -> int:
+        """How many layers fit beside begin and end; negative if those alone do not."""
+        left = self.budget - begin * self.costs.begin - end * self.costs.end
+        return left // self.costs.layer if left >= 0 else -1
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one node of a chain carries: so many layers, and begin or end beside them."""
+
+    member: Member
+    layers: int
+    begin: bool
+    end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A chain under construction, linked backwards."""
+
+    share: Share
+    before: _Chosen | None
+
+
+_Row = list[tuple[float, _Chosen | None] | None]
+_ENDS = ((False, False), (True, False), (False, True), (True, True))
+
+
+def share_out(members: Sequence[Member], layers: int) -> list[Share]:
+    """The cheapest chain's shares, the fastest node first; an empty list if all nodes together cannot hold the model.
+
+    Exact. In a best chain every node but its slowest is full, or layers would move from the slower to the faster; so
+    going from fast to slow, what counts is only how many layers and which ends are held already.
+    """
+    # best[ends][count]: least seconds for `count` layers and these ends held, and the chain that does it
+    best: list[_Row] = [[None] * (layers + 1) for _ in _ENDS]
+    best[0][0] = (0.0, None)
+    for member in sorted(members, key=lambda member: (member.layer_seconds, -member.budget, member.node)):
+        complete = best[3][layers]
+        bound = math.inf if complete is None else complete[0]
+        if member.capacity(True, True) >= layers:  # both ends on one node only where it is the whole chain
+            _extend(best[0][:1] + [None] * layers, best[3], Share(member, layers, True, True), bound)
+        for held in (3, 2, 1, 0):  # sources before they become targets, so that no node is taken twice
+            for taken in (2, 1, 0):
+                begin, end = _ENDS[taken]
+                room = member.capacity(begin, end)
+                if not held & taken and room >= (not taken):
+                    _extend(best[held], best[held | taken], Share(member, room, begin, end), bound)
+    found = best[3][layers]
+    if found is None:
+        return []
+    shares: list[Share] = []
+    chosen = found[1]
+    while chosen is not None:
+        shares.append(chosen.share)
+        chosen = chosen.before
+    return shares[::-1]
+
+
+def seconds_of(shares: Sequence[Share]) -> float:
+    """What a token costs on a chain of these shares."""
+    return sum(share.member.link_seconds + share.layers * share.member.layer_seconds for share in shares)
+
+
+def _extend(source: _Row, target: _Row, most: Share, bound: float) -> None:
+    """Add one node to every chain in `source`: full, or closing the chain; not where `bound` seconds are exceeded."""
+    layers = len(source) - 1
+    seconds_a_layer, link = most.member.layer_seconds, most.member.link_seconds
+    for count in range(layers, -1, -1):
+        before = source[count]
+        # All nodes still to come are slower, so what is left takes at least this long.
+        if before is None or before[0] + link + (layers - count) * seconds_a_layer >= bound:
+            continue
+        taken = min(most.layers, layers - count)
+        if not (taken or most.begin or most.end):
+            continue
+        seconds = before[0] + link + taken * seconds_a_layer
+        known = target[count + taken]
+        if known is None or seconds < known[0] - 1e-12:
+            target[count + taken] = (seconds, _Chosen(Share(most.member, taken, most.begin, most.end), before[1]))

@@ -1,0 +1,180 @@
+"""Plans of moves: as good as an exact search, possible at every step, the same for all, and over once carried out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.parts import NOTHING, Part, cells, parse_part, whole
+from swarm.plan.claims import CellCosts, Seat, place_all
+from swarm.plan.moves import Plan, plan_moves
+from swarm.plan.shares import Member
+
+LAYERS = 24
+MODEL = "m"
+SEEDS = 500
+
+
+def make_members(seed: int, least: float = 0.1, most: float = 0.6) -> list[Member]:
+    """6 to 9 nodes, each with memory for `least` to `most` of the model and its own speed, over a range of 16."""
+    rng = random.Random(seed)
+    costs = CellCosts(LAYERS, rng.choice([0, 10]), 10, rng.choice([0, 15]))
+    whole_bytes = LAYERS * costs.layer + costs.begin + costs.end
+    return [
+        Member(
+            node=f"{rng.getrandbits(64):016x}",
+            budget=int(whole_bytes * rng.uniform(least, most)),
+            costs=costs,
+            layer_seconds=0.004 * 2 ** rng.uniform(-2, 2),
+            link_seconds=rng.choice([0.0005, 0.002, 0.005]),
+        )
+        for _ in range(rng.randint(6, 9))
+    ]
+
+
+def claim_first(members: Sequence[Member]) -> list[Member]:
+    """The members with the claims that they take before anything is measured."""
+    seats = [Seat(member.node, member.budget, {MODEL: member.costs}) for member in members]
+    rows = place_all(seats, [], {MODEL: LAYERS})
+    return [replace(member, part=rows[member.node].get(MODEL, NOTHING)) for member in members]
+
+
+def carry_out(plan: Plan, members: Sequence[Member]) -> list[Member]:
+    """The members after the plan's moves, each of which must be possible when its turn comes."""
+    parts = {member.node: member.part for member in members}
+    of = {member.node: member for member in members}
+    for move in plan.moves:
+        assert parts[move.node] == move.before
+        dropped = set(cells(move.before, LAYERS)) - set(cells(move.after, LAYERS))
+        others = {cell for node, part in parts.items() if node != move.node for cell in cells(part, LAYERS)}
+        assert dropped <= others, f"{move} leaves cells to nobody"
+        assert sum(of[move.node].costs.of(cell) for cell in cells(move.after, LAYERS)) <= of[move.node].budget
+        parts[move.node] = move.after
+    return [replace(member, part=parts[member.node]) for member in members]
+
+
+def search_exactly(members: Sequence[Member]) -> float:
+    """Least seconds a token over every set of nodes and every choice of who holds begin and end."""
+    best = math.inf
+    ordered = sorted(members, key=lambda member: member.layer_seconds)
+    for size in range(1, len(ordered) + 1):
+        for chosen in itertools.combinations(ordered, size):
+            pairs = itertools.product(chosen, repeat=2) if size == 1 else itertools.permutations(chosen, 2)
+            for first, last in pairs:
+                left, seconds = LAYERS, 0.0
+                for member in chosen:
+                    taken = min(left, member.capacity(member is first, member is last))
+                    if taken < 0:
+                        break
+                    left -= taken
+                    seconds += member.link_seconds + taken * member.layer_seconds
+                else:
+                    if not left:
+                        best = min(best, seconds)
+    return best
+
+
+@pytest.mark.parametrize("start", ["unplaced", "placed"])
+def test_plans_are_as_good_as_an_exact_search(start: str) -> None:
+    ratios: list[float] = []
+    for seed in range(SEEDS):
+        members = make_members(seed)
+        if start == "placed":
+            members = claim_first(members)
+        plan = plan_moves(members, LAYERS)
+        carry_out(plan, members)
+        ratios.append(plan.after.seconds_a_token / search_exactly(members))
+    assert len(ratios) == SEEDS
+    assert median(ratios) <= 1.03
+    assert max(ratios) <= 1.25
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_plan_that_was_carried_out_leaves_nothing_to_plan(seed: int) -> None:
+    """In tight swarms too, where nodes wait for each other's memory."""
+    members = claim_first(make_members(seed, 0.1, 0.3))
+    plan = plan_moves(members, LAYERS)
+    after = carry_out(plan, members)
+    random.Random(seed).shuffle(after)
+    again = plan_moves(after, LAYERS)
+    assert not again.moves
+    assert again.before == plan.after
+
+
+@given(st.integers(0, 10_000), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_the_same_view_gives_the_same_plan_in_whatever_order_the_peers_arrived(seed: int, order: int) -> None:
+    members = claim_first(make_members(seed))
+    shuffled = random.Random(order).sample(members, len(members))
+    assert plan_moves(members, LAYERS) == plan_moves(shuffled, LAYERS)
+
+
+def member(node: str, layer_seconds: float, budget: int, part: str = "", *, stays: bool = False) -> Member:
+    return Member(
+        node=node,
+        budget=budget,
+        costs=CellCosts(LAYERS, 0, 10, 0),
+        layer_seconds=layer_seconds,
+        part=parse_part(part, LAYERS) if part else NOTHING,
+        stays=stays,
+    )
+
+
+def test_a_gain_below_the_threshold_moves_nobody() -> None:
+    nodes = [member("a", 0.0042, 120, "b 0-12"), member("b", 0.004, 130, "12-24 e")]
+    assert not plan_moves(nodes, LAYERS).moves
+
+
+def test_layers_go_to_the_faster_node() -> None:
+    nodes = [member("a", 0.004, 240, "b 0-18"), member("b", 0.001, 180, "18-24 e")]
+    plan = plan_moves(nodes, LAYERS)
+    assert [move.node for move in plan.moves] == ["b"]
+    assert plan.moves[0].after.covers(parse_part("6-24 e", LAYERS))
+    assert plan.after.seconds_a_token == pytest.approx(6 * 0.004 + 18 * 0.001 + 2 * 0.002)
+
+
+def test_a_node_that_would_slow_the_chain_stands_by_and_the_plan_says_so() -> None:
+    nodes = [member("a", 0.001, 240, "f"), member("b", 0.05, 240)]
+    plan = plan_moves(nodes, LAYERS)
+    assert set(plan.standby) == {"b"}
+    assert plan.after.seconds_a_token == plan.before.seconds_a_token
+
+
+def test_what_a_dead_node_leaves_is_taken_up() -> None:
+    nodes = [member("a", 0.001, 90, "b 0-6"), member("b", 0.001, 90, "6-12"), member("c", 0.001, 90, "18-24 e")]
+    plan = plan_moves(nodes, LAYERS)
+    assert plan.before.missing == 6
+    assert plan.after.missing == 0
+    carry_out(plan, nodes)
+
+
+def test_a_node_that_stays_is_used_and_not_moved() -> None:
+    nodes = [member("a", 0.001, 240, "f", stays=True), member("b", 0.0001, 120)]
+    plan = plan_moves(nodes, LAYERS)
+    assert all(move.node == "b" for move in plan.moves)
+
+
+def test_spare_nodes_serve_the_thinnest_layers() -> None:
+    nodes = [
+        member("a", 0.001, 240, "f"),
+        member("b", 0.002, 120, "b 0-12"),
+        member("c", 0.002, 120, "b 0-12"),
+    ]
+    after = {one.node: one.part for one in carry_out(plan_moves(nodes, LAYERS), nodes)}
+    held = [cell for part in after.values() for cell in cells(part, LAYERS)]
+    assert min(held.count(cell) for cell in range(LAYERS + 2)) == 2
+    assert after["a"] == whole(LAYERS)
+
+
+def test_unmeasured_nodes_count_as_the_middle_one() -> None:
+    nodes = [member("a", 0.001, 100, "b 0-10"), member("b", 0.0, 100, "10-20"), member("c", 0.003, 100, "20-24 e")]
+    assert plan_moves(nodes, LAYERS).before.seconds_a_token == pytest.approx(0.010 + 10 * 0.003 + 4 * 0.003 + 0.006)
+    assert Part() == NOTHING
