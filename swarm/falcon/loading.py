@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer
@@ -66,9 +67,16 @@ def init_part(
 
 
 def iterate_loading(
-    weights_dir: str | Path, spec: str | Part, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    weights_dir: str | Path,
+    spec: str | Part,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    old: FalconPart | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """The same a piece at a time, for a thread that has other work between: yields (done, total), returns the part."""
+    """The same a piece at a time, for a thread that has other work between: yields (done, total), returns the part.
+
+    old: a part loaded from the same directory in the same way; its modules are used, not read again.
+    """
     store = Store(Path(weights_dir))
     if store.manifest.family != FALCON.name:
         raise WeightsError(f'{weights_dir} holds a model of family "{store.manifest.family}", not {FALCON.name}')
@@ -77,12 +85,17 @@ def iterate_loading(
     store.check(part)
     builder = _Builder(store, config, torch.device(device), dtype or getattr(torch, store.manifest.dtype))
     total = part.layer_count + part.begin + part.end
-    embed = builder.embedding() if part.begin else None
+    loaded = {} if old is None else {layer.number: layer for layer in cast("Iterable[Layer]", old.layers)}
+    embed = None
+    if part.begin:
+        embed = builder.embedding() if old is None or old.embed is None else old.embed
     layers: list[Layer] = []
-    for layer in part.layers:
-        layers.append(builder.layer(layer))
+    for number in part.layers:
+        layers.append(loaded[number] if number in loaded else builder.layer(number))
         yield len(layers), total
-    head = builder.head() if part.end else None
+    head = None
+    if part.end:
+        head = builder.head() if old is None or old.head is None else old.head
     yield total, total
     return FalconPart(config, part, embed, layers, head, builder.dtype, builder.device)
 

@@ -66,20 +66,19 @@ def chunk_tokens(token_seconds: float, decode_seconds: float | None) -> int:
 
 
 class Pace:
-    """Running measurements of what steps cost at one part."""
+    """Running measurements of what a layer costs here."""
 
-    def __init__(self, layer_count: int, layer_seconds: float, prompt_seconds: float) -> None:
-        self._layers = max(1, layer_count)
-        self.decode_seconds = layer_seconds * self._layers
-        self.token_seconds = prompt_seconds * self._layers
-
-    @property
-    def layer_seconds(self) -> float:
-        return self.decode_seconds / self._layers
+    def __init__(self, layer_seconds: float, prompt_seconds: float) -> None:
+        """layer_seconds: of one token in one layer; prompt_seconds: of one token of a prompt in one layer."""
+        self.layer_seconds = layer_seconds
+        self.prompt_seconds = prompt_seconds
 
     def note(self, batch: Batch, seconds: float) -> None:
-        """Learn from a batch that took `seconds`; mixed batches teach nothing certain."""
+        """Learn from a batch that took `seconds` in its layers; mixed batches teach nothing certain."""
+        layers = batch.part.layer_count
+        if not layers:
+            return
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
-            self.decode_seconds += 0.1 * (seconds - self.decode_seconds)
+            self.layer_seconds += 0.1 * (seconds / layers - self.layer_seconds)
         elif all(span.is_prompt for span in batch.spans) and batch.tokens >= 16:
-            self.token_seconds += 0.2 * (seconds / batch.tokens - self.token_seconds)
+            self.prompt_seconds += 0.2 * (seconds / layers / batch.tokens - self.prompt_seconds)

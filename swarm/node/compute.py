@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from swarm.errors import SwarmError
-from swarm.node.effects import Forget, Load, Run
+from swarm.node.effects import Forget, Load, Run, Unload
 from swarm.node.machine import BatchDone, BatchFailed, Event, PartFailed, PartLoaded
 from swarm.node.work import Engine, EngineLoader
 
@@ -26,7 +26,7 @@ class _Stop:
     pass
 
 
-Job = Run | Forget | Load | _Stop
+Job = Run | Forget | Load | Unload
 
 
 class ComputeThread:
@@ -46,15 +46,15 @@ class ComputeThread:
         self._make_loader = make_loader
         self._post = post
         self._show_progress = show_progress
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | _Stop] = queue.SimpleQueue()
         self._engines: dict[str, Engine] = {}
-        self._loading: tuple[str, Iterator[tuple[int, int] | Engine]] | None = None
+        self._loading: dict[str, Iterator[tuple[int, int] | Engine]] = {}
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def give(self, job: Run | Forget | Load) -> None:
+    def give(self, job: Job) -> None:
         self._jobs.put(job)
 
     def stop(self) -> None:
@@ -70,17 +70,17 @@ class ComputeThread:
         while True:
             try:
                 # While a part loads, its next piece is always waiting; sessions' work comes between the pieces.
-                job = self._jobs.get(block=self._loading is None, timeout=IDLE_TICK_SECONDS)
+                job = self._jobs.get(block=not self._loading, timeout=IDLE_TICK_SECONDS)
             except queue.Empty:
                 self._advance()
-                if self._loading is not None:
+                if self._loading:
                     self._load_piece()
                 continue
             if isinstance(job, _Stop):
                 return
             self._do(job, loader)
 
-    def _do(self, job: Run | Forget | Load, loader: EngineLoader) -> None:
+    def _do(self, job: Job, loader: EngineLoader) -> None:
         match job:
             case Run(batch):
                 try:
@@ -94,26 +94,27 @@ class ComputeThread:
                 if model in self._engines:
                     self._engines[model].forget(session)
             case Load(model, part):
+                self._loading[model] = loader.load(model, part, self._engines.get(model))
+            case Unload(model):
                 self._engines.pop(model, None)
-                self._loading = (model, loader.load(model, part))
+                self._loading.pop(model, None)
 
     def _load_piece(self) -> None:
-        assert self._loading is not None
-        model, pieces = self._loading
+        model, pieces = next(iter(self._loading.items()))
         try:
             piece = next(pieces)
         except SwarmError as error:
-            self._loading = None
+            del self._loading[model]
             self._post(PartFailed(model, str(error)))
             return
         except Exception as error:
             log.exception("loading failed model=%s", model)
-            self._loading = None
+            del self._loading[model]
             self._post(PartFailed(model, f"{type(error).__name__}: {error}"))
             return
         if isinstance(piece, tuple):
             self._show_progress(model, *piece)
         else:
-            self._loading = None
+            del self._loading[model]
             self._engines[model] = piece
             self._post(PartLoaded(piece.served))

@@ -91,10 +91,16 @@ class Forget(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """Load a part (giving up whatever part of that model is loaded)."""
+    """Bring what is loaded of a model to just this part. Until PartLoaded, what was loaded before goes on serving."""
 
     model: str
     part: Part
+
+
+class Unload(Struct, frozen=True):
+    """Give up whatever is loaded of a model, and its caches."""
+
+    model: str
 
 
 class Advertise(Struct, frozen=True):
@@ -132,6 +138,7 @@ Effect = (
     | Run
     | Forget
     | Load
+    | Unload
     | Advertise
     | Report
     | Exit

@@ -34,12 +34,25 @@ WARM_UP_TOKENS = 32
 class FalconEngine:
     """Runs batches on one part."""
 
-    def __init__(self, part: FalconPart, model: str, kv_capacity: int, on_layer: Callable[[], None]) -> None:
-        """on_layer: called after each layer of a step, so that others see that this thread moves."""
-        self._part = part
+    def __init__(
+        self,
+        part: FalconPart,
+        model: str,
+        kv_capacity: int,
+        on_layer: Callable[[], None],
+        old: FalconEngine | None = None,
+    ) -> None:
+        """on_layer: called after each layer of a step, so that others see that this thread moves.
+
+        old: an engine of another part of the model, whose caches and measurements this one takes over.
+        """
+        self.part = part
         self._on_layer = on_layer
-        self._caches: dict[tuple[str, str], Cache] = {}
-        layer_seconds, prompt_seconds = self._warm_up()
+        self._caches: dict[tuple[str, str], Cache] = {} if old is None else old._caches
+        if old is not None and old.part.part.layer_count:
+            layer_seconds, prompt_seconds = old.served.layer_seconds, old.served.prompt_seconds
+        else:
+            layer_seconds, prompt_seconds = self._warm_up()
         config = part.config
         self.served = ServedPart(
             model=model,
@@ -52,6 +65,7 @@ class FalconEngine:
             cache_bytes=config.cache_bytes(part.dtype.itemsize),
             kv_capacity=kv_capacity,
             layer_seconds=layer_seconds,
+            end_seconds=self._time_head(),
             prompt_seconds=prompt_seconds,
         )
 
@@ -62,12 +76,25 @@ class FalconEngine:
             times: list[float] = []
             for _ in range(4):
                 started = time.perf_counter()
-                hidden = torch.zeros(tokens, self._part.config.hidden, dtype=self._part.dtype, device=self._part.device)
-                out = self._part.run_layers(hidden, [Span(self._part.new_cache(tokens), tokens)])
+                hidden = torch.zeros(tokens, self.part.config.hidden, dtype=self.part.dtype, device=self.part.device)
+                out = self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)])
                 self._finish(out)
                 times.append(time.perf_counter() - started)
-            figures.append(min(times[1:]) / max(1, self._part.part.layer_count) / tokens)
+            figures.append(min(times[1:]) / max(1, self.part.part.layer_count) / tokens)
         return figures[0], figures[1]
+
+    def _time_head(self) -> float:
+        """Seconds of one token through the final norm and head."""
+        if self.part.head is None:
+            return 0.0
+        times: list[float] = []
+        hidden = torch.zeros(1, self.part.config.hidden, dtype=self.part.dtype, device=self.part.device)
+        with torch.inference_mode():
+            for _ in range(3):
+                started = time.perf_counter()
+                self._finish(self.part.head(hidden))
+                times.append(time.perf_counter() - started)
+        return min(times)
 
     def _finish(self, hidden: Tensor) -> None:
         if hidden.device.type == "cuda":
@@ -86,11 +113,11 @@ class FalconEngine:
         inputs = [_to_torch(tensor) for tensor in batch.inputs]
         packed = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
         if batch.part.begin:
-            hidden = self._part.enter(packed.to(self._part.device))
+            hidden = self.part.enter(packed.to(self.part.device))
         else:
-            hidden = packed.to(self._part.device, self._part.dtype)
-        only = None if batch.part == self._part.part else batch.part.layers
-        hidden = self._part.run_layers(hidden, spans, only, self._on_layer)
+            hidden = packed.to(self.part.device, self.part.dtype)
+        only = None if batch.part == self.part.part else batch.part.layers
+        hidden = self.part.run_layers(hidden, spans, only, self._on_layer)
         sampled: tuple[int, ...] = ()
         outputs: list[WireTensor] = []
         if batch.part.end:
@@ -110,7 +137,7 @@ class FalconEngine:
         cache = self._caches.get(key)
         if cache is None:
             cache = self._caches[key] = Cache(
-                self._part.config, batch.part.layers, order.reserve, self._part.dtype, self._part.device
+                self.part.config, batch.part.layers, order.reserve, self.part.dtype, self.part.device
             )
         cache.extend(order.reserve)
         cache.truncate(order.position)
@@ -126,9 +153,9 @@ class FalconEngine:
         ]
         if not wanted:
             return ()
-        assert self._part.head is not None
+        assert self.part.head is not None
         rows = hidden[[row for row, _ in wanted]] if len(wanted) != hidden.shape[0] else hidden
-        logits = self._part.head(rows).cpu()
+        logits = self.part.head(rows).cpu()
         return tuple(
             sample(logits[index], order.sampling, order.position, order.ids or ())
             for index, (_, order) in enumerate(wanted)
@@ -169,9 +196,11 @@ class FalconLoader:
         self._kv_capacity = kv_capacity
         self._on_layer = on_layer
 
-    def load(self, model: str, part: Part) -> Iterator[tuple[int, int] | Engine]:
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | Engine]:
         """Yield (done, total) as layers are loaded, the engine last."""
-        loading = iterate_loading(self._directories[model], part, self._device, self._dtype)
+        assert old is None or isinstance(old, FalconEngine)
+        loaded_before = None if old is None else old.part
+        loading = iterate_loading(self._directories[model], part, self._device, self._dtype, loaded_before)
         loaded: FalconPart
         while True:
             try:
@@ -179,4 +208,4 @@ class FalconLoader:
             except StopIteration as stop:
                 loaded = stop.value
                 break
-        yield FalconEngine(loaded, model, self._kv_capacity(model, part), self._on_layer)
+        yield FalconEngine(loaded, model, self._kv_capacity(model, part), self._on_layer, old)

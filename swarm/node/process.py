@@ -36,6 +36,7 @@ from swarm.node.effects import (
     Run,
     SendClient,
     SendPeer,
+    Unload,
 )
 from swarm.node.machine import AddressSeen, Event, NodeMachine, Started, StopAsked, Ticked, TurnTaken
 from swarm.node.membership import Membership, Self
@@ -162,7 +163,7 @@ class NodeProcess:
         match effect:  # what a decode step passes through comes first
             case SendPeer(node, channel, message, tensor):
                 self._dialer.send(node, channel, message, tensor)
-            case Run() | Forget() | Load():
+            case Run() | Forget() | Load() | Unload():
                 self._compute.give(effect)
             case AskTurn():
                 if self._turns.take(lambda: self._inbox.put(TurnTaken(was_contended=True))):

@@ -54,11 +54,13 @@ class SessionTable:
     def serve(self, served: ServedPart) -> None:
         """A part is loaded."""
         self.served[served.model] = served
-        self.paces[served.model] = Pace(served.part.layer_count, served.layer_seconds, served.prompt_seconds)
+        if served.model not in self.paces:
+            self.paces[served.model] = Pace(served.layer_seconds, served.prompt_seconds)
 
     def withdraw(self, model: str) -> list[Effect]:
         """A part is given up: its sessions end here."""
         self.served.pop(model, None)
+        self.paces.pop(model, None)
         gone = [hop for hop in self.sessions.values() if hop.order.model == model]
         return [effect for hop in gone for effect in self.end(hop)]
 

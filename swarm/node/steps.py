@@ -197,7 +197,9 @@ class StepRunner:
         if not prompts:
             return 0
         pace = self._table.paces[prompts[0].order.model]
-        return chunk_tokens(pace.token_seconds, pace.decode_seconds if self._count_decoding(now) else None)
+        layers = max(1, prompts[0].part.layer_count)
+        decode_seconds = layers * pace.layer_seconds if self._count_decoding(now) else None
+        return chunk_tokens(layers * pace.prompt_seconds, decode_seconds)
 
     def _make_batch(self, work: Sequence[tuple[HopSession, int]], now: float) -> Batch:
         spans: list[WorkSpan] = []
@@ -248,7 +250,8 @@ class StepRunner:
         yield from self._grant_credit(current)
         pace = self._table.paces.get(batch.model)
         if pace is not None:
-            pace.note(batch, result.seconds)
+            head_seconds = self._table.served[batch.model].end_seconds if batch.part.end else 0.0
+            pace.note(batch, max(0.0, result.seconds - head_seconds))
         yield GiveTurn()
         yield from self.pump(now)
 

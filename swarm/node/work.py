@@ -69,6 +69,7 @@ class ServedPart(Struct, frozen=True):
     cache_bytes: int  # a position in one layer
     kv_capacity: int  # bytes for all sessions together
     layer_seconds: float  # one token through one layer, measured at load
+    end_seconds: float  # one token through the final norm and head, likewise; 0 without them
     prompt_seconds: float  # one token of a prompt through one layer, likewise
 
 
@@ -89,8 +90,11 @@ class Engine(Protocol):
 class EngineLoader(Protocol):
     """Loads parts of the models that a node has the weights of."""
 
-    def load(self, model: str, part: Part) -> Iterator[tuple[int, int] | Engine]:
-        """Yield (done, total) as pieces are loaded, and the engine last. Raises WeightsError or RequestError."""
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | Engine]:
+        """Yield (done, total) as pieces are loaded, and the engine last. Raises WeightsError or RequestError.
+
+        old: the engine that serves meanwhile; the new one takes over its caches and whatever of `part` it has loaded.
+        """
         ...
 
 

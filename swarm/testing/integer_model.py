@@ -94,11 +94,13 @@ class IntegerEngine:
         kv_capacity: int,
         pause: Callable[[float], None] = time.sleep,
         on_layer: Callable[[], None] = lambda: None,
+        old: IntegerEngine | None = None,
     ) -> None:
+        """old: an engine of another part, whose caches this one takes over."""
         self._model = model
         self._pause = pause
         self._on_layer = on_layer
-        self._states: dict[tuple[str, str], dict[int, list[int]]] = {}
+        self._states: dict[tuple[str, str], dict[int, list[int]]] = {} if old is None else old._states
         self.served = ServedPart(
             model=MODEL_ID,
             part=part,
@@ -110,6 +112,7 @@ class IntegerEngine:
             cache_bytes=CACHE_BYTES,
             kv_capacity=kv_capacity,
             layer_seconds=model.layer_seconds,
+            end_seconds=0.0,
             prompt_seconds=model.token_seconds,
         )
 
@@ -174,7 +177,8 @@ class IntegerLoader:
         self._on_layer = on_layer
         self._pause = pause
 
-    def load(self, model: str, part: Part) -> Iterator[tuple[int, int] | Engine]:
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | Engine]:
         del model
+        assert old is None or isinstance(old, IntegerEngine)
         yield part.layer_count, part.layer_count
-        yield IntegerEngine(self._model, part, self._kv_capacity, self._pause, self._on_layer)
+        yield IntegerEngine(self._model, part, self._kv_capacity, self._pause, self._on_layer, old)
