@@ -98,7 +98,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Capacity(Struct, frozen=True, kw_only=True):
-    """How much of one model an unplaced node could hold: the cells' bytes are the model's, the budget is the node's."""
+    """How much of one model a node that may move could hold, KV included; the budget is what other models leave."""
 
     model: ModelId
     name: Name
@@ -128,7 +128,8 @@ class Beat(Message, frozen=True, tag="beat"):
     dropped: Count = 0
     claims: Annotated[list[Claim], Meta(max_length=16)] = []
     capacities: Annotated[list[Capacity], Meta(max_length=16)] = []
-    settled: bool = False
+    intent: Spec = ""  # the part that this node would move to next, if nobody of a lower id has an intent too
+    link_seconds: Seconds = 0.0  # what a hop to it costs a token; 0: not measured
     leaving: bool = False
     rtts: Annotated[dict[NodeId, Seconds], Meta(max_length=512)] = {}
     rates: Annotated[dict[NodeId, Count], Meta(max_length=512)] = {}  # bytes a second to nodes that it sends data to
@@ -200,6 +201,27 @@ class FileChunk(Message, frozen=True, tag="file-chunk"):
     digest: Digest
     offset: Count
     total: Count
+
+
+class AskHold(Message, frozen=True, tag="ask-hold"):
+    """Go on serving these cells, please, until I say that I have dropped them."""
+
+    model: ModelId
+    part: Spec
+    number: Count
+
+
+class HoldAnswer(Message, frozen=True, tag="hold-answer"):
+    """What is held for the asker, of what it asked for under this number; "" for nothing."""
+
+    number: Count
+    part: Spec
+
+
+class EndHold(Message, frozen=True, tag="end-hold"):
+    """The hold asked for under this number is no longer needed."""
+
+    number: Count
 
 
 # Sessions -------------------------------------------------------------------------------------------------------------
@@ -299,6 +321,7 @@ class Renewed(Message, frozen=True, tag="renewed"):
     tick: Count
     busy_seconds: Seconds = 0.0  # spent computing for this session here
     lost: Annotated[list[NodeId], Meta(max_length=64)] = []
+    is_draining: bool = False  # this node will soon stop to serve what the session uses here
 
 
 class Resend(Message, frozen=True, tag="resend"):
@@ -399,6 +422,9 @@ AnyMessage = (
     | AskModel
     | AskFile
     | FileChunk
+    | AskHold
+    | HoldAnswer
+    | EndHold
     | Open
     | Opened
     | Refused

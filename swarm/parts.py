@@ -128,6 +128,11 @@ def subtract(part: Part, other: Part, layers: int) -> Part:
     return part_of(set(cells(part, layers)) - set(cells(other, layers)), layers)
 
 
+def intersect(part: Part, other: Part, layers: int) -> Part:
+    """The cells that both have."""
+    return part_of(set(cells(part, layers)) & set(cells(other, layers)), layers)
+
+
 def cell_ranges(part: Part, layers: int) -> list[tuple[int, int]]:
     """The part's maximal runs of neighbouring cells, half-open, rising."""
     return runs(cells(part, layers))

@@ -12,6 +12,7 @@ from swarm.parts import (
     cell_ranges,
     cells,
     describe_cells,
+    intersect,
     join_parts,
     parse_part,
     part_of,
@@ -78,3 +79,4 @@ def test_parts_add_and_subtract_as_their_cells_do(left: set[int], right: set[int
     assert set(cells(one, LAYERS)) == left
     assert set(cells(join_parts([one, other], LAYERS), LAYERS)) == left | right
     assert set(cells(subtract(one, other, LAYERS), LAYERS)) == left - right
+    assert set(cells(intersect(one, other, LAYERS), LAYERS)) == left & right

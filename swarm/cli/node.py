@@ -247,7 +247,10 @@ def build(
             device=share.device,
             memory_total=measure_device(share.device).total,
             budget=share.budget - max(one.memory.scratch for one in share.models.values()),
-            models=tuple(LocalModel(model, one.name, one.memory.costs) for model, one in share.models.items()),
+            models=tuple(
+                LocalModel(model, one.name, one.memory.costs, one.memory.kv_layer_bytes)
+                for model, one in share.models.items()
+            ),
         ),
         {model: one.card for model, one in share.models.items()},
         {digest: path for one in share.models.values() for digest, path in one.documents.items()},

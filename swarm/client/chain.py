@@ -36,6 +36,7 @@ class _NodeState:
     tick_moved: float = 0.0
     down_since: float | None = None
     lost: frozenset[str] = frozenset()
+    is_draining: bool = False
 
 
 class Chain:
@@ -119,10 +120,16 @@ class Chain:
         if message.tick != state.tick:
             state.tick, state.tick_moved = message.tick, now
         state.lost = frozenset(message.lost)
+        state.is_draining = message.is_draining
         if message.known > self._known or any(self.ends.get(hop) != end for hop, end in message.ends.items()):
             self.note_progress(now)
         self.ends.update(message.ends)
         self._known = max(self._known, message.known)
+
+    @property
+    def draining(self) -> set[str]:
+        """Nodes that will soon stop to serve what this chain uses there."""
+        return {node for node, state in self._nodes.items() if state.is_draining}
 
     # Judgements -------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ go in, effects come out. What is known of the chain in use is chain.py's; no soc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
@@ -33,10 +33,12 @@ from swarm.messages import (
     ids_tensor,
 )
 from swarm.parts import describe_cells, parse_part
-from swarm.plan.routes import Hop, Server, find_route, missing_cells
+from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_cells, predict_seconds
 
 OPEN_SECONDS = 6.0
 AVOID_SECONDS = 5.0
+CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
+CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
 PATIENCE_SECONDS = 8.0  # with no chain or no room, before the answer is given up
 
 Phase = Literal["idle", "routing", "connecting", "opening", "running", "over"]
@@ -77,6 +79,7 @@ class SessionMachine:
         self._trouble_since: float | None = None
         self._retry_at = 0.0
         self._renewed_at = float("-inf")
+        self._compared_at = float("-inf")
         self._start = 0  # where this attempt's feeding began, and where it ended
         self._fed = 0
 
@@ -174,6 +177,8 @@ class SessionMachine:
                 trouble = self._chain.find_trouble(now)
                 if trouble is not None:
                     return self._reroute(trouble[0], trouble[1], now)
+                if self._is_better_elsewhere(now):
+                    return self._change_chain(now)
                 return [*self._renew(now), *self._nudge(now)]
             case "idle":
                 if self.route and not self._is_route_alive(now):
@@ -187,7 +192,13 @@ class SessionMachine:
 
     def _servers(self) -> list[Server]:
         return [
-            Server(beat.node, parse_part(claim.part, claim.layers), claim.layer_seconds, beat.sessions)
+            Server(
+                beat.node,
+                parse_part(claim.part, claim.layers),
+                claim.layer_seconds,
+                beat.sessions,
+                beat.link_seconds or HOP_SECONDS,
+            )
             for beat, claim in serving_claims(self._beats, self.card.model)
             if claim.layers == self.card.layers
         ]
@@ -242,6 +253,29 @@ class SessionMachine:
             self._trouble_since = now
         elif now - self._trouble_since > PATIENCE_SECONDS:
             return self._fail(PeerError(f"gave up after {PATIENCE_SECONDS:.0f} s: {reason}", code="NO_ROUTE"))
+        self._cached = list(self.ids)
+        return self._find_route(now)
+
+    def _is_better_elsewhere(self, now: float) -> bool:
+        """Whether the chain is about to lose a hop, or another would be clearly faster: asked once a second."""
+        if now - self._compared_at < RENEW_SECONDS:
+            return False
+        self._compared_at = now
+        servers = [replace(server, sessions=0) for server in self._servers()]
+        if self._chain.draining:
+            self._avoid |= dict.fromkeys(self._chain.draining, now + AVOID_SECONDS)
+            return bool(find_route(servers, self.card.layers, self._avoid))
+        if now - self._since < CHANGE_SECONDS:
+            return False
+        by_node = {server.node: server for server in servers}
+        if any(hop.node not in by_node for hop in self.route):
+            return False  # its beats are late; its renewals tell whether it lives
+        chain = [replace(by_node[hop.node], part=hop.part) for hop in self.route]
+        here = predict_seconds(chain, self.card.layers)
+        return predict_seconds(servers, self.card.layers) < (1 - CHANGE_GAIN) * here
+
+    def _change_chain(self, now: float) -> list[Effect]:
+        """Go on over another chain, with what the caches of nodes in both hold."""
         self._cached = list(self.ids)
         return self._find_route(now)
 

@@ -13,15 +13,17 @@ from msgspec import Struct
 from swarm.discovery.peers import BEAT_SECONDS
 from swarm.messages import (
     AskFile,
+    AskHold,
     AskModel,
     AskPeers,
     Beat,
     BeatAck,
-    Claim,
     Close,
     Credit,
+    EndHold,
     Goodbye,
     Hello,
+    HoldAnswer,
     ModelCard,
     Open,
     Probe,
@@ -33,13 +35,15 @@ from swarm.messages import (
     Steps,
     Welcome,
 )
-from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer
+from swarm.node.claims import OwnClaims
+from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer, Unload
 from swarm.node.links import LinkMeter
 from swarm.node.membership import Membership
+from swarm.node.moves import MoveRunner
 from swarm.node.sessions import SessionTable
 from swarm.node.steps import StepRunner
 from swarm.node.work import BatchResult, ServedPart
-from swarm.parts import Part, cells
+from swarm.parts import Part
 from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkUp
 
@@ -122,6 +126,8 @@ class NodeMachine:
         self.membership = membership
         self.sessions = SessionTable(membership.me.node)
         self.steps = StepRunner(self.sessions)
+        self.claims = OwnClaims(membership.me, self.sessions)
+        self.moves = MoveRunner(membership.me.node, self.claims, self.sessions, membership.table)
         self.links = LinkMeter(membership.me.node)
         self.phase: Phase = "running"
         self._cards = cards
@@ -130,6 +136,7 @@ class NodeMachine:
         self._last_beat = float("-inf")
         self._is_fixed = False
         self._advertised: Advertise | None = None
+        self._said: Beat | None = None  # the last beat
 
     @property
     def node(self) -> str:
@@ -172,8 +179,8 @@ class NodeMachine:
             case PartLoaded():
                 return self._loaded(event.served, now)
             case PartFailed():
-                self.membership.claims.pop(event.model, None)
-                return [Report("failed", {"model": event.model, "message": event.message}), Exit(1)]
+                report = Report("failed", {"model": event.model, "message": event.message})
+                return [report] if self.moves.failed(event.model) else [report, Exit(1)]
             case BatchFailed():
                 return [
                     Report("compute-failed", {"message": event.message}),
@@ -210,15 +217,32 @@ class NodeMachine:
     def _advance(self, event: Ticked, now: float) -> list[Effect]:
         self._tick = event
         effects = self.sessions.sweep(now)
-        if not self._is_fixed:
-            placement = self.membership.choose(now, may_move=not self.sessions.sessions)
+        if not self._is_fixed and self.phase == "running":
+            placement = self.membership.choose(self.claims.placed, not self.sessions.served, now)
             if placement is not None:
                 effects += self._take_up(placement)
+        if self.phase == "running":
+            effects += self._move(now)
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
             self.membership.table.forget_dead(now)
-            effects += [*self.membership.beat(self.make_beat(), now), *self.links.advance(now)]
+            self.claims.note_figures()
+            self._said = self.make_beat()
+            effects += [*self.membership.beat(self._said, now), *self.links.advance(now)]
         return effects + self._advertise() + self.steps.pump(now)
+
+    def _move(self, now: float) -> list[Effect]:
+        """Go on with this node's move; what changes by it is said at once."""
+        if self._said is None:
+            return []
+        before = self.claims.list_claims()
+        effects = self.moves.advance(self._said, now)
+        return effects if self.claims.list_claims() == before else [*effects, *self._say()]
+
+    def _say(self) -> list[Effect]:
+        """Tell every peer how things are now."""
+        self._said = self.make_beat()
+        return [SendPeer(node, "control", self._said) for node in sorted(self.membership.links)]
 
     def _greet(self, event: LinkUp, now: float) -> list[Effect]:
         """A new peer hears of us at once rather than at the next beat."""
@@ -231,8 +255,10 @@ class NodeMachine:
         """What this node says of itself now."""
         return self.membership.make_beat(
             self._tick.tick,
-            max(0, self._memory_free()),
-            self._claims(),
+            max(0, self.claims.memory_free()),
+            self.claims.list_claims(),
+            [] if self._is_fixed else self.claims.list_capacities(),
+            self.moves.intent,
             self.links.rates,
             sessions=self.sessions.session_count,
             queue=self.sessions.queue_length,
@@ -240,44 +266,14 @@ class NodeMachine:
             dropped=self.steps.dropped,
         )
 
-    def _memory_free(self) -> int:
-        """Bytes of the budget that no claim has spoken for."""
-        costs = {local.model: local.costs for local in self.membership.me.models}
-        return self.membership.me.budget - sum(
-            costs[model].of(cell)
-            for model, (part, _) in self.membership.claims.items()
-            for cell in cells(part, costs[model].layers)
-        )
-
-    def _claims(self) -> list[Claim]:
-        names = {local.model: local for local in self.membership.me.models}
-        claims: list[Claim] = []
-        for model, (part, state) in sorted(self.membership.claims.items()):
-            served = self.sessions.served.get(model)
-            pace = self.sessions.paces.get(model)
-            position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
-            claims.append(
-                Claim(
-                    model=model,
-                    name=names[model].name,
-                    layers=names[model].costs.layers,
-                    part=str(part),
-                    state=state,
-                    layer_seconds=0.0 if pace is None else pace.layer_seconds,
-                    prompt_seconds=0.0 if served is None else served.prompt_seconds,
-                    kv_free_positions=0 if served is None else max(0, self.sessions.kv_free(model)) // position_bytes,
-                )
-            )
-        return claims
-
     def _advertise(self) -> list[Effect]:
         """The advert follows when the claim changes, or spare memory by more than an eighth."""
         model, part = next(
-            ((self._cards[model].name, str(part)) for model, (part, _) in sorted(self.membership.claims.items())),
+            ((self._cards[model].name, str(part)) for model, part in sorted(self.claims.placed.items())),
             ("", ""),
         )
         last = self._advertised
-        wanted = Advertise(model, part, max(0, self._memory_free()))
+        wanted = Advertise(model, part, max(0, self.claims.memory_free()))
         if last is not None and (last.model, last.part) == (model, part):
             change = abs(last.memory_free - wanted.memory_free)
             if change <= last.memory_free // 8:
@@ -288,29 +284,26 @@ class NodeMachine:
     # Claims -----------------------------------------------------------------------------------------------------------
 
     def _take_up(self, placement: Placement) -> list[Effect]:
+        """Give up what was claimed so far for other claims."""
         effects: list[Effect] = []
-        for model in [model for model in self.membership.claims if model not in placement]:
-            del self.membership.claims[model]
-            effects += self.sessions.withdraw(model)
+        for model in list(self.claims.by_model):
+            del self.claims.by_model[model]
+            effects += [*self.sessions.withdraw(model), Unload(model)]
         for model, part in placement.items():
-            if self.membership.claims.get(model, (None, ""))[0] != part:
-                self.membership.claims[model] = (part, "loading")
-                effects += self.sessions.withdraw(model)
-                effects.append(Load(model, part))
-        beat = self.make_beat()
-        return [*effects, *(SendPeer(node, "control", beat) for node in sorted(self.membership.links))]
+            self.claims.of(model).loading = part
+            effects.append(Load(model, part))
+        return [*effects, *self._say()]
 
     def _loaded(self, served: ServedPart, now: float) -> list[Effect]:
-        claim = self.membership.claims.get(served.model)
-        if claim is None or claim[0] != served.part:
+        if not self.claims.of(served.model).wanted.covers(served.part):
             return []  # the claim has moved on while this was loading
-        self.membership.claims[served.model] = (served.part, "serving")
         self.sessions.serve(served)
-        beat = self.make_beat()
+        effects = self.moves.loaded(served.model, served.part, now)
         card = self._cards[served.model]
         return [
             Report("ready", {"part": str(served.part), "model": card.name, "model_id": served.model}),
-            *(SendPeer(node, "control", beat) for node in sorted(self.membership.links)),
+            *effects,
+            *self._say(),
             *self.steps.pump(now),
         ]
 
@@ -340,6 +333,11 @@ class NodeMachine:
                 return [Answer(asker, card or Refused(code="UNKNOWN_MODEL", message="no weights of that model here"))]
             case AskFile():
                 return [AnswerFile(asker, message.digest, message.offset)]
+            case AskHold():
+                return self.moves.take_request(asker, message, now)
+            case EndHold():
+                self.moves.end_promise(asker.node)
+                return []
             case Open():
                 return self.sessions.open(asker, message, arrived.tensor, now)
             case Renew():
@@ -360,6 +358,8 @@ class NodeMachine:
                 return self.steps.take_credit(event.node, event.message, now)
             case ProbeAck():
                 return self.links.take_ack(event.node, event.message, now)
+            case HoldAnswer():
+                self.moves.take_answer(event.node, event.message)
             case StepRefused():
                 return self.steps.step_refused(event.node, event.message)
             case Refused():

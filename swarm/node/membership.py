@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from swarm.discovery.peers import PeerTable
-from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, ClaimState, Goodbye, PeerPage
+from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
 from swarm.parts import Part, parse_part
 from swarm.plan.claims import CellCosts, Held, Placement, Seat, count_coverage, must_yield, place_all, place_one
+from swarm.plan.figures import Published
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkUp
 
 BROWSE_SECONDS = 2.5
@@ -30,6 +32,7 @@ class LocalModel:
     model: str
     name: str
     costs: CellCosts
+    kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,12 @@ class Membership:
         self.addresses = list(addresses)
         self.table = PeerTable()
         self.links: dict[str, str] = {}  # node → control address at which it answered
-        self.claims: dict[str, tuple[Part, ClaimState]] = {}  # model → (part, state)
         self.is_leaving = False
         self._started = started
         self._sequence = 0
         self._sent_at: dict[int, float] = {}
         self._rtts: dict[str, float] = {}
+        self._link_seconds = Published()
         self._dialled: dict[str, float] = {}
         self._own_addresses = set(addresses)
 
@@ -117,7 +120,14 @@ class Membership:
             self.table.say_goodbye(message.node, message.incarnation, now)
 
     def make_beat(
-        self, tick: int, memory_free: int, claims: Sequence[Claim], rates: Mapping[str, int], **counters: int
+        self,
+        tick: int,
+        memory_free: int,
+        claims: Sequence[Claim],
+        capacities: Sequence[Capacity],
+        intent: Part,
+        rates: Mapping[str, int],
+        **counters: int,
     ) -> Beat:
         """What this node says of itself now. Every beat made has a number of its own, or peers would drop it as old."""
         self._sequence += 1
@@ -133,8 +143,9 @@ class Membership:
             tick=tick,
             layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
             claims=list(claims),
-            capacities=[] if self.claims else self._capacities(),
-            settled=bool(self.claims),
+            capacities=list(capacities),
+            intent=str(intent),
+            link_seconds=self._link_seconds.value,
             leaving=self.is_leaving,
             rtts={node: round(rtt, 5) for node, rtt in sorted(self._rtts.items())[:512] if node in self.links},
             rates=dict(list(rates.items())[:512]),
@@ -146,21 +157,9 @@ class Membership:
         """Send a beat to every peer."""
         self._sent_at = {number: at for number, at in self._sent_at.items() if at > now - 10}
         self._sent_at[beat.sequence] = now
+        if self._rtts:
+            self._link_seconds.note(median(self._rtts.values()) / 2)
         return [SendPeer(node, "control", beat) for node in sorted(self.links)]
-
-    def _capacities(self) -> list[Capacity]:
-        return [
-            Capacity(
-                model=local.model,
-                name=local.name,
-                layers=local.costs.layers,
-                layer_bytes=local.costs.layer,
-                begin_bytes=local.costs.begin,
-                end_bytes=local.costs.end,
-                budget_bytes=self.me.budget,
-            )
-            for local in self.me.models
-        ]
 
     def page(self, asker: Asker, request: AskPeers, own: Beat, now: float) -> Effect:
         """A page of the peer table, this node included, without what only nodes need."""
@@ -170,17 +169,16 @@ class Membership:
 
     # Claims -----------------------------------------------------------------------------------------------------------
 
-    def choose(self, now: float, may_move: bool) -> Placement | None:
-        """The claims to take up now; None to leave things as they are. may_move: no session would notice."""
+    def choose(self, placed: Mapping[str, Part], is_loading: bool, now: float) -> Placement | None:
+        """The first claims to take up now; None to leave things as they are.
+
+        placed: what is claimed so far, by model; is_loading: nothing of it is served yet, so that it may be given up.
+        """
         if self.is_leaving or now - self.table.changed < STILL_SECONDS:
             return None
-        if not self.claims:
-            if now - self._started < BROWSE_SECONDS:
-                return None
-            return self._first_claims(now)
-        if not may_move:
-            return None
-        return self._yielding(now)
+        if not placed:
+            return None if now - self._started < BROWSE_SECONDS else self._first_claims(now)
+        return self._yielding(placed, now) if is_loading else None
 
     def _first_claims(self, now: float) -> Placement | None:
         beats = self.table.live(now)
@@ -195,18 +193,17 @@ class Membership:
         layers = self._layers(beats)
         return place_all(seats, self._held(beats, layers), layers)[self.me.node] or None
 
-    def _yielding(self, now: float) -> Placement | None:
+    def _yielding(self, placed: Mapping[str, Part], now: float) -> Placement | None:
         """Another choice where a lower id holds the same cells while others are missing."""
         beats = self.table.live(now)
         layers = self._layers(beats)
         held = self._held(beats, layers)
-        for model, (part, _) in self.claims.items():
+        for model, part in placed.items():
             others = [(claim.node, claim.part) for claim in held if claim.model == model]
             if must_yield(self.me.node, part, others, layers[model]):
                 seat = Seat(self.me.node, self.me.budget, {local.model: local.costs for local in self.me.models})
                 placement = place_one(seat, count_coverage(held, layers))
-                current = {name: claimed for name, (claimed, _) in self.claims.items()}
-                return None if placement == current or not placement else placement
+                return None if placement == placed or not placement else placement
         return None
 
     def _layers(self, beats: Sequence[Beat]) -> dict[str, int]:

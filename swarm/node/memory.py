@@ -97,13 +97,18 @@ class ModelMemory:
     weight_costs: CellCosts
     scratch: int
 
+    @property
+    def kv_layer_bytes(self) -> int:
+        """Of what a layer costs: its KV reserve."""
+        return self.costs.layer - self.weight_costs.layer
+
     def kv_capacity(self, part: Part, budget: int) -> int:
         """Bytes for KV once a part's weights are loaded; what no KV needs stays free for others."""
         return min(budget - self.scratch - part_bytes(self.weight_costs, part), KV_CONTEXTS * self.kv_reserve(part))
 
     def kv_reserve(self, part: Part) -> int:
         """Bytes of KV that are kept free for a part at least."""
-        return part.layer_count * (self.costs.layer - self.weight_costs.layer)
+        return part.layer_count * self.kv_layer_bytes
 
     def useful(self, part: Part) -> int:
         """Bytes beyond which a part gains nothing from more memory."""
@@ -144,10 +149,9 @@ def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
     """Raise RequestError if not even one layer and its KV fit."""
     needed = memory.costs.layer + memory.scratch
     if budget < needed:
-        kv = memory.costs.layer - memory.weight_costs.layer
         raise RequestError(
             f"{format_size(budget)} is too little for one layer of {name}: "
-            f"{format_size(memory.weight_costs.layer)} of weights, {format_size(kv)} of KV and "
+            f"{format_size(memory.weight_costs.layer)} of weights, {format_size(memory.kv_layer_bytes)} of KV and "
             f"{format_size(memory.scratch)} of scratch make {format_size(needed)}; "
             f"pass --memory {needed // 10**6 + 1}MB or more"
         )

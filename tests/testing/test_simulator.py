@@ -99,3 +99,43 @@ def test_without_the_clients_index_check_some_seeds_fail(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(SessionMachine, "_tokens", unchecked)
     assert count_failures(range(6)) > 0
+
+
+# Moves ----------------------------------------------------------------------------------------------------------------
+
+SLOW = IntegerModel(layers=12, layer_seconds=0.004, token_seconds=0.0001)
+
+
+def settle(simulation: Simulation, seconds: float = 60.0) -> None:
+    """Until nobody has moved for a while, first claims and first looks at the plan included."""
+    simulation.run(8)
+    simulation.run(seconds, lambda: simulation.is_settled(5.0))
+    assert simulation.is_settled(5.0), f"seed {simulation.seed}: still moving after {seconds} s"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_faster_node_takes_its_share_under_a_running_answer(seed: int) -> None:
+    simulation = Simulation(seed, SLOW, Weather())
+    for _ in range(3):
+        simulation.add_node(budget_layers=6)
+    simulation.run(8)
+    simulation.ask([1, 2, 3], 600)
+    simulation.run(2)
+    fast = simulation.add_node(budget_layers=12, speed=4.0)
+    settle(simulation)
+    assert simulation.part_of(fast).layer_count == 12
+    simulation.run(120, simulation.are_answered)
+    simulation.check_answers()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_layers_move_between_nodes_that_are_there(seed: int) -> None:
+    """The fast one came first and took what was missing then; it has room for more than its share of that."""
+    simulation = Simulation(seed, SLOW, Weather())
+    simulation.add_node("b 0-3 6-12 e")
+    simulation.add_node(budget_layers=9, speed=8.0)
+    simulation.run(10)
+    simulation.ask([1, 2, 3], 600)
+    settle(simulation)
+    simulation.run(120, simulation.are_answered)
+    simulation.check_answers()

@@ -1,0 +1,126 @@
+"""What this node serves, loads and drains of each model, and what it publishes of that. Pure.
+
+Who changes a claim, and when, is moves.py's affair and the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarm.messages import Capacity, Claim, ClaimState
+from swarm.node.membership import LocalModel, Self
+from swarm.node.sessions import SessionTable
+from swarm.parts import NOTHING, Part, cells, join_parts
+from swarm.plan.figures import Published
+
+
+@dataclass(slots=True)
+class OwnClaim:
+    """This node's claim on one model, by what may be done with it."""
+
+    layers: int
+    serving: Part = NOTHING  # sessions may be opened here
+    loading: Part = NOTHING  # will be served
+    draining: Part = NOTHING  # runs the sessions that it has and takes no more
+
+    @property
+    def wanted(self) -> Part:
+        """What is served, or will be."""
+        return join_parts([self.serving, self.loading], self.layers)
+
+    @property
+    def held(self) -> Part:
+        """All that costs memory."""
+        return join_parts([self.serving, self.loading, self.draining], self.layers)
+
+    @property
+    def is_moving(self) -> bool:
+        return not (self.loading.is_empty() and self.draining.is_empty())
+
+
+class OwnClaims:
+    """This node's claims by model id."""
+
+    def __init__(self, me: Self, sessions: SessionTable) -> None:
+        self.by_model: dict[str, OwnClaim] = {}
+        self._me = me
+        self._models: dict[str, LocalModel] = {local.model: local for local in me.models}
+        self._sessions = sessions
+        self._layer_seconds: dict[str, Published] = {}
+        self._noted: dict[str, float] = {}
+
+    def of(self, model: str) -> OwnClaim:
+        """The claim on a model, made if there is none."""
+        return self.by_model.setdefault(model, OwnClaim(self._models[model].costs.layers))
+
+    @property
+    def placed(self) -> dict[str, Part]:
+        """What is served or will be, by model."""
+        return {model: claim.wanted for model, claim in self.by_model.items() if not claim.wanted.is_empty()}
+
+    def bytes_of(self, model: str, part: Part) -> int:
+        """What a part costs, its KV reserve included."""
+        costs = self._models[model].costs
+        return sum(costs.of(cell) for cell in cells(part, costs.layers))
+
+    def memory_free(self, but: str | None = None) -> int:
+        """Bytes of the budget that no claim has spoken for; claims on `but` do not count."""
+        return self._me.budget - sum(
+            self.bytes_of(model, claim.held) for model, claim in self.by_model.items() if model != but
+        )
+
+    def fits(self, model: str, part: Part) -> bool:
+        """Whether a part fits beside the other models' claims and the KV that sessions have reserved now."""
+        reserve = part.layer_count * self._models[model].kv_layer_bytes
+        kv_in_use = self._sessions.kv_reserved(model)
+        return self.bytes_of(model, part) + max(0, kv_in_use - reserve) <= self.memory_free(but=model)
+
+    # What is published ------------------------------------------------------------------------------------------------
+
+    def note_figures(self) -> None:
+        """Take what was measured since the last call into what is published."""
+        for model, pace in self._sessions.paces.items():
+            if self._noted.get(model) != pace.layer_seconds:
+                self._noted[model] = pace.layer_seconds
+                self._layer_seconds.setdefault(model, Published()).note(pace.layer_seconds)
+
+    def list_claims(self) -> list[Claim]:
+        """For beats."""
+        states: Sequence[ClaimState] = ("serving", "loading", "draining")
+        return [
+            self._describe(model, getattr(claim, state), state)
+            for model, claim in sorted(self.by_model.items())
+            for state in states
+            if not getattr(claim, state).is_empty()
+        ]
+
+    def _describe(self, model: str, part: Part, state: ClaimState) -> Claim:
+        served = self._sessions.served.get(model)
+        figure = self._layer_seconds.get(model)
+        position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
+        return Claim(
+            model=model,
+            name=self._models[model].name,
+            layers=self._models[model].costs.layers,
+            part=str(part),
+            state=state,
+            layer_seconds=0.0 if figure is None else figure.value,
+            prompt_seconds=0.0 if served is None else served.prompt_seconds,
+            kv_free_positions=0 if served is None else max(0, self._sessions.kv_free(model)) // position_bytes,
+        )
+
+    def list_capacities(self) -> list[Capacity]:
+        """What each model's cells cost here, and what they may cost together."""
+        return [
+            Capacity(
+                model=local.model,
+                name=local.name,
+                layers=local.costs.layers,
+                layer_bytes=local.costs.layer,
+                begin_bytes=local.costs.begin,
+                end_bytes=local.costs.end,
+                budget_bytes=max(0, self.memory_free(but=local.model)),
+            )
+            for local in self._me.models
+        ]

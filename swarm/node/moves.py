@@ -1,0 +1,343 @@
+"""Carries out this node's own moves: says what it intends, waits for better ones, loads, obtains holds, drains, drops.
+
+Decides only. Which move is due is swarm.plan's answer, the same on every node with the same view. Before a cell is dropped
+another node that serves it has promised to go on (a hold): views may be stale, so no answer means no move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from swarm.discovery.peers import PeerTable
+from swarm.messages import AskHold, Beat, EndHold, HoldAnswer
+from swarm.node.claims import OwnClaim, OwnClaims
+from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
+from swarm.node.membership import STILL_SECONDS
+from swarm.node.sessions import SessionTable
+from swarm.parts import NOTHING, Part, intersect, join_parts, parse_part, subtract
+from swarm.plan.claims import CellCosts
+from swarm.plan.moves import Plan, plan_moves
+from swarm.plan.routes import HOP_SECONDS
+from swarm.plan.shares import Member
+from swarm.wire.events import Asker
+
+ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
+BEATS_TO_WAIT = 2  # of every live peer, so that a better intent would have been heard
+HOLD_SECONDS = 30.0  # a hold ends by itself then
+ASK_SECONDS = 25.0  # and is no longer waited for then
+DRAIN_SECONDS = 20.0  # for sessions to leave what is dropped
+PATIENCE_SECONDS = 30.0  # a node that is to move and does not is passed over
+PASSED_SECONDS = 60.0  # for so long
+
+Phase = Literal["intending", "growing", "holding", "draining", "shrinking"]
+
+
+@dataclass(slots=True)
+class _Moving:
+    """The move that this node is at. Phases: intending, then growing, holding, draining, shrinking, where room allows."""
+
+    model: str
+    target: Part
+    since: float  # when the phase began
+    phase: Phase = "intending"
+    heard: dict[str, int] = field(default_factory=dict[str, int])  # peer → its beat when it could first know
+    asked_at: float = float("-inf")
+    first_number: int = 0  # of its requests for holds
+    holds: dict[str, Part] = field(default_factory=dict[str, Part])  # node → what it goes on serving for us
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """Cells that this node goes on serving for another."""
+
+    model: str
+    part: Part
+    until: float
+
+
+class MoveRunner:
+    """This node's moves, and its promises to others that move."""
+
+    def __init__(self, node: str, claims: OwnClaims, sessions: SessionTable, table: PeerTable) -> None:
+        self._node = node
+        self._claims = claims
+        self._sessions = sessions
+        self._table = table
+        self._moving: _Moving | None = None
+        self._promises: dict[str, _Promise] = {}  # asker → what was promised
+        self._look_at = 0.0
+        self._numbers = 0
+        self._plans: dict[str, tuple[Sequence[Member], Plan]] = {}  # by model: the last view, and what it leads to
+        self._due: tuple[str, Part, float] | None = None  # whose move is first, where to, since when
+        self._passed: dict[str, float] = {}
+
+    @property
+    def intent(self) -> Part:
+        """Where this node would move to, if no better intent is heard; nothing while it intends nothing."""
+        moving = self._moving
+        return moving.target if moving is not None and moving.phase == "intending" else NOTHING
+
+    # Time -------------------------------------------------------------------------------------------------------------
+
+    def advance(self, own: Beat, now: float) -> list[Effect]:
+        """A moment has passed. own: this node's last beat, so that it plans with the figures that all others have."""
+        self._promises = {node: one for node, one in self._promises.items() if one.until > now}
+        self._passed = {node: until for node, until in self._passed.items() if until > now}
+        moving = self._moving
+        if moving is None or moving.phase == "intending":
+            if now < self._look_at:
+                return []
+            self._look_at = now + ROUND_SECONDS
+            return self._look(own, now)
+        match moving.phase:
+            case "holding":
+                return self._ask_holds(moving, now)
+            case "draining":
+                return self._drain(moving, now)
+            case _:
+                return []
+
+    def _look(self, own: Beat, now: float) -> list[Effect]:
+        """Whose move is it? Ours, once two beats of every peer have shown no better intent."""
+        beats = self._table.live(now)
+        if now - self._table.changed < STILL_SECONDS or any(_is_moving(beat) for beat in (own, *beats)):
+            self._moving = None
+            return []
+        for model, claim in sorted(self._claims.by_model.items()):
+            move = self._first_move(model, claim.layers, [own, *beats], now)
+            if move is None or move[0] != self._node:
+                continue
+            return self._intend(model, move[1], beats, now)
+        self._moving = None
+        return []
+
+    def _first_move(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> tuple[str, Part] | None:
+        members = members_of(beats, model, layers, self._passed)
+        known = self._plans.get(model)
+        plan = plan_moves(members, layers) if known is None or known[0] != members else known[1]
+        self._plans[model] = members, plan
+        if not plan.moves:
+            return None
+        first = plan.moves[0]
+        if self._due is None or self._due[:2] != (first.node, first.after):
+            self._due = (first.node, first.after, now)
+        elif now - self._due[2] > PATIENCE_SECONDS:
+            self._passed[first.node] = now + PASSED_SECONDS
+            self._due = None
+        return first.node, first.after
+
+    def _intend(self, model: str, target: Part, beats: Sequence[Beat], now: float) -> list[Effect]:
+        moving = self._moving
+        if moving is None or (moving.model, moving.target) != (model, target):
+            moving = self._moving = _Moving(model, target, now)
+        if any(beat.intent and beat.node < self._node for beat in beats):
+            moving.heard = {}
+            return []
+        heard = {beat.node: moving.heard.get(beat.node, beat.sequence) for beat in beats}
+        moving.heard = heard
+        if now == moving.since or any(beat.sequence < heard[beat.node] + BEATS_TO_WAIT for beat in beats):
+            return []
+        return self._begin(moving, now)
+
+    # The move ---------------------------------------------------------------------------------------------------------
+
+    def _begin(self, moving: _Moving, now: float) -> list[Effect]:
+        """The next part of the move: what is new first, if there is room for it beside what is to go."""
+        claim = self._claims.of(moving.model)
+        union = join_parts([claim.held, moving.target], claim.layers)
+        gained = subtract(moving.target, claim.held, claim.layers)
+        if not gained.is_empty() and self._claims.fits(moving.model, union):
+            self._enter(moving, "growing", now)
+            claim.loading = gained
+            return [Load(moving.model, union)]
+        if not self._dropped(moving, claim).is_empty():
+            self._enter(moving, "holding", now)
+            moving.first_number = self._numbers + 1
+            return self._ask_holds(moving, now)
+        return self._finish(moving, now)
+
+    def _enter(self, moving: _Moving, phase: Phase, now: float) -> None:
+        moving.phase, moving.since = phase, now
+
+    @staticmethod
+    def _dropped(moving: _Moving, claim: OwnClaim) -> Part:
+        return subtract(claim.held, moving.target, claim.layers)
+
+    def loaded(self, model: str, part: Part, now: float) -> list[Effect]:
+        """Just this part of a model is loaded now."""
+        claim = self._claims.of(model)
+        moving = self._moving
+        claim.serving, claim.loading = subtract(part, claim.draining, claim.layers), NOTHING
+        if moving is None or moving.model != model:
+            return []
+        if moving.phase == "shrinking":
+            claim.draining = NOTHING
+            effects = self._end_holds(moving)
+            return [*effects, *self._begin(moving, now)]
+        return self._begin(moving, now) if moving.phase == "growing" else []
+
+    def failed(self, model: str) -> bool:
+        """A part could not be loaded; True if what was served before still is."""
+        claim = self._claims.of(model)
+        claim.loading = NOTHING
+        if self._moving is not None and self._moving.model == model:
+            self._moving = None
+        return not claim.serving.is_empty()
+
+    def _finish(self, moving: _Moving, now: float) -> list[Effect]:
+        """The move is over; one that did not come to its end is not tried again for a while."""
+        if self._claims.of(moving.model).held != moving.target:
+            self._passed[self._node] = now + PASSED_SECONDS
+        return self._stop(moving, now)
+
+    def _stop(self, moving: _Moving, now: float) -> list[Effect]:
+        self._moving = None
+        self._look_at = now + ROUND_SECONDS
+        return self._end_holds(moving)
+
+    # Holds ------------------------------------------------------------------------------------------------------------
+
+    def _ask_holds(self, moving: _Moving, now: float) -> list[Effect]:
+        """Have others promise to go on serving what is to be dropped; then drop it."""
+        claim = self._claims.of(moving.model)
+        dropped = self._dropped(moving, claim)
+        self._forget_dead(moving, now)
+        if self._is_held(moving, claim, dropped):
+            return self._start_draining(moving, claim, dropped, now)
+        if now - moving.since > ASK_SECONDS:
+            return self._finish(moving, now)
+        if now - moving.asked_at < ROUND_SECONDS or self._is_promised(moving.model, dropped, claim.layers):
+            return []
+        moving.asked_at = now
+        effects: list[Effect] = []
+        for beat in self._table.live(now):
+            served = _served_by(beat, moving.model, claim.layers)
+            wanted = intersect(dropped, served, claim.layers)
+            if not wanted.is_empty():
+                self._numbers += 1
+                ask = AskHold(model=moving.model, part=str(wanted), number=self._numbers)
+                effects.append(SendPeer(beat.node, "control", ask))
+        return effects
+
+    def _is_held(self, moving: _Moving, claim: OwnClaim, dropped: Part) -> bool:
+        return subtract(dropped, join_parts(moving.holds.values(), claim.layers), claim.layers).is_empty()
+
+    def _is_promised(self, model: str, part: Part, layers: int) -> bool:
+        """Whether some of a part is promised to others: it may not be dropped yet."""
+        return any(
+            one.model == model and not intersect(one.part, part, layers).is_empty() for one in self._promises.values()
+        )
+
+    def _forget_dead(self, moving: _Moving, now: float) -> None:
+        for node in list(moving.holds):
+            if self._table.verdict(node, now) in ("dead", "hung"):
+                del moving.holds[node]
+
+    def take_request(self, asker: Asker, request: AskHold, now: float) -> list[Effect]:
+        """Another node wants to drop cells that this one serves too: promise what is served here and stays.
+
+        Of two that want the same the lower id goes first; the other withdraws its own request.
+        """
+        claim = self._claims.by_model.get(request.model)
+        if claim is None or self._sessions.is_leaving:
+            return [Answer(asker, HoldAnswer(number=request.number, part=""))]
+        asked = parse_part(request.part, claim.layers)
+        granted = intersect(asked, claim.serving, claim.layers)
+        effects: list[Effect] = []
+        moving = self._moving
+        if moving is not None and moving.phase == "holding" and moving.model == request.model:
+            dropped = self._dropped(moving, claim)
+            if not intersect(dropped, granted, claim.layers).is_empty():
+                if asker.node < self._node:
+                    effects += self._stop(moving, now)
+                else:
+                    granted = subtract(granted, dropped, claim.layers)
+        if not granted.is_empty():
+            self._promises[asker.node] = _Promise(request.model, granted, now + HOLD_SECONDS)
+        return [*effects, Answer(asker, HoldAnswer(number=request.number, part=str(granted)))]
+
+    def take_answer(self, node: str, answer: HoldAnswer) -> None:
+        """A node goes on serving part of what we asked for; answers to earlier moves mean nothing."""
+        moving = self._moving
+        if moving is None or moving.phase != "holding" or answer.number < moving.first_number or not answer.part:
+            return
+        moving.holds[node] = parse_part(answer.part, self._claims.of(moving.model).layers)
+
+    def end_promise(self, node: str) -> None:
+        """A node has dropped what it wanted to."""
+        self._promises.pop(node, None)
+
+    def _end_holds(self, moving: _Moving) -> list[Effect]:
+        nodes, moving.holds = sorted(moving.holds), {}
+        return [SendPeer(node, "control", EndHold(number=self._numbers)) for node in nodes]
+
+    # Draining ---------------------------------------------------------------------------------------------------------
+
+    def _start_draining(self, moving: _Moving, claim: OwnClaim, dropped: Part, now: float) -> list[Effect]:
+        self._enter(moving, "draining", now)
+        claim.serving, claim.draining = subtract(claim.serving, dropped, claim.layers), dropped
+        self._sessions.draining[moving.model] = dropped
+        return self._drain(moving, now)
+
+    def _drain(self, moving: _Moving, now: float) -> list[Effect]:
+        """Drop what no session uses any more; take it back if those who promised to serve it are gone."""
+        claim = self._claims.of(moving.model)
+        self._forget_dead(moving, now)
+        if not self._is_held(moving, claim, claim.draining):
+            claim.serving = join_parts([claim.serving, claim.draining], claim.layers)
+            claim.draining = NOTHING
+            del self._sessions.draining[moving.model]
+            return self._finish(moving, now)
+        if self._sessions.uses(moving.model, claim.draining) and now - moving.since < DRAIN_SECONDS:
+            return []
+        effects = self._sessions.end_users(moving.model, claim.draining)
+        del self._sessions.draining[moving.model]
+        self._enter(moving, "shrinking", now)
+        if claim.serving.is_empty():
+            return [
+                *effects,
+                *self._sessions.withdraw(moving.model),
+                Unload(moving.model),
+                *self.loaded(moving.model, NOTHING, now),
+            ]
+        return [*effects, Load(moving.model, claim.serving)]
+
+
+def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collection[str] = ()) -> list[Member]:
+    """The nodes that hold some of a model or could, as they describe themselves. passed: nodes to leave as they are."""
+    members: list[Member] = []
+    for beat in sorted(beats, key=lambda beat: beat.node):
+        claims = [claim for claim in beat.claims if (claim.model, claim.layers) == (model, layers)]
+        capacity = next((one for one in beat.capacities if (one.model, one.layers) == (model, layers)), None)
+        if capacity is None and not claims:
+            continue
+        parts = [parse_part(claim.part, layers) for claim in claims if claim.state in ("serving", "loading")]
+        members.append(
+            Member(
+                node=beat.node,
+                budget=0 if capacity is None else capacity.budget_bytes,
+                costs=CellCosts(layers, 0, 1, 0)
+                if capacity is None
+                else CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes),
+                layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
+                link_seconds=beat.link_seconds or HOP_SECONDS,
+                part=join_parts(parts, layers),
+                stays=capacity is None or beat.node in passed,
+            )
+        )
+    return members
+
+
+def _served_by(beat: Beat, model: str, layers: int) -> Part:
+    parts = [
+        parse_part(claim.part, layers)
+        for claim in beat.claims
+        if (claim.model, claim.layers, claim.state) == (model, layers, "serving")
+    ]
+    return join_parts(parts, layers)
+
+
+def _is_moving(beat: Beat) -> bool:
+    return any(claim.state in ("loading", "draining") for claim in beat.claims)
