@@ -1,5 +1,6 @@
 """An integer-model node as a process of its own: `python -m tests.integer_node PART HOST PORT LAYER_SECONDS [PEER …]`.
 
+PART "+N": it has room for N layers and finds out by itself which.
 Prints its id and address once it serves. Ends when its standard input does, so that no test leaves one behind. After SIGUSR1
 its compute thread is stuck; everything else lives on.
 """
@@ -16,7 +17,7 @@ from tests.swarms import make_node
 
 
 def main(part: str, host: str, port: str, layer_seconds: str, *peers: str) -> None:
-    """Serve `part` until the parent goes away."""
+    """Serve until the parent goes away."""
     may_compute = threading.Event()
     may_compute.set()
     signal.signal(signal.SIGUSR1, lambda *_: may_compute.clear())
@@ -26,8 +27,12 @@ def main(part: str, host: str, port: str, layer_seconds: str, *peers: str) -> No
         may_compute.wait()
 
     model = IntegerModel(layer_seconds=float(layer_seconds))
-    node = make_node(model, part, peers, hosts=[host], port=int(port), pause=pause)
+    room = int(part.removeprefix("+")) if part.startswith("+") else 0
+    node = make_node(
+        model, None if room else part, peers, budget_layers=room, hosts=[host], port=int(port), pause=pause
+    )
     node.on_ready = lambda: print(node.node, node.address, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: node.process.ask_stop())
     threading.Thread(target=lambda: (sys.stdin.read(), node.process.ask_stop()), daemon=True).start()
     sys.exit(node.process.run())
 

@@ -130,7 +130,14 @@ def integer_swarm(model: IntegerModel, parts: Sequence[str], **options: int) -> 
 @contextmanager
 def client_of(nodes: Sequence[IntegerNode], keys: SwarmKeys = KEYS) -> Iterator[SwarmClient]:
     """A client that knows the nodes' addresses."""
-    settings = ClientSettings(hosts=[HOST], peers=[node.address for node in nodes], use_mdns=False)
+    with open_client([node.address for node in nodes], keys) as swarm:
+        yield swarm
+
+
+@contextmanager
+def open_client(addresses: Sequence[str], keys: SwarmKeys = KEYS) -> Iterator[SwarmClient]:
+    """A client that knows some addresses."""
+    settings = ClientSettings(hosts=[HOST], peers=addresses, use_mdns=False)
     with SwarmClient(settings, keys, new_identity()) as swarm:
         yield swarm
 

@@ -181,8 +181,9 @@ class SessionMachine:
                     return self._change_chain(now)
                 return [*self._renew(now), *self._nudge(now)]
             case "idle":
-                if self.route and not self._is_route_alive(now):
-                    self.route = []
+                if self.route and (self._chain.draining or not self._is_route_alive(now)):
+                    effects, self.route = self._close_all(), []
+                    return effects
                 return self._renew(now)
             case "over":
                 pass

@@ -117,6 +117,7 @@ Event = (
     | StopAsked
 )
 Phase = Literal["running", "stopping"]
+LEAVE_SECONDS = 4.0  # for sessions to go elsewhere, of the 5 in which a node leaves
 
 
 class NodeMachine:
@@ -134,6 +135,7 @@ class NodeMachine:
         self._tick = Ticked(0, 0)
         self._data_port = 1
         self._last_beat = float("-inf")
+        self._leave_at = float("inf")
         self._is_fixed = False
         self._advertised: Advertise | None = None
         self._said: Beat | None = None  # the last beat
@@ -188,7 +190,7 @@ class NodeMachine:
                     *self.steps.pump(now),
                 ]
             case StopAsked():
-                return self._stop()
+                return self._stop(now)
 
     # Starting, stopping, time -----------------------------------------------------------------------------------------
 
@@ -202,17 +204,20 @@ class NodeMachine:
             effects += self._take_up(dict(event.placement))
         return effects
 
-    def _stop(self) -> list[Effect]:
+    def _stop(self, now: float) -> list[Effect]:
         if self.phase == "stopping":
             return [Exit(1)]
         self.phase = "stopping"
+        self._leave_at = now + LEAVE_SECONDS
         self.membership.is_leaving = self.sessions.is_leaving = True
+        return [Report("leaving", {}), *self._say(), *self._leave(now)]
+
+    def _leave(self, now: float) -> list[Effect]:
+        """Go once the sessions here have gone to other chains, or have had their time."""
+        if self.sessions.sessions and now < self._leave_at:
+            return []
         goodbye = Goodbye(node=self.node, incarnation=self.membership.me.incarnation)
-        return [
-            Report("leaving", {}),
-            *(SendPeer(node, "control", goodbye) for node in sorted(self.membership.links)),
-            Exit(0),
-        ]
+        return [*(SendPeer(node, "control", goodbye) for node in sorted(self.membership.links)), Exit(0)]
 
     def _advance(self, event: Ticked, now: float) -> list[Effect]:
         self._tick = event
@@ -221,8 +226,7 @@ class NodeMachine:
             placement = self.membership.choose(self.claims.placed, not self.sessions.served, now)
             if placement is not None:
                 effects += self._take_up(placement)
-        if self.phase == "running":
-            effects += self._move(now)
+        effects += self._move(now) if self.phase == "running" else self._leave(now)
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
             self.membership.table.forget_dead(now)

@@ -1,0 +1,108 @@
+"""Integer nodes and clients as processes of their own, for tests that kill, stop, add and remove them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tests import lan
+from tests.swarms import HOST
+
+FIRST_PORT = 22000
+
+
+@dataclass
+class Process:
+    """An integer node that runs by itself."""
+
+    popen: subprocess.Popen[str]
+    node: str
+    address: str
+
+    def leave(self) -> None:
+        """Politely."""
+        self.popen.terminate()
+
+
+def start_node(
+    part: str, index: int, layer_seconds: float, peers: Sequence[str], host: lan.Host | None = None
+) -> Process:
+    """A node that has said where it listens. part: what it serves, or "+N" for one with room for N layers."""
+    prefix, address = ([], HOST) if host is None else (host.prefix, host.address)
+    port = str(FIRST_PORT + 10 * index)
+    command = [*prefix, sys.executable, "-m", "tests.integer_node", part, address, port, str(layer_seconds), *peers]
+    popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert popen.stdout is not None
+    return Process(popen, *popen.stdout.readline().split())
+
+
+def end_nodes(nodes: Sequence[Process]) -> None:
+    """Whatever state they are in."""
+    for process in nodes:
+        process.popen.send_signal(signal.SIGCONT)
+        process.popen.terminate()
+    for process in nodes:
+        try:
+            process.popen.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.popen.kill()
+            process.popen.communicate()
+
+
+@contextmanager
+def node_processes(
+    parts: Sequence[str], layer_seconds: float, hosts: Sequence[lan.Host] = ()
+) -> Iterator[list[Process]]:
+    """A node a part, each told of those before it; on loopback, or each on a host of its own. May be added to."""
+    started: list[Process] = []
+    try:
+        for index, part in enumerate(parts):
+            peers = [process.address for process in started]
+            started.append(start_node(part, index, layer_seconds, peers, hosts[index] if hosts else None))
+        yield started
+    finally:
+        end_nodes(started)
+
+
+@dataclass
+class Answer:
+    """What came of a turn, and when."""
+
+    ids: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    routes: list[dict[str, str]] = field(default_factory=list)  # part → node, of each attempt
+
+    @property
+    def attempts(self) -> int:
+        return len(self.routes)
+
+    @property
+    def longest_gap(self) -> float:
+        return max(later - earlier for earlier, later in itertools.pairwise(self.times))
+
+    def tokens_per_second(self, last: int) -> float:
+        """Of the last tokens that have come."""
+        times = self.times[-last - 1 :]
+        return (len(times) - 1) / (times[-1] - times[0])
+
+
+def ask(nodes: Sequence[Process], tokens: int, laptop: lan.Host | None = None) -> Iterator[Answer]:
+    """Ask for one answer from a process of its own; gives what there is of it whenever something has come."""
+    prefix, host = ([], HOST) if laptop is None else (laptop.prefix, laptop.address)
+    command = [*prefix, sys.executable, "-m", "tests.integer_client", host, str(tokens)]
+    answer = Answer()
+    with subprocess.Popen([*command, *(node.address for node in nodes)], stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        for line in map(json.loads, client.stdout):
+            if "route" in line:
+                answer.routes.append(dict(line["route"]))
+            else:
+                answer.ids.append(line["id"])
+                answer.times.append(line["at"])
+            yield answer

@@ -1,0 +1,86 @@
+"""Nodes join, move, leave and come back under running answers: real processes, real sockets, the model of integers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from swarm.client.swarm import SwarmClient
+from swarm.node.moves import members_of
+from swarm.plan.holdings import Forecast
+from swarm.plan.moves import plan_moves
+from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from tests.integer_client import PROMPT
+from tests.integer_processes import Answer, Process, ask, end_nodes, node_processes, start_node
+from tests.swarms import open_client
+
+pytestmark = pytest.mark.slow
+LAYER_SECONDS = 0.004
+MODEL = IntegerModel(layer_seconds=LAYER_SECONDS)
+SHARE_SECONDS = 15.0  # until a node that joined carries its share
+GAP_SECONDS = 2.0
+
+
+def forecast(client: SwarmClient) -> Forecast:
+    """What the plan promises, from what the nodes publish now."""
+    return plan_moves(members_of(client.beats, MODEL_ID, MODEL.layers), MODEL.layers).after
+
+
+class Watch(threading.Thread):
+    """Notes the best forecast that is to be had while a node joins."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        super().__init__(daemon=True)
+        self.best = Forecast(0, float("inf"), 0.0)
+        self.is_over = threading.Event()
+        self._addresses = addresses
+
+    def run(self) -> None:
+        with open_client(self._addresses) as client:
+            while not self.is_over.wait(0.2):
+                now = forecast(client)
+                if now.seconds_a_token < self.best.seconds_a_token:
+                    self.best = now
+
+
+def test_a_faster_node_joins_and_leaves_under_a_running_answer() -> None:
+    """It is four times as fast as the three that are there, and has room for all."""
+    tokens, leaves_at = 800, 500
+    joined: list[Process] = []
+    started = taken = 0.0
+    speed = promised = 0.0
+    answer = Answer()
+    with node_processes(["+6", "+6", "+6"], LAYER_SECONDS) as nodes:
+        watch = Watch([node.address for node in nodes])
+        watch.start()
+        try:
+            for answer in ask(nodes, tokens):
+                if len(answer.ids) == 30 and not joined:
+                    started = time.monotonic()
+                    threading.Thread(
+                        target=lambda: joined.append(
+                            start_node("+12", 9, LAYER_SECONDS / 4, [node.address for node in nodes])
+                        )
+                    ).start()
+                if not taken and joined and set(answer.routes[-1].values()) == {joined[0].node}:
+                    taken = time.monotonic()
+                if len(answer.ids) == leaves_at and not speed:
+                    speed = answer.tokens_per_second(100)
+                    promised = 1 / watch.best.seconds_a_token
+                    joined[0].leave()
+        finally:
+            watch.is_over.set()
+            watch.join()
+            end_nodes(joined)
+    print(
+        f"its share after {taken - started:.1f} s, {speed:.1f} tokens/s, {promised:.1f} promised, "
+        f"longest gap {answer.longest_gap:.2f} s, {answer.attempts} chains"
+    )
+    assert answer.ids == MODEL.answer(PROMPT, tokens)
+    assert 0 < taken - started < SHARE_SECONDS
+    assert speed == pytest.approx(promised, rel=0.2)
+    assert answer.longest_gap < GAP_SECONDS
+    assert joined[0].node not in answer.routes[-1].values()
