@@ -7,30 +7,51 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping
 
 from swarm.client.effects import Delivered, RouteTaken
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
+from swarm.errors import SwarmError
 from swarm.keys import new_identity
-from swarm.messages import Sampling
+from swarm.messages import ModelCard, Sampling
 from tests.swarms import KEYS
 
 PROMPT = [3, 1, 4, 1, 5]
 
 
 def main(host: str, tokens: str, *peers: str) -> None:
-    """Ask for one answer."""
+    """Ask for one answer; or, where TOKENS is `Nx`, for one after the other until standard input ends."""
     settings = ClientSettings(hosts=[host], peers=peers, use_mdns=False)
     with SwarmClient(settings, KEYS, new_identity()) as client:
-        session = client.open_session(client.card(client.find_model(None, 20)))
+        card = client.card(client.find_model(None, 20))
+        if tokens.endswith("x"):
+            keep_asking(client, card, int(tokens[:-1]))
+            return
+        session = client.open_session(card)
         for event in session.generate(Turn(ids=PROMPT, max_tokens=int(tokens), sampling=Sampling(), stop_ids=[])):
             if isinstance(event, RouteTaken):
                 say({"route": [[str(hop.part), hop.node] for hop in event.route], "attempts": event.attempts})
             if isinstance(event, Delivered):
                 for token in event.ids:
                     say({"id": token, "at": time.monotonic()})
+        session.cancel()
+
+
+def keep_asking(client: SwarmClient, card: ModelCard, tokens: int) -> None:
+    """{"answer": ids} or {"error": text} for each answer asked for."""
+    is_over = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
+    while not is_over.is_set():
+        session = client.open_session(card)
+        turn = Turn(ids=PROMPT, max_tokens=tokens, sampling=Sampling(), stop_ids=[])
+        try:
+            ids = [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
+            say({"answer": ids})
+        except SwarmError as error:
+            say({"error": str(error)})
         session.cancel()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -9,13 +12,13 @@ from collections.abc import Sequence
 import pytest
 
 from swarm.client.swarm import SwarmClient
-from swarm.node.moves import members_of
+from swarm.discovery.members import members_of
 from swarm.plan.holdings import Forecast
 from swarm.plan.moves import plan_moves
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from tests.integer_client import PROMPT
 from tests.integer_processes import Answer, Process, ask, end_nodes, node_processes, start_node
-from tests.swarms import open_client
+from tests.swarms import HOST, open_client
 
 pytestmark = pytest.mark.slow
 LAYER_SECONDS = 0.004
@@ -84,3 +87,47 @@ def test_a_faster_node_joins_and_leaves_under_a_running_answer() -> None:
     assert speed == pytest.approx(promised, rel=0.2)
     assert answer.longest_gap < GAP_SECONDS
     assert joined[0].node not in answer.routes[-1].values()
+
+
+def test_fifty_nodes_join_and_leave_under_four_clients() -> None:
+    """Each places itself beside two that stay, serves while the next one comes, and leaves; four lines of them."""
+    joins, lanes, tokens = 50, 4, 40
+    expected = MODEL.answer(PROMPT, tokens)
+    numbers = iter(range(10, 10 + joins))
+    taking = threading.Lock()
+    came: list[Process] = []
+    with node_processes(["b 0-6", "6-12 e"], LAYER_SECONDS) as base:
+        addresses = [node.address for node in base]
+        command = [sys.executable, "-m", "tests.integer_client", HOST, f"{tokens}x", *addresses]
+        clients = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+        ]
+
+        def come_and_go() -> None:
+            node: Process | None = None
+            while True:
+                with taking:
+                    number = next(numbers, None)
+                before, node = node, None
+                if number is not None:
+                    room = f"+{4 + number % 9}"
+                    node = start_node(room, number, LAYER_SECONDS * (1 + number % 3) / 4, addresses)
+                    came.append(node)
+                if before is not None:
+                    before.leave()
+                    before.popen.wait(10)
+                if node is None:
+                    return
+
+        threads = [threading.Thread(target=come_and_go) for _ in range(lanes)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        said = [client.communicate(timeout=30)[0].splitlines() for client in clients]
+        end_nodes(came)
+    lines = [json.loads(line) for client in said for line in client]
+    print(f"{len(came)} nodes came and went, {len(lines)} answers")
+    assert len(came) == joins
+    assert all(said)
+    assert [line for line in lines if line != {"answer": expected}] == []

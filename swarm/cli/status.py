@@ -12,6 +12,7 @@ import click
 
 from swarm.cli.chat import connect, swarm_options
 from swarm.cli.command import run, version_option
+from swarm.cli.plans import describe_plans, draw_plans
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -26,11 +27,13 @@ BAR_WIDTH = 40
 
 @click.command(name="swarm-status", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--plan", "with_plan", is_flag=True, help="Also show which moves are due, why, and what they promise.")
 @click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
 @swarm_options
 @version_option
 def status(
     as_json: bool,
+    with_plan: bool,
     watch: bool,
     peers: tuple[str, ...],
     no_mdns: bool,
@@ -42,19 +45,23 @@ def status(
         swarm.wait_for(lambda beats: bool(beats), FIND_SECONDS)
         swarm.wait_for(lambda beats: False, SETTLE_SECONDS)
         if as_json:
-            click.echo(json.dumps(describe(swarm.beats)))
+            plans = {"plans": describe_plans(swarm.beats)} if with_plan else {}
+            click.echo(json.dumps(describe(swarm.beats) | plans))
             return
-        from rich.console import Console
+        from rich.console import Console, Group
         from rich.live import Live
+
+        def draw_all() -> Group:
+            return Group(draw(swarm.beats), *(draw_plans(describe_plans(swarm.beats)) if with_plan else []))
 
         console = Console()
         if not watch:
-            console.print(draw(swarm.beats))
+            console.print(draw_all())
             return
-        with Live(draw(swarm.beats), console=console, screen=False) as live:
+        with Live(draw_all(), console=console, screen=False) as live:
             while True:
                 time.sleep(WATCH_SECONDS)
-                live.update(draw(swarm.beats))
+                live.update(draw_all())
 
 
 def describe(beats: Sequence[Beat]) -> dict[str, object]:

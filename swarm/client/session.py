@@ -35,11 +35,14 @@ from swarm.messages import (
 from swarm.parts import describe_cells, parse_part
 from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_cells, predict_seconds
 
+CONNECT_SECONDS = 2.5  # a node on a LAN that has not answered by then is not there
 OPEN_SECONDS = 6.0
 AVOID_SECONDS = 5.0
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
 CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
-PATIENCE_SECONDS = 8.0  # with no chain or no room, before the answer is given up
+ROUTE_SECONDS = 8.0  # without any chain, before an answer that has begun is given up
+REFUSED_SECONDS = 8.0  # without room, likewise
+TROUBLE_SECONDS = 30.0  # over chains that all fail, likewise
 
 Phase = Literal["idle", "routing", "connecting", "opening", "running", "over"]
 
@@ -57,8 +60,12 @@ class Turn:
 class SessionMachine:
     """One session over any number of turns and chains."""
 
-    def __init__(self, session: str, card: ModelCard, jitter: float) -> None:
-        """jitter: 0…1, this client's own, spreads retries of clients that collided."""
+    def __init__(self, session: str, card: ModelCard, jitter: float, wait_seconds: float = 0.0) -> None:
+        """jitter: 0…1, this client's own, spreads retries of clients that collided.
+
+        wait_seconds: how long to wait for a chain where there is none; an answer that has begun waits ROUTE_SECONDS at
+        least.
+        """
         self.session = session
         self.card = card
         self.ids: list[int] = []
@@ -67,6 +74,7 @@ class SessionMachine:
         self.attempts = 0  # chains that this turn has run on
         self.busy_seconds: dict[str, float] = {}
         self._jitter = jitter
+        self._wait_seconds = wait_seconds
         self._attempt = 0
         self._turn: Turn | None = None
         self._limit = 0
@@ -76,7 +84,8 @@ class SessionMachine:
         self._chain = Chain([], 0.0)
         self._avoid: dict[str, float] = {}
         self._since = 0.0  # when the phase began
-        self._trouble_since: float | None = None
+        self._trouble_since: float | None = None  # no token since then, and not for want of computing
+        self._routeless_since: float | None = None
         self._retry_at = 0.0
         self._renewed_at = float("-inf")
         self._compared_at = float("-inf")
@@ -100,7 +109,7 @@ class SessionMachine:
         self._limit = min(len(turn.ids) + turn.max_tokens, self.card.context)
         self.attempts = 0
         self.busy_seconds = {}
-        self._trouble_since = None
+        self._trouble_since = self._routeless_since = None
         if self.route and self._is_route_alive(now):
             return self._connect(now)
         return self._find_route(now)
@@ -166,7 +175,7 @@ class SessionMachine:
             case "routing":
                 return self._find_route(now) if now >= self._retry_at else []
             case "connecting":
-                if now - self._since > OPEN_SECONDS:
+                if now - self._since > CONNECT_SECONDS:
                     return self._reroute({node for node, _ in self._missing_links()}, "no connection", now)
                 return self._proceed(now)
             case "opening":
@@ -209,6 +218,7 @@ class SessionMachine:
         route = find_route(servers, self.card.layers, self._avoid) or find_route(servers, self.card.layers)
         if not route:
             return self._wait_for_route(missing_cells(servers, self.card.layers), now)
+        self._routeless_since = None
         effects: list[Effect] = []
         dropped = {hop.node for hop in self.route} - {hop.node for hop in route}
         effects += [
@@ -218,8 +228,10 @@ class SessionMachine:
         return [*effects, *self._connect(now)]
 
     def _wait_for_route(self, missing: Sequence[int], now: float) -> list[Effect]:
-        started = self._trouble_since
-        if started is None or now - started > PATIENCE_SECONDS:
+        if self._routeless_since is None:
+            self._routeless_since = now
+        patience = self._wait_seconds if self._trouble_since is None else max(ROUTE_SECONDS, self._wait_seconds)
+        if now - self._routeless_since >= patience:
             what = describe_cells(missing, self.card.layers)
             return self._fail(
                 PeerError(
@@ -252,8 +264,8 @@ class SessionMachine:
             self._avoid[node] = now + AVOID_SECONDS
         if self._trouble_since is None:
             self._trouble_since = now
-        elif now - self._trouble_since > PATIENCE_SECONDS:
-            return self._fail(PeerError(f"gave up after {PATIENCE_SECONDS:.0f} s: {reason}", code="NO_ROUTE"))
+        elif now - self._trouble_since > TROUBLE_SECONDS:
+            return self._fail(PeerError(f"gave up after {TROUBLE_SECONDS:.0f} s: {reason}", code="NO_ROUTE"))
         self._cached = list(self.ids)
         return self._find_route(now)
 
@@ -333,7 +345,7 @@ class SessionMachine:
             return [*effects, *self._fail(PeerError(message.message, peer=node, hop=message.hop, code="FAILED"))]
         if self._trouble_since is None:
             self._trouble_since = now
-        elif now - self._trouble_since > PATIENCE_SECONDS:
+        elif now - self._trouble_since > REFUSED_SECONDS:
             effects = self._close_all()
             error = PeerError(f"node {node}: {message.message}", peer=node, hop=message.hop, code=message.code)
             return [*effects, *self._fail(error)]

@@ -94,10 +94,12 @@ class PeerTable:
 
     def live(self, now: float) -> list[Beat]:
         """The last beats of peers that are neither dead nor hung nor leaving, in id order."""
+        return [beat for beat in self.present(now) if not beat.leaving]
+
+    def present(self, now: float) -> list[Beat]:
+        """The same, and those that are leaving: others should hear that they do."""
         return [
-            peer.beat
-            for _, peer in sorted(self._peers.items())
-            if self._verdict(peer, now) in ("alive", "suspect") and not peer.beat.leaving
+            peer.beat for _, peer in sorted(self._peers.items()) if self._verdict(peer, now) in ("alive", "suspect")
         ]
 
     def __contains__(self, node: str) -> bool:

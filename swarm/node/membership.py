@@ -22,7 +22,7 @@ BROWSE_SECONDS = 2.5
 STILL_SECONDS = 1.0
 PAGE_NODES = 16
 RTT_SHARE = 0.2
-_ONLY_FOR_NODES = ("peers", "rtts", "rates", "capacities")  # left out of pages for clients, or cut short
+_ONLY_FOR_NODES = ("peers", "rtts", "rates")  # left out of pages for clients, or cut short
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Membership:
 
     def page(self, asker: Asker, request: AskPeers, own: Beat, now: float) -> Effect:
         """A page of the peer table, this node included, without what only nodes need."""
-        beats = sorted([own, *self.table.live(now)], key=lambda beat: beat.node)
+        beats = sorted([own, *self.table.present(now)], key=lambda beat: beat.node)
         after = [_trim(beat) for beat in beats if beat.node > request.after]
         return Answer(asker, PeerPage(nodes=after[:PAGE_NODES], more=len(after) > PAGE_NODES))
 

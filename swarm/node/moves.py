@@ -6,10 +6,11 @@ another node that serves it has promised to go on (a hold): views may be stale, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from swarm.discovery.members import members_of
 from swarm.discovery.peers import PeerTable
 from swarm.messages import AskHold, Beat, EndHold, HoldAnswer
 from swarm.node.claims import OwnClaim, OwnClaims
@@ -17,9 +18,7 @@ from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
 from swarm.node.membership import STILL_SECONDS
 from swarm.node.sessions import SessionTable
 from swarm.parts import NOTHING, Part, intersect, join_parts, parse_part, subtract
-from swarm.plan.claims import CellCosts
 from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.routes import HOP_SECONDS
 from swarm.plan.shares import Member
 from swarm.wire.events import Asker
 
@@ -303,31 +302,6 @@ class MoveRunner:
                 *self.loaded(moving.model, NOTHING, now),
             ]
         return [*effects, Load(moving.model, claim.serving)]
-
-
-def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collection[str] = ()) -> list[Member]:
-    """The nodes that hold some of a model or could, as they describe themselves. passed: nodes to leave as they are."""
-    members: list[Member] = []
-    for beat in sorted(beats, key=lambda beat: beat.node):
-        claims = [claim for claim in beat.claims if (claim.model, claim.layers) == (model, layers)]
-        capacity = next((one for one in beat.capacities if (one.model, one.layers) == (model, layers)), None)
-        if capacity is None and not claims:
-            continue
-        parts = [parse_part(claim.part, layers) for claim in claims if claim.state in ("serving", "loading")]
-        members.append(
-            Member(
-                node=beat.node,
-                budget=0 if capacity is None else capacity.budget_bytes,
-                costs=CellCosts(layers, 0, 1, 0)
-                if capacity is None
-                else CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes),
-                layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
-                link_seconds=beat.link_seconds or HOP_SECONDS,
-                part=join_parts(parts, layers),
-                stays=capacity is None or beat.node in passed,
-            )
-        )
-    return members
 
 
 def _served_by(beat: Beat, model: str, layers: int) -> Part:

@@ -124,6 +124,16 @@ def test_status_shows_nodes_and_coverage(home: Path, reach: list[str]) -> None:
     assert "nothing" in drawn.stdout
 
 
+def test_status_shows_the_plan_before_anyone_moves(home: Path, reach: list[str]) -> None:
+    (plan,) = json.loads(run_command("status", home, ["--json", "--plan", *reach]).stdout)["plans"]
+    assert plan["name"] == "swarm-demo"
+    assert plan["moves"] == []
+    assert plan["before"]["tokens_per_second_of_one"] > 0
+    assert plan["before"] == plan["after"]
+    drawn = run_command("status", home, ["--plan", *reach])
+    assert "nobody moves" in drawn.stdout
+
+
 def test_a_conversation_on_a_terminal(home: Path, reach: list[str], tmp_path: Path) -> None:
     child = pexpect.spawn(
         sys.executable,

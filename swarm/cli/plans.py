@@ -1,0 +1,75 @@
+"""Says what the swarm is about to change, and why: the plan that every node works out by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from swarm.messages import Beat
+    from swarm.plan.holdings import Forecast
+
+
+def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
+    """What each model's nodes are about to do, as every node works it out."""
+    from swarm.discovery.members import members_of
+    from swarm.plan.moves import plan_moves
+
+    layers = {claim.model: (claim.name, claim.layers) for beat in beats for claim in beat.claims}
+    names = {beat.node: beat.name for beat in beats}
+    plans: list[dict[str, object]] = []
+    for model, (name, count) in sorted(layers.items()):
+        plan = plan_moves(members_of(beats, model, count), count)
+        plans.append(
+            {
+                "model": model,
+                "name": name,
+                "before": _describe_forecast(plan.before),
+                "after": _describe_forecast(plan.after),
+                "moves": [
+                    {
+                        "node": move.node,
+                        "name": names[move.node],
+                        "before": str(move.before),
+                        "after": str(move.after),
+                        "reason": move.reason,
+                    }
+                    for move in plan.moves
+                ],
+                "standby": [
+                    {"node": node, "name": names[node], "reason": reason} for node, reason in plan.standby.items()
+                ],
+            }
+        )
+    return plans
+
+
+def _describe_forecast(forecast: Forecast) -> dict[str, object]:
+    is_whole = not forecast.missing
+    return {
+        "seconds_a_token": round(forecast.seconds_a_token, 6) if is_whole else None,
+        "tokens_per_second_of_one": round(1 / forecast.seconds_a_token, 3) if is_whole else 0.0,
+        "tokens_per_second_of_many": round(forecast.tokens_a_second, 3),
+    }
+
+
+def draw_plans(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """A table a model: each move and its reason, or that nothing is to be done."""
+    from rich.table import Table
+
+    tables: list[Table] = []
+    for plan in plans:
+        speeds = " → ".join(f"{plan[when]['tokens_per_second_of_one']:.1f}" for when in ("before", "after"))
+        table = Table(title=f"plan for {plan['name']}: {speeds} tokens/s for one stream")
+        for column in ("node", "now", "then", "why"):
+            table.add_column(column)
+        for move in plan["moves"]:
+            table.add_row(move["name"], move["before"] or "nothing", move["after"], move["reason"])
+        for standby in plan["standby"]:
+            table.add_row(standby["name"], "", "stands by", standby["reason"])
+        if not plan["moves"]:
+            table.add_row("", "", "nobody moves", "nothing is worth its loading")
+        tables.append(table)
+    return tables

@@ -1,0 +1,36 @@
+"""What nodes say of themselves, in the planner's terms. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from swarm.messages import Beat
+from swarm.parts import join_parts, parse_part
+from swarm.plan.claims import CellCosts
+from swarm.plan.routes import HOP_SECONDS
+from swarm.plan.shares import Member
+
+
+def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collection[str] = ()) -> list[Member]:
+    """The nodes that hold some of a model or could, as they describe themselves. passed: nodes to leave as they are."""
+    members: list[Member] = []
+    for beat in sorted(beats, key=lambda beat: beat.node):
+        claims = [claim for claim in beat.claims if (claim.model, claim.layers) == (model, layers)]
+        capacity = next((one for one in beat.capacities if (one.model, one.layers) == (model, layers)), None)
+        if capacity is None and not claims:
+            continue
+        parts = [parse_part(claim.part, layers) for claim in claims if claim.state in ("serving", "loading")]
+        members.append(
+            Member(
+                node=beat.node,
+                budget=0 if capacity is None else capacity.budget_bytes,
+                costs=CellCosts(layers, 0, 1, 0)
+                if capacity is None
+                else CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes),
+                layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
+                link_seconds=beat.link_seconds or HOP_SECONDS,
+                part=join_parts(parts, layers),
+                stays=capacity is None or beat.node in passed,
+            )
+        )
+    return members
