@@ -1,6 +1,7 @@
 # make demo            three nodes on this machine serve the demo model; talk to it
 # make demo PROMPT=…   one answer, then everything is gone again
-# make test            format, lint, types, floors, tests
+# make test            format, lint, types, floors, tests, simulated swarms
+# make simulate        SEEDS=200 histories of simulated swarms; SEED=17 replays one
 # make demo-model      train and convert the demo model anew (minutes)
 
 PYTHON ?= python3
@@ -8,12 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types floors pytest format demo-model clean
+.PHONY: demo test lint types floors pytest simulate format demo-model clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m swarm.demo $(if $(PROMPT),"$(PROMPT)")
 
-test: lint types floors pytest
+SEEDS ?= 200
+
+test: lint types floors pytest simulate
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -27,6 +30,9 @@ floors: $(VENV)/installed-dev
 
 pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+simulate: $(VENV)/installed-dev
+	$(BIN)/python -m swarm.testing $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

@@ -135,9 +135,9 @@ def client_of(nodes: Sequence[IntegerNode], keys: SwarmKeys = KEYS) -> Iterator[
 
 
 @contextmanager
-def open_client(addresses: Sequence[str], keys: SwarmKeys = KEYS) -> Iterator[SwarmClient]:
+def open_client(addresses: Sequence[str], keys: SwarmKeys = KEYS, wait_seconds: float = 0.0) -> Iterator[SwarmClient]:
     """A client that knows some addresses."""
-    settings = ClientSettings(hosts=[HOST], peers=addresses, use_mdns=False)
+    settings = ClientSettings(hosts=[HOST], peers=addresses, use_mdns=False, wait_seconds=wait_seconds)
     with SwarmClient(settings, keys, new_identity()) as swarm:
         yield swarm
 

@@ -86,6 +86,13 @@ def swarm_options(function: Any) -> Any:
 @click.option("--raw", is_flag=True, help="Send PROMPT as it stands, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--jsonl", is_flag=True, help="Print the route and each token as JSON lines, then that object.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(0, 86_400),
+    default=0.0,
+    help="Seconds to wait for missing layers, before an answer and in the middle of one.",
+)
 @swarm_options
 @version_option
 def chat(
@@ -103,6 +110,7 @@ def chat(
     raw: bool,
     as_json: bool,
     jsonl: bool,
+    wait_seconds: float,
     peers: tuple[str, ...],
     no_mdns: bool,
     hosts: tuple[str, ...],
@@ -126,7 +134,7 @@ def chat(
         stops=stops,
         ignore_eos=ignore_eos,
     )
-    with connect(peers, not no_mdns, hosts, secret_file) as swarm:
+    with connect(peers, not no_mdns, hosts, secret_file, wait_seconds) as swarm:
         conversation, documents = open_conversation(swarm, model)
         settings = make_settings(options, documents)
         if prompt is None:
@@ -141,7 +149,9 @@ def chat(
             print_text(events)
 
 
-def connect(peers: Sequence[str], use_mdns: bool, hosts: Sequence[str], secret_file: Path | None) -> SwarmClient:
+def connect(
+    peers: Sequence[str], use_mdns: bool, hosts: Sequence[str], secret_file: Path | None, wait_seconds: float = 0.0
+) -> SwarmClient:
     """A client of the swarm whose secret this machine has. Raises RequestError if it has none."""
     from swarm.client.swarm import ClientSettings, SwarmClient
     from swarm.discovery.lan import lan_hosts
@@ -152,6 +162,7 @@ def connect(peers: Sequence[str], use_mdns: bool, hosts: Sequence[str], secret_f
         peers=peers,
         remembered_peers=state_dir() / "peers.json",
         use_mdns=use_mdns,
+        wait_seconds=wait_seconds,
     )
     return SwarmClient(settings, read_keys(secret_file), new_identity())
 

@@ -63,8 +63,8 @@ class SessionMachine:
     def __init__(self, session: str, card: ModelCard, jitter: float, wait_seconds: float = 0.0) -> None:
         """jitter: 0…1, this client's own, spreads retries of clients that collided.
 
-        wait_seconds: how long to wait for a chain where there is none; an answer that has begun waits ROUTE_SECONDS at
-        least.
+        wait_seconds: how long to wait for a chain that works where there is none; an answer that has begun waits some
+        seconds even so.
         """
         self.session = session
         self.card = card
@@ -264,8 +264,9 @@ class SessionMachine:
             self._avoid[node] = now + AVOID_SECONDS
         if self._trouble_since is None:
             self._trouble_since = now
-        elif now - self._trouble_since > TROUBLE_SECONDS:
-            return self._fail(PeerError(f"gave up after {TROUBLE_SECONDS:.0f} s: {reason}", code="NO_ROUTE"))
+        elif now - self._trouble_since > max(TROUBLE_SECONDS, self._wait_seconds):
+            waited = now - self._trouble_since
+            return self._fail(PeerError(f"gave up after {waited:.0f} s: {reason}", code="NO_ROUTE"))
         self._cached = list(self.ids)
         return self._find_route(now)
 
@@ -345,7 +346,7 @@ class SessionMachine:
             return [*effects, *self._fail(PeerError(message.message, peer=node, hop=message.hop, code="FAILED"))]
         if self._trouble_since is None:
             self._trouble_since = now
-        elif now - self._trouble_since > REFUSED_SECONDS:
+        elif now - self._trouble_since > max(REFUSED_SECONDS, self._wait_seconds):
             effects = self._close_all()
             error = PeerError(f"node {node}: {message.message}", peer=node, hop=message.hop, code=message.code)
             return [*effects, *self._fail(error)]

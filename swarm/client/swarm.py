@@ -41,12 +41,14 @@ class ClientSettings:
     """What the command line decides.
 
     hosts: local addresses that mDNS may use. remembered_peers: a file that keeps addresses of nodes between runs.
+    wait_seconds: how long an answer waits for a chain where there is none.
     """
 
     hosts: Sequence[str]
     peers: Sequence[str] = ()
     remembered_peers: Path | None = None
     use_mdns: bool = True
+    wait_seconds: float = 0.0
 
 
 class Session:
@@ -149,8 +151,10 @@ class SwarmClient:
     def find_model(self, name: str | None, seconds: float) -> str:
         """The id of the model called `name` (or of the only one), once a whole chain serves it.
 
-        Raises PeerError naming the layers that are missing after `seconds`, RequestError if the name does not decide.
+        Raises PeerError naming the layers that are missing after `seconds`, or after the settings' wait_seconds if those
+        are more; RequestError if the name does not decide.
         """
+        seconds = max(seconds, self._settings.wait_seconds)
         self.wait_for(lambda beats: any(not missing for missing in missing_of(beats, name).values()), seconds)
         missing = missing_of(self.beats, name)
         names = {claim.model: (claim.name, claim.layers) for beat in self.beats for claim in beat.claims}
@@ -222,7 +226,8 @@ class SwarmClient:
 
     def open_session(self, card: ModelCard) -> Session:
         """A new session; nothing is sent before its first turn."""
-        return Session(SessionMachine(secrets.token_hex(16), card, random.random()), self._loop)
+        machine = SessionMachine(secrets.token_hex(16), card, random.random(), self._settings.wait_seconds)
+        return Session(machine, self._loop)
 
 
 def missing_of(beats: Sequence[Beat], name: str | None) -> dict[str, list[int]]:

@@ -138,11 +138,18 @@ class MoveRunner:
         moving.heard = heard
         if now == moving.since or any(beat.sequence < heard[beat.node] + BEATS_TO_WAIT for beat in beats):
             return []
-        return self._begin(moving, now)
+        return self.begin(model, target, now)
 
     # The move ---------------------------------------------------------------------------------------------------------
 
-    def _begin(self, moving: _Moving, now: float) -> list[Effect]:
+    def begin(self, model: str, target: Part, now: float) -> list[Effect]:
+        """Move to another part; it takes its time. Nothing is dropped but what others have promised to serve."""
+        if self._claims.of(model).is_moving or (self._moving is not None and self._moving.phase != "intending"):
+            return []
+        self._moving = _Moving(model, target, now)
+        return self._proceed(self._moving, now)
+
+    def _proceed(self, moving: _Moving, now: float) -> list[Effect]:
         """The next part of the move: what is new first, if there is room for it beside what is to go."""
         claim = self._claims.of(moving.model)
         union = join_parts([claim.held, moving.target], claim.layers)
@@ -174,8 +181,8 @@ class MoveRunner:
         if moving.phase == "shrinking":
             claim.draining = NOTHING
             effects = self._end_holds(moving)
-            return [*effects, *self._begin(moving, now)]
-        return self._begin(moving, now) if moving.phase == "growing" else []
+            return [*effects, *self._proceed(moving, now)]
+        return self._proceed(moving, now) if moving.phase == "growing" else []
 
     def failed(self, model: str) -> bool:
         """A part could not be loaded; True if what was served before still is."""

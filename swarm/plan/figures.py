@@ -20,16 +20,34 @@ def round_figure(value: float) -> float:
 
 
 class Published:
-    """One figure: `value` follows the median of the last 20 measurements once that is 15% away."""
+    """One figure: `value` follows what is measured once that has been 15% away for a while.
+
+    What it is compared with is the median of twice as many measurements, and it has to be away 20 times in succession: a
+    median of 20 alone strays by 15% about twice in a thousand looks if measurements are up to a fifth off.
+    """
 
     def __init__(self) -> None:
         self.value = 0.0  # 0: not measured yet
-        self._exact = 0.0  # the same, not rounded
-        self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self._reference = 0.0
+        self._samples: deque[float] = deque(maxlen=2 * SAMPLES)
+        self._since = 0  # measurements since the reference was taken
+        self._strayed = 0  # looks in succession at which the median was away from it
 
     def note(self, measured: float) -> None:
         self._samples.append(measured)
-        middle = median(self._samples)
-        if not self._exact or (len(self._samples) == SAMPLES and abs(middle / self._exact - 1) > TOLERANCE):
-            self._exact = middle
-            self.value = round_figure(middle)
+        self._since += 1
+        recent = median(list(self._samples)[-SAMPLES:])
+        if not self._reference:
+            self._publish(measured)
+        elif self._since == 2 * SAMPLES:
+            self._reference = median(self._samples)
+            if abs(self._reference / self.value - 1) > TOLERANCE:
+                self.value = round_figure(self._reference)
+        is_away = self._since >= SAMPLES and abs(recent / self._reference - 1) > TOLERANCE
+        self._strayed = self._strayed + 1 if is_away else 0
+        if self._strayed > SAMPLES:
+            self._publish(recent)
+
+    def _publish(self, measured: float) -> None:
+        self._reference, self._since, self._strayed = measured, 0, 0
+        self.value = round_figure(measured)

@@ -16,7 +16,7 @@ from swarm.client.effects import Connect, Delivered, Failed, Finished
 from swarm.client.effects import Effect as ClientEffect
 from swarm.client.effects import Send as ClientSend
 from swarm.client.session import SessionMachine, Turn
-from swarm.messages import AnyMessage, AskPeers, Channel, PeerPage, Sampling, Welcome, WireTensor
+from swarm.messages import AnyMessage, AskPeers, Beat, Channel, PeerPage, Sampling, Welcome, WireTensor
 from swarm.node.effects import (
     Answer,
     AskTurn,
@@ -31,9 +31,20 @@ from swarm.node.effects import (
     SendPeer,
     Unload,
 )
-from swarm.node.machine import BatchDone, Event, NodeMachine, PartLoaded, Started, StopAsked, Ticked, TurnTaken
+from swarm.node.machine import (
+    BatchDone,
+    BatchFailed,
+    Event,
+    NodeMachine,
+    PartLoaded,
+    Started,
+    StopAsked,
+    Ticked,
+    TurnTaken,
+)
 from swarm.node.membership import LocalModel, Membership, Self
-from swarm.parts import NOTHING, Part, parse_part
+from swarm.node.work import Batch
+from swarm.parts import NOTHING, Part, cells, describe_cells, join_parts, parse_part, subtract
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
@@ -41,6 +52,12 @@ from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
 TICK_SECONDS = 0.2
 LAYER_BYTES = 100
 LOAD_SECONDS = 0.05
+CONNECT_SECONDS = 0.003
+RECONNECT_SECONDS = 0.2
+HEARTBEAT_SECONDS = 6.0  # without an answer, until a connection counts as broken
+NOTICED_SECONDS = 6.0  # until everyone knows that a node is gone
+
+Link = tuple[str, str, Channel]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +86,14 @@ class _Node:
     machine: NodeMachine
     address: str
     speed: float
+    start: Callable[[], None]  # again, as a new process of the same name
     engine: IntegerEngine | None = None
     is_up: bool = True
     tick: int = 0
+    stalled_until: float = 0.0  # nothing is handled before
+    stuck_until: float = 0.0  # nothing is computed before
+    clock_ahead: float = 0.0
+    load_seconds: float = LOAD_SECONDS
 
 
 @dataclass(slots=True)
@@ -100,35 +122,45 @@ class Simulation:
         self._order = itertools.count()
         self._moved_at = 0.0
         self._cuts: set[tuple[str, str]] = set()
+        self._broken: set[Link] = set()  # connections that are wanted and not there
+        self._ended: dict[str, float] = {}
 
     # Building ---------------------------------------------------------------------------------------------------------
 
     def add_node(self, part: str | None = None, budget_layers: int = 0, speed: float = 1.0) -> str:
         """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others."""
-        node = f"{self.rng.getrandbits(64):016x}"
+        name = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
+        self._start(name, address, speed, lambda: self._make_machine(name, address, budget_layers), part)
+        return name
+
+    def _make_machine(self, name: str, address: str, budget_layers: int) -> NodeMachine:
         costs = CellCosts(self.model.layers, 0, LAYER_BYTES, 0)
         me = Self(
-            node=node,
+            node=name,
             incarnation=int(self.now * 1000) + 1,
-            name=node[:4],
+            name=name[:4],
             device="cpu",
             memory_total=1 << 30,
             budget=budget_layers * LAYER_BYTES,
             models=(LocalModel(MODEL_ID, "integers", costs, KV_LAYER_BYTES),),
         )
-        machine = NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
-        self.nodes[node] = _Node(machine, address, speed)
+        return NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
+
+    def _start(self, name: str, address: str, speed: float, make: Callable[[], NodeMachine], part: str | None) -> None:
+        node = _Node(make(), address, speed, lambda: self._start(name, address, speed, make, part))
+        self.nodes[name] = node
         placement: dict[str, Part] = {} if part is None else {MODEL_ID: parse_part(part, self.model.layers)}
-        peers = [other.address for name, other in self.nodes.items() if name != node]
+        peers = [other.address for other_name, other in self.nodes.items() if other_name != name]
         self._at(0.0, lambda: self._feed(node, Started(7701, placement, peers)))
         self._at(self.rng.random() * TICK_SECONDS, lambda: self._tick(node))
-        return node
+        for link in [link for link in self._broken if link[1] == name]:
+            self._mend(link)
 
-    def ask(self, prompt: Sequence[int], count: int) -> str:
+    def ask(self, prompt: Sequence[int], count: int, wait_seconds: float = 0.0) -> str:
         """A client that asks one question now."""
         session = f"{self.rng.getrandbits(128):032x}"
-        machine = SessionMachine(session, self.model.card, self.rng.random())
+        machine = SessionMachine(session, self.model.card, self.rng.random(), wait_seconds)
         name = f"{self.rng.getrandbits(64):016x}"
         client = _Client(name, machine, self.model.answer(prompt, count))
         self.clients[name] = client
@@ -138,26 +170,75 @@ class Simulation:
         self._at(0.1, lambda: self._tick_client(client))
         return name
 
-    def kill(self, node: str) -> None:
+    # Faults -----------------------------------------------------------------------------------------------------------
+
+    def kill(self, name: str) -> None:
         """The process is gone; connections to it reset."""
-        self.nodes[node].is_up = False
-        self._break_links(node)
+        self._end(name)
 
-    def stop(self, node: str) -> None:
+    def restart(self, name: str) -> None:
+        """A new process takes the place of one that is gone."""
+        if not self.nodes[name].is_up:
+            self.nodes[name].start()
+
+    def stop(self, name: str) -> None:
         """SIGTERM."""
-        self._feed(node, StopAsked())
+        self._feed(self.nodes[name], StopAsked())
 
-    def cut(self, left: str, right: str) -> None:
-        """Nothing passes between two any more, and neither is told."""
-        self._cuts |= {(left, right), (right, left)}
+    def stall(self, name: str, seconds: float) -> None:
+        """SIGSTOP: what comes waits."""
+        self.nodes[name].stalled_until = self.now + seconds
+
+    def stick(self, name: str, seconds: float) -> None:
+        """The compute thread hangs; everything else goes on."""
+        self.nodes[name].stuck_until = self.now + seconds
+
+    def jump_clock(self, name: str, seconds: float) -> None:
+        """A node's monotonic clock leaps ahead, as after a suspended virtual machine."""
+        self.nodes[name].clock_ahead += seconds
+
+    def slow_disk(self, name: str, load_seconds: float) -> None:
+        self.nodes[name].load_seconds = load_seconds
+
+    def cut(self, left: str, right: str, *, one_way: bool = False) -> None:
+        """Nothing passes any more, and neither is told until its heartbeats fail."""
+        self._cuts |= {(left, right)} if one_way else {(left, right), (right, left)}
+        self._at(HEARTBEAT_SECONDS, lambda: self._give_up(left, right))
+
+    def reset(self, left: str, right: str) -> None:
+        """The connections between two break, and come back."""
+        for link in self._links(left, right):
+            self._break(link)
+            self._at(RECONNECT_SECONDS, lambda link=link: self._mend(link))
 
     def heal(self) -> None:
+        """All cables are whole again."""
         self._cuts.clear()
+        for link in list(self._broken):
+            self._mend(link)
 
-    def part_of(self, node: str) -> Part:
+    def move(self, name: str, part: Part) -> None:
+        """A node begins a move as if its view had told it to; it drops nothing that it sees nowhere else."""
+        node = self.nodes[name]
+        now = self.now + node.clock_ahead
+        elsewhere = [
+            parse_part(claim.part, claim.layers)
+            for beat in node.machine.membership.table.live(now)
+            for claim in beat.claims
+            if claim.state == "serving"
+        ]
+        layers = self.model.layers
+        left = subtract(self.part_of(name), part, layers)
+        if node.is_up and node.stalled_until <= self.now and join_parts(elsewhere, layers).covers(left):
+            for effect in node.machine.moves.begin(MODEL_ID, part, now):
+                self._perform(node, effect)
+
+    # Looking ----------------------------------------------------------------------------------------------------------
+
+    def part_of(self, name: str) -> Part:
         """What a node serves."""
-        claim = self.nodes[node].machine.claims.by_model.get(MODEL_ID)
-        return NOTHING if claim is None else claim.serving
+        claim = self.nodes[name].machine.claims.by_model.get(MODEL_ID)
+        return NOTHING if claim is None or not self.nodes[name].is_up else claim.serving
 
     def is_settled(self, seconds: float) -> bool:
         """Whether no node has begun or ended a load or a drain for so long."""
@@ -187,13 +268,13 @@ class Simulation:
     def _at(self, delay: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + delay, next(self._order), act))
 
-    def _tick(self, name: str) -> None:
-        node = self.nodes[name]
+    def _tick(self, node: _Node) -> None:
         if not node.is_up:
             return
-        node.tick += 1
-        self._feed(name, Ticked(node.tick, 0))
-        self._at(TICK_SECONDS, lambda: self._tick(name))
+        if node.stuck_until <= self.now:
+            node.tick += 1
+        self._feed(node, Ticked(node.tick, 0))
+        self._at(TICK_SECONDS, lambda: self._tick(node))
 
     def _tick_client(self, client: _Client) -> None:
         if client.finished or client.error:
@@ -203,39 +284,57 @@ class Simulation:
         self._at(0.1, lambda: self._tick_client(client))
 
     def _look(self, client: _Client) -> None:
-        """The peer table, as one living node would give it."""
-        for node in self.nodes.values():
-            if node.is_up and node.machine.phase == "running":
-                own = node.machine.make_beat()
-                page = node.machine.membership.page(Asker(client.name, "control", b""), AskPeers(), own, self.now)
-                assert isinstance(page, Answer)
-                assert isinstance(page.message, PeerPage)
-                client.machine.see(page.message.nodes)
+        """The peer table, as one node that the client reaches would give it."""
+        for name, node in self.nodes.items():
+            is_reached = (client.name, name) not in self._cuts and (name, client.name) not in self._cuts
+            if is_reached and node.is_up and node.machine.phase == "running" and node.stalled_until <= self.now:
+                client.machine.see([beat for beat in self._read_table(client, node) if not beat.leaving])
                 return
         client.machine.see([])
 
-    def _feed(self, name: str, event: Event) -> None:
-        node = self.nodes[name]
-        if node.is_up:
-            for effect in node.machine.handle(event, self.now):
-                self._perform(name, effect)
+    def _read_table(self, client: _Client, node: _Node) -> list[Beat]:
+        beats: list[Beat] = []
+        own = node.machine.make_beat()
+        while True:
+            request = AskPeers(after=beats[-1].node if beats else "")
+            asker = Asker(client.name, "control", b"")
+            page = node.machine.membership.page(asker, request, own, self.now + node.clock_ahead)
+            assert isinstance(page, Answer)
+            assert isinstance(page.message, PeerPage)
+            beats += page.message.nodes
+            if not page.message.more:
+                return beats
+
+    def _feed(self, node: _Node, event: Event) -> None:
+        """Have a node handle an event, now or once it no longer stalls."""
+        if not node.is_up:
+            return
+        if node.stalled_until > self.now:
+            self._at(node.stalled_until - self.now, lambda: self._feed(node, event))
+            return
+        for effect in node.machine.handle(event, self.now + node.clock_ahead):
+            self._perform(node, effect)
+
+    def _feed_named(self, name: str, event: Event) -> None:
+        node = self.nodes.get(name)
+        if node is not None:
+            self._feed(node, event)
 
     def _send(self, source: str, target: str, act: Callable[[], None]) -> None:
         """Something crosses the network, perhaps."""
-        if (source, target) in self._cuts:
-            return
         copies = 2 if self.rng.random() < self.weather.duplication else 1
         for _ in range(copies):
             if self.rng.random() >= self.weather.loss:
                 delay = self.rng.uniform(self.weather.least_seconds, self.weather.most_seconds)
-                self._at(delay, act)
+                self._at(delay, lambda: None if (source, target) in self._cuts else act())
 
-    def _perform(self, name: str, effect: Effect) -> None:
-        node = self.nodes[name]
+    def _perform(self, node: _Node, effect: Effect) -> None:
+        name = node.machine.node
         match effect:
             case SendPeer(target, channel, message, tensor):
-                asker = Asker(name, channel, name.encode())
-                self._send(name, target, lambda: self._arrive(target, Arrived(asker, message, tensor)))
+                if (name, target, channel) not in self._broken:
+                    arrived = Arrived(Asker(name, channel, name.encode()), message, tensor)
+                    self._send(name, target, lambda: self._feed_named(target, arrived))
             case Answer(asker, message, tensor):
                 self._answer(name, asker, message, tensor)
             case SendClient(target, message):
@@ -247,58 +346,128 @@ class Simulation:
                 if target in self.nodes:
                     self._dial(name, self.nodes[target].address, "data")
             case AskTurn():
-                self._feed(name, TurnTaken())
+                self._feed(node, TurnTaken())
             case Run(batch):
-                assert node.engine is not None
-                result = node.engine.run(batch)
-                self._at(result.seconds, lambda: self._feed(name, BatchDone(result)))
+                self._run_batch(node, batch)
             case Forget(_, session):
                 if node.engine is not None:
                     node.engine.forget(session)
             case Load(_, part):
                 self._moved_at = self.now
-                self._at(LOAD_SECONDS, lambda: self._load(name, part))
+                self._check_drop(node, part)
+                self._at(node.load_seconds, lambda: self._load(node, part))
             case Unload():
+                self._check_drop(node, NOTHING)
                 node.engine = None
             case Exit():
-                node.is_up = False
-                self._break_links(name)
+                self._end(name)
             case _:
                 pass
 
-    def _load(self, name: str, part: Part) -> None:
-        node = self.nodes[name]
+    def _run_batch(self, node: _Node, batch: Batch) -> None:
+        if node.engine is None:
+            self._at(0.0, lambda: self._feed(node, BatchFailed("nothing is loaded")))
+            return
+        self._check_fences(node, batch)
+        result = node.engine.run(batch)
+        done = max(self.now + result.seconds, node.stuck_until)
+        self._at(done - self.now, lambda: self._feed(node, BatchDone(result)))
+
+    def _load(self, node: _Node, part: Part) -> None:
+        if not node.is_up:
+            return
         self._moved_at = self.now
         model = replace(self.model, layer_seconds=self.model.layer_seconds / node.speed)
         node.engine = IntegerEngine(model, part, 1 << 30, pause=lambda seconds: None, old=node.engine)
-        self._feed(name, PartLoaded(node.engine.served))
+        self._feed(node, PartLoaded(node.engine.served))
+
+    # Connections ------------------------------------------------------------------------------------------------------
 
     def _dial(self, source: str, address: str, channel: Channel) -> None:
-        for name, node in self.nodes.items():
-            if node.address == address and node.is_up and (source, name) not in self._cuts:
-                welcome = Welcome(node=name, incarnation=1, name=name[:4], data_port=7701)
-                event = LinkUp(name, channel, address, welcome)
-                self._at(0.003, lambda event=event: self._feed(source, event))
+        for target, node in self.nodes.items():
+            if node.address == address:
+                link = (source, target, channel)
+                self._broken.add(link)
+                self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
 
-    def _arrive(self, name: str, arrived: Arrived) -> None:
-        if name in self.nodes:
-            self._feed(name, arrived)
+    def _mend(self, link: Link) -> None:
+        """ZeroMQ tries again and again; it succeeds once the other side is there."""
+        source, target, channel = link
+        node = self.nodes[target]
+        is_cut = (source, target) in self._cuts or (target, source) in self._cuts
+        if link not in self._broken or not node.is_up or is_cut:
+            return
+        self._broken.discard(link)
+        if source in self.clients:
+            client = self.clients[source]
+            self._perform_client(client, client.machine.link_up(target, channel, self.now))
+        else:
+            welcome = Welcome(
+                node=target, incarnation=node.machine.membership.me.incarnation, name=target[:4], data_port=7701
+            )
+            self._feed_named(source, LinkUp(target, channel, node.address, welcome))
+
+    def _break(self, link: Link) -> None:
+        source, target, channel = link
+        if link in self._broken:
+            return
+        self._broken.add(link)
+        if source in self.clients:
+            self.clients[source].machine.link_down(target, channel, self.now)
+        else:
+            self._feed_named(source, LinkDown(target, channel, self.nodes[target].address))
+
+    def _give_up(self, left: str, right: str) -> None:
+        """Heartbeats have failed, if the cable is still cut."""
+        if (left, right) in self._cuts or (right, left) in self._cuts:
+            for link in self._links(left, right):
+                self._break(link)
+
+    def _links(self, left: str, right: str) -> list[Link]:
+        """Every connection that there may be between two."""
+        pairs = [pair for pair in ((left, right), (right, left)) if pair[1] in self.nodes]
+        return [(source, target, channel) for source, target in pairs for channel in ("control", "data")]
+
+    def _end(self, name: str) -> None:
+        self.nodes[name].is_up = False
+        self._ended[name] = self.now
+        self._moved_at = self.now
+        for other in (*self.nodes, *self.clients):
+            for channel in ("control", "data"):
+                if other != name:
+                    self._break((other, name, channel))
+        self._broken -= {link for link in self._broken if link[0] == name}
 
     def _answer(self, name: str, asker: Asker, message: AnyMessage, tensor: WireTensor | None) -> None:
         if asker.node in self.clients:
             self._send(name, asker.node, lambda: self._tell_client(asker.node, name, message))
         elif asker.node in self.nodes:
             event = LinkMessage(name, asker.channel, message, tensor)
-            self._send(name, asker.node, lambda: self._feed(asker.node, event))
+            self._send(name, asker.node, lambda: self._feed_named(asker.node, event))
 
-    def _break_links(self, name: str) -> None:
-        address = self.nodes[name].address
-        for other in self.nodes:
-            for channel in ("control", "data"):
-                self._feed(other, LinkDown(name, channel, address))
-        for client in self.clients.values():
-            for channel in ("control", "data"):
-                client.machine.link_down(name, channel, self.now)
+    # Promises ---------------------------------------------------------------------------------------------------------
+
+    def _check_fences(self, node: _Node, batch: Batch) -> None:
+        """Whatever is computed belongs to a session that is held here, at its attempt, where its cache ends."""
+        for span in batch.spans:
+            hop = node.machine.sessions.sessions.get((span.session, span.hop))
+            served = node.machine.sessions.served.get(batch.model)
+            if hop is None or served is None or hop.order.attempt != span.attempt or not served.part.covers(batch.part):
+                raise BrokenPromiseError(self.seed, f"{node.machine.node[:4]} ran a step outside its fence")
+
+    def _check_drop(self, node: _Node, part: Part) -> None:
+        """No cell is dropped of one's own accord while nobody else serves it, but for holders that ended just now."""
+        if node.engine is None or not node.machine.sessions.served:
+            return
+        layers = self.model.layers
+        dropped = set(cells(subtract(node.engine.served.part, part, layers), layers))
+        for name, other in self.nodes.items():
+            if other is not node and (other.is_up or self.now - self._ended[name] < NOTICED_SECONDS):
+                claim = other.machine.claims.by_model.get(MODEL_ID)
+                dropped -= set() if claim is None else set(cells(claim.serving, layers))
+        if dropped:
+            what = describe_cells(sorted(dropped), layers)
+            raise BrokenPromiseError(self.seed, f"{node.machine.node[:4]} dropped {what}, which nobody else serves")
 
     # Clients ----------------------------------------------------------------------------------------------------------
 
@@ -309,10 +478,12 @@ class Simulation:
                     asker = Asker(client.name, channel, client.name.encode())
                     arrived = Arrived(asker, message, tensor)
                     self._send(
-                        client.name, target, lambda target=target, arrived=arrived: self._arrive(target, arrived)
+                        client.name, target, lambda target=target, arrived=arrived: self._feed_named(target, arrived)
                     )
                 case Connect(target, channel):
-                    self._at(0.003, lambda target=target, channel=channel: self._link_client(client, target, channel))
+                    link = (client.name, target, channel)
+                    self._broken.add(link)
+                    self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
                 case Delivered(ids):
                     self._check(client, ids)
                 case Finished(reason):
@@ -321,11 +492,6 @@ class Simulation:
                     client.error = error
                 case _:
                     pass
-
-    def _link_client(self, client: _Client, target: str, channel: Channel) -> None:
-        node = self.nodes.get(target)
-        if node is not None and node.is_up and (client.name, target) not in self._cuts:
-            self._perform_client(client, client.machine.link_up(target, channel, self.now))
 
     def _tell_client(self, name: str, node: str, message: AnyMessage) -> None:
         client = self.clients[name]

@@ -14,7 +14,16 @@ from swarm.errors import PeerError, RequestError
 from swarm.messages import Sampling
 from swarm.parts import cells, parse_part
 from swarm.testing.integer_model import IntegerModel
-from tests.swarms import IntegerNode, client_of, count_kv, generate, integer_swarm, make_node, wait_until
+from tests.swarms import (
+    IntegerNode,
+    client_of,
+    count_kv,
+    generate,
+    integer_swarm,
+    make_node,
+    open_client,
+    wait_until,
+)
 
 MODEL = IntegerModel()
 PARTS = ["b 0-4", "4-8", "8-12 e"]
@@ -148,6 +157,44 @@ def test_a_dead_hop_is_replaced_without_repeating_tokens() -> None:
                     next(node for node in nodes if node.node == middle).process.ask_stop()
         assert new == MODEL.answer(PROMPT, 100)
         assert session.machine.attempts > 1
+
+
+def test_without_a_chain_the_answer_ends_and_names_what_is_missing() -> None:
+    with integer_swarm(IntegerModel(layer_seconds=0.001), PARTS) as nodes, client_of(nodes) as swarm:
+        turn = Turn(ids=PROMPT, max_tokens=2000, sampling=Sampling(), stop_ids=[])
+        times: list[float] = []
+
+        def answer() -> None:
+            for event in swarm.open_session(swarm.card(swarm.find_model(None, 10))).generate(turn):
+                if isinstance(event, Delivered):
+                    times.append(time.monotonic())
+                    if len(times) == 10:
+                        nodes[1].stop()
+
+        with pytest.raises(PeerError, match="layers 4-8 missing"):
+            answer()
+        assert time.monotonic() - times[-1] < 10
+
+
+def test_an_answer_that_waits_goes_on_once_the_missing_layers_are_back() -> None:
+    model = IntegerModel(layer_seconds=0.001)
+    with (
+        integer_swarm(model, PARTS) as nodes,
+        open_client([node.address for node in nodes], wait_seconds=60) as swarm,
+    ):
+        turn = Turn(ids=PROMPT, max_tokens=100, sampling=Sampling(), stop_ids=[])
+        ids: list[int] = []
+        late = make_node(model, "4-8", [nodes[0].address])
+        try:
+            for event in swarm.open_session(swarm.card(swarm.find_model(None, 10))).generate(turn):
+                if isinstance(event, Delivered):
+                    ids += event.ids
+                    if len(ids) == 10:
+                        nodes[1].stop()
+                        threading.Timer(9, late.start).start()
+            assert ids == model.answer(PROMPT, 100)
+        finally:
+            late.stop()
 
 
 def start_unplaced(order: list[int], budgets: list[int]) -> list[IntegerNode]:

@@ -28,7 +28,7 @@ def test_noise_of_a_fifth_changes_a_figure_by_one_step_and_hardly_ever(seed: int
         published.note(0.004 * rng.uniform(0.8, 1.2))
         values.append(published.value)
         assert published.value == pytest.approx(0.004, rel=0.25)
-    assert sum(before != after for before, after in itertools.pairwise(values)) <= 10
+    assert sum(before != after for before, after in itertools.pairwise(values)) <= 1
 
 
 def test_what_has_become_slower_is_published_once_it_stays_so() -> None:
@@ -38,7 +38,7 @@ def test_what_has_become_slower_is_published_once_it_stays_so() -> None:
     for _ in range(SAMPLES // 4):
         published.note(0.008)
         assert published.value == pytest.approx(0.004, rel=0.05)
-    for _ in range(2 * SAMPLES):
+    for _ in range(3 * SAMPLES):
         published.note(0.008)
     assert published.value == pytest.approx(0.008, rel=0.05)
     assert Published().value == 0.0

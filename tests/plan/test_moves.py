@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from swarm.parts import NOTHING, Part, cells, parse_part, whole
 from swarm.plan.claims import CellCosts, Seat, place_all
+from swarm.plan.figures import SAMPLES, Published
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import Member
 
@@ -178,3 +179,28 @@ def test_unmeasured_nodes_count_as_the_middle_one() -> None:
     nodes = [member("a", 0.001, 100, "b 0-10"), member("b", 0.0, 100, "10-20"), member("c", 0.003, 100, "20-24 e")]
     assert plan_moves(nodes, LAYERS).before.seconds_a_token == pytest.approx(0.010 + 10 * 0.003 + 4 * 0.003 + 0.006)
     assert Part() == NOTHING
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_noise_moves_nobody_in_a_thousand_rounds(seed: int) -> None:
+    """A settled swarm; every round each node measures its layers again, up to a fifth off."""
+    rng = random.Random(seed)
+    members = make_members(seed)
+    true = {one.node: one.layer_seconds for one in members}
+    figures = {one.node: Published() for one in members}
+    for one in members:
+        for _ in range(3 * SAMPLES):
+            figures[one.node].note(true[one.node] * rng.uniform(0.8, 1.2))
+
+    def as_published(known: Sequence[Member]) -> list[Member]:
+        return [replace(one, layer_seconds=figures[one.node].value) for one in known]
+
+    members = as_published(claim_first(members))
+    members = carry_out(plan_moves(members, LAYERS), members)
+    for number in range(1000):
+        for one in members:
+            figures[one.node].note(true[one.node] * rng.uniform(0.8, 1.2))
+        now = as_published(members)
+        if now != members:
+            members = now
+            assert not plan_moves(members, LAYERS).moves, f"round {number}"

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.client.session import SessionMachine
-from swarm.messages import Tokens
-from swarm.node.hops import HopSession
 from swarm.testing.integer_model import IntegerModel
-from swarm.testing.simulator import BrokenPromiseError, Simulation, Weather
+from swarm.testing.simulator import Simulation, Weather
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.001, token_seconds=0.0001)
 PARTS = ["b 0-3", "3-6", "6-8 e"]
@@ -67,38 +64,6 @@ def test_unplaced_nodes_cover_the_model(seed: int) -> None:
     simulation.ask([1, 2, 3], 10)
     simulation.run(20)
     assert all(client.finished == "length" for client in simulation.clients.values())
-
-
-def count_failures(seeds: range) -> int:
-    failures = 0
-    for seed in seeds:
-        try:
-            simulate(seed, ROUGH)
-        except (BrokenPromiseError, AssertionError, RuntimeError):
-            failures += 1
-    return failures
-
-
-def test_without_the_fence_some_seeds_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HopSession, "judge", lambda self, span: None)
-    assert count_failures(range(6)) > 0
-
-
-def test_without_the_clients_index_check_some_seeds_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = SessionMachine._tokens
-
-    def unchecked(self: SessionMachine, message: Tokens, now: float) -> object:
-        moved = Tokens(
-            session=message.session,
-            attempt=message.attempt,
-            index=len(self.ids),
-            ids=message.ids,
-            finish=message.finish,
-        )
-        return take(self, moved, now)
-
-    monkeypatch.setattr(SessionMachine, "_tokens", unchecked)
-    assert count_failures(range(6)) > 0
 
 
 # Moves ----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""Whole histories: some seeds of `make simulate`, and that it finds what it is there to find."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from swarm.client.session import SessionMachine
+from swarm.messages import Tokens
+from swarm.node.hops import HopSession
+from swarm.node.moves import MoveRunner
+from swarm.testing.integer_model import IntegerModel
+from swarm.testing.scenarios import run_scenario
+from swarm.testing.simulator import Simulation, Weather
+
+MOST_SEEDS = 200
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_history_keeps_every_promise(seed: int) -> None:
+    run_scenario(seed)
+
+
+def find_failure() -> str:
+    """What is found first."""
+    for seed in range(MOST_SEEDS):
+        try:
+            run_scenario(seed)
+        except Exception as error:
+            return str(error)
+    return ""
+
+
+def test_without_holds_a_layer_is_dropped_that_nobody_else_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MoveRunner, "_is_held", lambda self, moving, claim, dropped: True)
+    assert "which nobody else serves" in find_failure()
+
+
+def test_without_the_fence_steps_run_where_they_must_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HopSession, "judge", lambda self, span: None)
+    assert find_failure()
+
+
+def test_without_the_clients_index_check_tokens_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = SessionMachine._tokens
+
+    def unchecked(self: SessionMachine, message: Tokens, now: float) -> object:
+        moved = Tokens(
+            session=message.session,
+            attempt=message.attempt,
+            index=len(self.ids),
+            ids=message.ids,
+            finish=message.finish,
+        )
+        return take(self, moved, now)
+
+    monkeypatch.setattr(SessionMachine, "_tokens", unchecked)
+    assert " got " in find_failure()
+
+
+def test_a_failing_seed_can_be_replayed_by_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "swarm.testing", "--seed", "3"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("seed 3: all promises kept")
+
+
+@pytest.mark.slow
+def test_two_hundred_nodes_find_their_places() -> None:
+    model = IntegerModel(layers=60, layer_seconds=0.001)
+    simulation = Simulation(0, model, Weather())
+    for _ in range(200):
+        simulation.add_node(budget_layers=simulation.rng.randint(1, 6))
+    simulation.run(5)
+    simulation.ask([1, 2, 3], 5, wait_seconds=20)
+    simulation.run(5, simulation.are_answered)
+    simulation.check_answers()
