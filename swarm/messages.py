@@ -126,6 +126,7 @@ class Beat(Message, frozen=True, tag="beat"):
     queue: Small = 0
     refused: Count = 0
     dropped: Count = 0
+    resent: Count = 0
     claims: Annotated[list[Claim], Meta(max_length=16)] = []
     capacities: Annotated[list[Capacity], Meta(max_length=16)] = []
     intent: Spec = ""  # the part that this node would move to next, if nobody of a lower id has an intent too

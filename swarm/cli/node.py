@@ -201,21 +201,23 @@ def build(
     options: Options, hosts: Sequence[str], share: Share, ledger: Ledger, keys: SwarmKeys, lock: NameLock
 ) -> NodeProcess:
     """The node's process, ready to run."""
+    from swarm.node.former import keep_former, read_former
     from swarm.node.membership import LocalModel, Self
     from swarm.node.memory import measure_device, part_bytes
     from swarm.node.process import NodeProcess, NodeSettings
     from swarm.node.turns import Turns
     from swarm.parts import parse_part
 
+    former = state_dir() / "claims" / f"{lock.name}.json"
     printer = Printer(options.as_json, lock.identity.node, lambda: process.addresses)
 
     def report(report: Report) -> None:
         printer.report(report)
         if report.kind == "ready":  # its weights show in the device's own figures from now on
             one = share.models[report.fields["model_id"]]
-            ledger.note_allocated(
-                part_bytes(one.memory.weight_costs, parse_part(report.fields["part"], one.config.layers))
-            )
+            part = parse_part(report.fields["part"], one.config.layers)
+            ledger.note_allocated(part_bytes(one.memory.weight_costs, part))
+            keep_former(former, one.model, part)
 
     def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
         from swarm.node.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
@@ -251,6 +253,7 @@ def build(
                 LocalModel(model, one.name, one.memory.costs, one.memory.kv_layer_bytes)
                 for model, one in share.models.items()
             ),
+            former=read_former(former, {model: one.config.layers for model, one in share.models.items()}),
         ),
         {model: one.card for model, one in share.models.items()},
         {digest: path for one in share.models.values() for digest, path in one.documents.items()},

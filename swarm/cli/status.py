@@ -84,6 +84,7 @@ def describe(beats: Sequence[Beat]) -> dict[str, object]:
                 "queue": beat.queue,
                 "refused": beat.refused,
                 "dropped": beat.dropped,
+                "resent": beat.resent,
                 "rtts": beat.rtts,
                 "bytes_per_second": beat.rates,
             }

@@ -181,7 +181,7 @@ class SwarmClient:
         answers = self._ask_holders(
             model,
             AskModel(model=model),
-            lambda reply: isinstance(reply, Refused) or (isinstance(reply, ModelCard) and reply.model == model),
+            lambda reply: _is_refusal(reply) or (isinstance(reply, ModelCard) and reply.model == model),
         )
         for _, answer, _ in answers:
             if isinstance(answer, ModelCard):
@@ -206,7 +206,7 @@ class SwarmClient:
     def _fetch_piece(self, model: str, digest: str, offset: int) -> bytes:
         def matches(reply: object) -> bool:
             is_piece = isinstance(reply, FileChunk) and (reply.digest, reply.offset) == (digest, offset)
-            return is_piece or isinstance(reply, Refused)
+            return is_piece or _is_refusal(reply)
 
         for _, answer, data in self._ask_holders(model, AskFile(digest=digest, offset=offset), matches):
             if isinstance(answer, FileChunk):
@@ -228,6 +228,11 @@ class SwarmClient:
         """A new session; nothing is sent before its first turn."""
         machine = SessionMachine(secrets.token_hex(16), card, random.random(), self._settings.wait_seconds)
         return Session(machine, self._loop)
+
+
+def _is_refusal(reply: object) -> bool:
+    """Whether a question was refused; what a session is refused is its own affair."""
+    return isinstance(reply, Refused) and not reply.session
 
 
 def missing_of(beats: Sequence[Beat], name: str | None) -> dict[str, list[int]]:

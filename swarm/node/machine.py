@@ -268,6 +268,7 @@ class NodeMachine:
             queue=self.sessions.queue_length,
             refused=self._tick.refused,
             dropped=self.steps.dropped,
+            resent=self.steps.resent,
         )
 
     def _advertise(self) -> list[Effect]:

@@ -7,14 +7,24 @@ takes its own row of the placement that every node computes alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from swarm.discovery.peers import PeerTable
 from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
 from swarm.parts import Part, parse_part
-from swarm.plan.claims import CellCosts, Held, Placement, Seat, count_coverage, must_yield, place_all, place_one
+from swarm.plan.claims import (
+    CellCosts,
+    Held,
+    Placement,
+    Seat,
+    count_coverage,
+    must_yield,
+    place_all,
+    place_one,
+    take_up_again,
+)
 from swarm.plan.figures import Published
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkUp
 
@@ -46,6 +56,7 @@ class Self:
     memory_total: int
     budget: int
     models: tuple[LocalModel, ...]
+    former: Mapping[str, Part] = field(default_factory=dict[str, Part])  # what it served before it was restarted
 
 
 class Membership:
@@ -191,7 +202,9 @@ class Membership:
                 }
                 seats.append(Seat(beat.node, beat.capacities[0].budget_bytes, costs))
         layers = self._layers(beats)
-        return place_all(seats, self._held(beats, layers), layers)[self.me.node] or None
+        held = self._held(beats, layers)
+        again = take_up_again(seats[0], self.me.former, count_coverage(held, layers))
+        return again or place_all(seats, held, layers)[self.me.node] or None
 
     def _yielding(self, placed: Mapping[str, Part], now: float) -> Placement | None:
         """Another choice where a lower id holds the same cells while others are missing."""

@@ -17,6 +17,7 @@ from swarm.parts import Part, cell_ranges, intersect, parse_part
 from swarm.wire.events import Asker
 
 MOST_SESSIONS = 256
+MOST_TOMBSTONES = 16_384
 CLOSED_SECONDS = 60.0
 LINK_SECONDS = 3.0
 QUIET_SECONDS = 5.0  # after which a hop that is not the last takes an answer for over
@@ -136,6 +137,10 @@ class SessionTable:
         if known is not None and known.order.attempt == order.attempt:
             return None, [Answer(asker, _opened(known))]  # asked twice, answered twice
         if order.next != self.node and order.next not in self.links:
+            # Asked again meanwhile: one answer is enough.
+            self._waiting = [
+                one for one in self._waiting if (one.order.session, one.order.hop) != (order.session, order.hop)
+            ]
             self._waiting.append(_WaitingOpen(asker, order, tensor, now + LINK_SECONDS))
             return None, [DialData(order.next)]
         old = self._find_old(order)
@@ -178,7 +183,7 @@ class SessionTable:
             return refuse(order, "NOT_OWNER", "another key opened this session")
         if any(hop.order.attempt > order.attempt for hop in mine):
             return refuse(order, "STALE", "this session has a later attempt")
-        if not mine and len(self.sessions) >= MOST_SESSIONS:
+        if not mine and len(self.sessions) + len(self._waiting) >= MOST_SESSIONS:
             return refuse(order, "OVERLOADED", f"{MOST_SESSIONS} sessions are open here", retry_seconds=2.0)
         if order.positions > served.context:
             message = f"{order.positions} positions asked for; the model's context is {served.context}"
@@ -229,6 +234,8 @@ class SessionTable:
             if (waiting.order.session, waiting.asker.node) != (message.session, asker.node)
         ]
         self._tombstones[message.session] = _Tombstone(message.attempt, now + CLOSED_SECONDS)
+        if len(self._tombstones) > MOST_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]  # the oldest
         return effects
 
     def end(self, hop: HopSession) -> list[Effect]:

@@ -28,7 +28,8 @@ class StepRunner:
     """The steps of the sessions in a table."""
 
     def __init__(self, table: SessionTable) -> None:
-        self.dropped = 0
+        self.dropped = 0  # steps that did not pass their fence
+        self.resent = 0  # outputs sent again because they may have been lost
         self._table = table
         self._running: Batch | None = None
         self._turn: Literal["none", "asked", "held"] = "none"
@@ -111,6 +112,12 @@ class StepRunner:
         ]
 
     def _send_again(self, hop: HopSession) -> list[Effect]:
+        effects = self._find_again(hop)
+        self.resent += len(effects)
+        return effects
+
+    def _find_again(self, hop: HopSession) -> list[Effect]:
+        """What the next hop, or the client, has not been proved to have."""
         if hop.tail is None:
             return [
                 self._send_steps([hop], [kept], kept.tensor) for kept in hop.kept if hop.order.next != self._table.node

@@ -70,6 +70,22 @@ def count_coverage(held: Sequence[Held], layers: Mapping[str, int]) -> dict[str,
     return coverage
 
 
+def take_up_again(seat: Seat, former: Mapping[str, Part], coverage: Mapping[str, Sequence[int]]) -> Placement:
+    """What a node held before, where that is still wanted: it fits, and no other cell is thinner than its thinnest."""
+    placement: Placement = {}
+    budget = seat.budget
+    for model, part in sorted(former.items()):
+        costs = seat.costs.get(model)
+        if costs is None or part.is_empty():
+            continue
+        held = cells(part, costs.layers)
+        needed = sum(costs.of(cell) for cell in held)
+        if needed <= budget and min(coverage[model][cell] for cell in held) == min(coverage[model]):
+            placement[model] = part
+            budget -= needed
+    return placement
+
+
 def place_one(seat: Seat, coverage: Mapping[str, Sequence[int]]) -> Placement:
     """What one node should claim, given how often each cell is held already; empty if nothing fits."""
     placement: Placement = {}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.parts import cells, parse_part, whole
-from swarm.plan.claims import CellCosts, Held, Seat, must_yield, place_all
+from swarm.plan.claims import CellCosts, Held, Seat, count_coverage, must_yield, place_all, take_up_again
 
 LAYERS = 24
 MODEL = "m"
@@ -69,3 +69,17 @@ def test_the_higher_id_yields_only_while_something_is_missing() -> None:
     assert not must_yield("3", mine, [("5", mine)], LAYERS)
     assert not must_yield("5", mine, [("3", whole(LAYERS))], LAYERS)
     assert not must_yield("5", mine, [("3", parse_part("12-20", LAYERS))], LAYERS)
+
+
+def test_a_restarted_node_takes_up_what_it_held_if_that_is_still_wanted() -> None:
+    seat = Seat("00", 100, {MODEL: CellCosts(LAYERS, 0, 10, 15)})
+    part = parse_part("5-12", LAYERS)
+    alone = [Held("99", MODEL, parse_part("b 0-6", LAYERS)), Held("98", MODEL, parse_part("12-24 e", LAYERS))]
+    assert take_up_again(seat, {MODEL: part}, count_coverage(alone, {MODEL: LAYERS})) == {MODEL: part}
+    taken_by_another = [*alone, Held("97", MODEL, parse_part("6-10", LAYERS))]
+    assert take_up_again(seat, {MODEL: part}, count_coverage(taken_by_another, {MODEL: LAYERS})) == {MODEL: part}
+    all_of_it = [*alone, Held("97", MODEL, parse_part("5-12", LAYERS))]
+    assert take_up_again(seat, {MODEL: part}, count_coverage(all_of_it, {MODEL: LAYERS})) == {MODEL: part}
+    missing_elsewhere = [Held("99", MODEL, parse_part("b 0-12", LAYERS))]
+    assert take_up_again(seat, {MODEL: part}, count_coverage(missing_elsewhere, {MODEL: LAYERS})) == {}
+    assert take_up_again(Seat("00", 10, seat.costs), {MODEL: part}, count_coverage(alone, {MODEL: LAYERS})) == {}

@@ -1,0 +1,32 @@
+"""What a node of this name served last, kept in a file, so that it can take that up again after a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from swarm.errors import RequestError
+from swarm.parts import Part, parse_part
+
+
+def read_former(path: Path, layers: Mapping[str, int]) -> dict[str, Part]:
+    """Model id → part, for models of so many layers; nothing if the file is missing, damaged or about other models."""
+    try:
+        specs: dict[str, str] = json.loads(path.read_text("utf-8"))
+        return {model: parse_part(str(spec), layers[model]) for model, spec in specs.items() if model in layers}
+    except (ValueError, OSError, AttributeError, RequestError):
+        return {}  # a wish that got lost
+
+
+def keep_former(path: Path, model: str, part: Part) -> None:
+    """Note what is served now, beside what is served of other models."""
+    try:
+        known: dict[str, str] = dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, OSError, TypeError):
+        known = {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({**known, model: str(part)}), "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,138 @@
+"""Real nodes with real layers join, leave and die under running answers: the tokens are those of transformers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from swarm.client.effects import Delivered, RouteTaken
+from swarm.client.session import Turn
+from swarm.client.swarm import ClientSettings, SwarmClient
+from swarm.keys import derive_keys, new_identity, read_secret
+from swarm.messages import Sampling
+from swarm.plan.routes import Hop
+from tests.checkpoints import save_sepweight
+from tests.processes import Node
+from tests.swarms import HOST
+
+pytestmark = pytest.mark.slow
+IDS = [5, 17, 3, 88, 42]
+KILLS = 6  # of each layout
+KILL_TOKENS = 64
+MOVE_TOKENS = 1500
+JOIN_SECONDS = 60.0
+
+
+class Swarm:
+    """Nodes that serve one tiny checkpoint, and a client of them."""
+
+    def __init__(self, weights: Path, home: Path) -> None:
+        self.nodes: list[Node] = []
+        self._weights = weights
+        self._home = home
+
+    def start(self, part: str) -> Node:
+        """A node that serves a part; does not wait for it."""
+        peers = [word for node in self.nodes[:1] for word in ("--peer", node.wait_ready()[4])]
+        common = ["--weights", str(self._weights), "--host", HOST, "--port", "18900", "--no-mdns"]
+        self.nodes.append(Node(self._home, [*common, "--part", part, *peers]))
+        return self.nodes[-1]
+
+    @contextmanager
+    def client(self) -> Iterator[SwarmClient]:
+        """A client of the nodes that are ready."""
+        secret = read_secret(self._home / "config" / "swarm" / "secret")
+        assert secret is not None
+        settings = ClientSettings(hosts=[HOST], peers=[self.nodes[0].wait_ready()[4]], use_mdns=False)
+        with SwarmClient(settings, derive_keys(secret), new_identity()) as client:
+            yield client
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            if node.process.poll() is None:
+                node.stop()
+
+
+def answer(
+    client: SwarmClient, tokens: int, on_token: Callable[[int, Sequence[Hop]], None]
+) -> tuple[list[int], list[Sequence[Hop]]]:
+    """An answer's ids and its routes; on_token: called with the count so far and the route."""
+    session = client.open_session(client.card(client.find_model(None, 20)))
+    ids: list[int] = []
+    routes: list[Sequence[Hop]] = []
+    for event in session.generate(Turn(ids=IDS, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
+        if isinstance(event, RouteTaken):
+            routes.append(event.route)
+        if isinstance(event, Delivered):
+            ids += event.ids
+            on_token(len(ids), routes[-1])
+    session.cancel()
+    return ids, routes
+
+
+def expect(model: torch.nn.Module, tokens: int) -> list[int]:
+    """What transformers says."""
+    out = model.generate(torch.tensor([IDS]), max_new_tokens=tokens, do_sample=False, eos_token_id=None)  # pyright: ignore
+    return out[0, len(IDS) :].tolist()
+
+
+@pytest.mark.parametrize("variant", ["7b", "40b"])
+def test_killed_hops_change_no_token(variant: str, tmp_path: Path) -> None:
+    expected = expect(save_sepweight(variant, tmp_path / "weights"), KILL_TOKENS)
+    swarm = Swarm(tmp_path / "weights", tmp_path)
+    try:
+        by_id: dict[str, Node] = {}
+        for part in ("b 0-2", "2-4 e", "b 0-2", "2-4 e"):
+            node = swarm.start(part)
+            by_id[node.wait_ready()[1]] = node
+        with swarm.client() as client:
+            for number in range(KILLS):
+                killed: list[Node] = []
+
+                def strike(count: int, route: Sequence[Hop], number: int = number, killed: list[Node] = killed) -> None:
+                    if count == 1 + 10 * number and not killed:
+                        killed.append(by_id[route[number % 2].node])
+                        killed[0].kill()
+
+                ids, routes = answer(client, KILL_TOKENS, strike)
+                assert ids == expected, f"kill {number}"
+                assert len(routes) > 1
+                node = swarm.start(("b 0-2", "2-4 e")[number % 2])
+                by_id[node.wait_ready()[1]] = node
+    finally:
+        swarm.stop()
+
+
+def test_a_node_joins_and_leaves_under_running_answers(tmp_path: Path) -> None:
+    expected = expect(save_sepweight("7b", tmp_path / "weights"), MOVE_TOKENS)
+    swarm = Swarm(tmp_path / "weights", tmp_path)
+    try:
+        swarm.start("b 0-2").wait_ready()
+        swarm.start("2-4 e").wait_ready()
+        with swarm.client() as client:
+            late = swarm.start("f")
+            deadline = time.monotonic() + JOIN_SECONDS
+            lengths: list[list[int]] = []
+            while not any(lengths and length == [2, 1] for length in lengths):
+                assert time.monotonic() < deadline, f"no answer has changed to the node that joined: {lengths}"
+                ids, routes = answer(client, MOVE_TOKENS, lambda count, route: None)
+                assert ids == expected
+                lengths.append([len(route) for route in routes])
+            left: list[None] = []
+
+            def leave(count: int, route: Sequence[Hop]) -> None:
+                if count == 10 and not left:
+                    assert len(route) == 1
+                    left.append(None)
+                    late.process.terminate()
+
+            ids, routes = answer(client, MOVE_TOKENS, leave)
+            assert ids == expected
+            assert [len(route) for route in routes] == [1, 2]
+    finally:
+        swarm.stop()
