@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from swarm.discovery.peers import BEAT_SECONDS
+from swarm.errors import RequestError
 from swarm.messages import (
     AskFile,
     AskHold,
@@ -339,7 +340,10 @@ class NodeMachine:
             case AskFile():
                 return [AnswerFile(asker, message.digest, message.offset)]
             case AskHold():
-                return self.moves.take_request(asker, message, now)
+                try:
+                    return self.moves.take_request(asker, message, now)
+                except RequestError as error:
+                    return [Answer(asker, Refused(code="BAD_MESSAGE", message=str(error)))]
             case EndHold():
                 self.moves.end_promise(asker.node)
                 return []

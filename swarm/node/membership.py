@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from swarm.discovery.peers import PeerTable
-from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage
+from swarm.errors import RequestError
+from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage, Refused
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
 from swarm.parts import Part, parse_part
 from swarm.plan.claims import (
@@ -110,6 +111,11 @@ class Membership:
         """A peer's word about itself; only its own key may give it."""
         if arrived.asker.node != beat.node or beat.node == self.me.node:
             return []
+        try:
+            for claim in beat.claims:
+                parse_part(claim.part, claim.layers)
+        except RequestError as error:  # whoever plans with it later could do nothing about it
+            return [Answer(arrived.asker, Refused(code="BAD_MESSAGE", message=str(error)))]
         self.table.apply(beat, now)
         effects: list[Effect] = [Answer(arrived.asker, BeatAck(sequence=beat.sequence))]
         if beat.node not in self.links:

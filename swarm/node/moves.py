@@ -26,7 +26,7 @@ ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests f
 BEATS_TO_WAIT = 2  # of every live peer, so that a better intent would have been heard
 HOLD_SECONDS = 30.0  # a hold ends by itself then
 ASK_SECONDS = 25.0  # and is no longer waited for then
-DRAIN_SECONDS = 20.0  # for sessions to leave what is dropped
+DRAIN_SECONDS = 20.0  # for sessions to leave what is dropped; promises, a round old at most, outlast it
 PATIENCE_SECONDS = 30.0  # a node that is to move and does not is passed over
 PASSED_SECONDS = 60.0  # for so long
 
@@ -69,7 +69,7 @@ class MoveRunner:
         self._look_at = 0.0
         self._numbers = 0
         self._plans: dict[str, tuple[Sequence[Member], Plan]] = {}  # by model: the last view, and what it leads to
-        self._due: tuple[str, Part, float] | None = None  # whose move is first, where to, since when
+        self._due: dict[str, tuple[str, Part, float]] = {}  # by model: whose move is first, where to, since when
         self._passed: dict[str, float] = {}
 
     @property
@@ -120,11 +120,12 @@ class MoveRunner:
         if not plan.moves:
             return None
         first = plan.moves[0]
-        if self._due is None or self._due[:2] != (first.node, first.after):
-            self._due = (first.node, first.after, now)
-        elif now - self._due[2] > PATIENCE_SECONDS:
+        node, part, since = self._due.get(model, ("", NOTHING, now))
+        if (node, part) != (first.node, first.after):
+            self._due[model] = (first.node, first.after, now)
+        elif now - since > PATIENCE_SECONDS:
             self._passed[first.node] = now + PASSED_SECONDS
-            self._due = None
+            del self._due[model]
         return first.node, first.after
 
     def _intend(self, model: str, target: Part, beats: Sequence[Beat], now: float) -> list[Effect]:
@@ -244,7 +245,8 @@ class MoveRunner:
     def take_request(self, asker: Asker, request: AskHold, now: float) -> list[Effect]:
         """Another node wants to drop cells that this one serves too: promise what is served here and stays.
 
-        Of two that want the same the lower id goes first; the other withdraws its own request.
+        Of two that want the same the lower id goes first; the other withdraws its own request. Raises RequestError if what
+        is asked for is no part of the model.
         """
         claim = self._claims.by_model.get(request.model)
         if claim is None or self._sessions.is_leaving:
@@ -265,11 +267,16 @@ class MoveRunner:
         return [*effects, Answer(asker, HoldAnswer(number=request.number, part=str(granted)))]
 
     def take_answer(self, node: str, answer: HoldAnswer) -> None:
-        """A node goes on serving part of what we asked for; answers to earlier moves mean nothing."""
+        """A node goes on serving part of what we asked for; answers to earlier moves mean nothing.
+
+        Raises RequestError if that is no part of the model.
+        """
         moving = self._moving
-        if moving is None or moving.phase != "holding" or answer.number < moving.first_number or not answer.part:
+        if moving is None or moving.phase != "holding" or answer.number < moving.first_number:
             return
-        moving.holds[node] = parse_part(answer.part, self._claims.of(moving.model).layers)
+        moving.holds.pop(node, None)  # each answer stands for all that is promised: none is older than a round
+        if answer.part:
+            moving.holds[node] = parse_part(answer.part, self._claims.of(moving.model).layers)
 
     def end_promise(self, node: str) -> None:
         """A node has dropped what it wanted to."""

@@ -1,0 +1,88 @@
+"""A node's own moves: what is dropped has been promised by another, and of two that want the same one waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.messages import Beat, Claim, Refused
+from swarm.node.effects import Answer
+from swarm.node.machine import NodeMachine
+from swarm.node.membership import Membership, Self
+from swarm.parts import cells, parse_part
+from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from swarm.testing.simulator import Simulation, Weather
+from swarm.wire.events import Arrived, Asker
+
+MODEL = IntegerModel(layers=8, layer_seconds=0.001)
+HALVES = ["b 0-4", "4-8 e"]
+
+
+def start(seed: int, parts: list[str]) -> tuple[Simulation, list[str]]:
+    """Nodes that were told what to serve, so that no plan moves them."""
+    simulation = Simulation(seed, MODEL, Weather())
+    names = [simulation.add_node(part, budget_layers=8) for part in parts]
+    simulation.run(3)
+    return simulation, names
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_two_that_would_leave_the_same_layers_the_lower_id_goes(seed: int) -> None:
+    simulation, names = start(seed, [HALVES[0], HALVES[0], HALVES[1]])
+    for name in names[:2]:
+        simulation.move(name, parse_part(HALVES[1], MODEL.layers))
+    simulation.run(10)
+    first, second = sorted(names[:2])
+    assert str(simulation.part_of(first)) == HALVES[1]
+    assert simulation.part_of(second).covers(parse_part(HALVES[0], MODEL.layers))
+
+
+def test_nobody_drops_what_no_other_has_promised_to_serve() -> None:
+    """The other holder hangs: it is there, and says nothing."""
+    simulation, names = start(1, [HALVES[0], HALVES[0], HALVES[1]])
+    simulation.stall(names[1], 3.0)
+    simulation.move(names[0], parse_part(HALVES[1], MODEL.layers))
+    simulation.run(2.5)
+    assert simulation.part_of(names[0]).covers(parse_part(HALVES[0], MODEL.layers))
+    simulation.run(5)
+    assert str(simulation.part_of(names[0])) == HALVES[1]
+
+
+def test_what_drains_is_served_again_if_the_one_who_promised_dies() -> None:
+    simulation, names = start(1, [HALVES[0], HALVES[0], HALVES[1]])
+    simulation.ask([1, 2, 3], 4000)
+    simulation.run(1)
+    (client,) = simulation.clients.values()
+    mover = client.machine.route[0].node
+    other = next(name for name in names[:2] if name != mover)
+    simulation.cut(next(iter(simulation.clients)), other)  # its session cannot change chains
+    simulation.move(mover, parse_part(HALVES[1], MODEL.layers))
+    simulation.run(2)
+    assert not simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
+    simulation.kill(other)
+    simulation.run(2)
+    assert simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
+    held = {cell for name in names for cell in cells(simulation.part_of(name), MODEL.layers)}
+    assert held == set(range(MODEL.layers + 2))
+
+
+def test_a_beat_that_claims_what_no_model_has_is_refused() -> None:
+    me = Self(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=1, budget=1, models=())
+    machine = NodeMachine(Membership(me, [], 0.0), {})
+    claim = Claim(model=MODEL_ID, name="integers", layers=8, part="40-50", state="serving")
+    beat = Beat(
+        node="b" * 16,
+        incarnation=1,
+        sequence=1,
+        name="b",
+        addresses=[],
+        device="cpu",
+        memory_total=1,
+        memory_free=1,
+        tick=1,
+        claims=[claim],
+    )
+    (answer,) = machine.handle(Arrived(Asker("b" * 16, "control", b"b"), beat), 1.0)
+    assert isinstance(answer, Answer)
+    assert isinstance(answer.message, Refused)
+    assert answer.message.code == "BAD_MESSAGE"
+    assert machine.membership.table.live(1.0) == []
