@@ -13,7 +13,9 @@ from swarm.discovery.members import members_of
 from swarm.parts import cells, describe_cells, part_of_cells
 from swarm.plan.moves import Plan, plan_moves
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
-from swarm.testing.simulator import BrokenPromiseError, Simulation, Weather
+from swarm.testing.network import Weather
+from swarm.testing.promises import BrokenPromiseError
+from swarm.testing.simulator import Simulation
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.004, token_seconds=0.0001)
 WAIT_SECONDS = 300.0  # of clients, for layers that are missing
@@ -178,7 +180,7 @@ _FAULTS: list[Callable[[Simulation, random.Random], None]] = [
 
 def _calm(simulation: Simulation) -> None:
     """Everything works again, nothing is lost any more, and there are nodes enough."""
-    simulation.weather = Weather()
+    simulation.network.weather = Weather()
     simulation.heal()
     for name, node in list(simulation.nodes.items()):
         node.stalled_until = node.stuck_until = 0.0

@@ -44,9 +44,11 @@ from swarm.node.machine import (
 )
 from swarm.node.membership import LocalModel, Membership, Self
 from swarm.node.work import Batch
-from swarm.parts import NOTHING, Part, cells, describe_cells, join_parts, parse_part, subtract
+from swarm.parts import NOTHING, Part, join_parts, parse_part, subtract
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
+from swarm.testing.network import Link, Network, Weather
+from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences, check_tokens
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
 
 TICK_SECONDS = 0.2
@@ -56,29 +58,6 @@ CONNECT_SECONDS = 0.003
 RECONNECT_SECONDS = 0.2
 HEARTBEAT_SECONDS = 6.0  # without an answer, until a connection counts as broken
 NOTICED_SECONDS = 6.0  # until everyone knows that a node is gone
-
-Link = tuple[str, str, Channel]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weather:
-    """How the network treats messages."""
-
-    least_seconds: float = 0.0005
-    most_seconds: float = 0.005
-    loss: float = 0.0
-    duplication: float = 0.0
-
-
-@dataclass(slots=True)
-class BrokenPromiseError(Exception):
-    """A promise was broken: what, and in which run."""
-
-    seed: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"seed {self.seed}: {self.what}"
 
 
 @dataclass(slots=True)
@@ -113,16 +92,14 @@ class Simulation:
         self.seed = seed
         self.now = 0.0
         self.model = model
-        self.weather = weather
         self.rng = random.Random(seed)
+        self.network = Network(self.rng, weather)
         self.nodes: dict[str, _Node] = {}
         self.clients: dict[str, _Client] = {}
         self.delivered = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._moved_at = 0.0
-        self._cuts: set[tuple[str, str]] = set()
-        self._broken: set[Link] = set()  # connections that are wanted and not there
         self._ended: dict[str, float] = {}
 
     # Building ---------------------------------------------------------------------------------------------------------
@@ -154,7 +131,7 @@ class Simulation:
         peers = [other.address for other_name, other in self.nodes.items() if other_name != name]
         self._at(0.0, lambda: self._feed(node, Started(7701, placement, peers)))
         self._at(self.rng.random() * TICK_SECONDS, lambda: self._tick(node))
-        for link in [link for link in self._broken if link[1] == name]:
+        for link in [link for link in self.network.broken if link[1] == name]:
             self._mend(link)
 
     def ask(self, prompt: Sequence[int], count: int, wait_seconds: float = 0.0) -> str:
@@ -202,7 +179,7 @@ class Simulation:
 
     def cut(self, left: str, right: str, *, one_way: bool = False) -> None:
         """Nothing passes any more, and neither is told until its heartbeats fail."""
-        self._cuts |= {(left, right)} if one_way else {(left, right), (right, left)}
+        self.network.cut(left, right, one_way=one_way)
         self._at(HEARTBEAT_SECONDS, lambda: self._give_up(left, right))
 
     def reset(self, left: str, right: str) -> None:
@@ -213,8 +190,8 @@ class Simulation:
 
     def heal(self) -> None:
         """All cables are whole again."""
-        self._cuts.clear()
-        for link in list(self._broken):
+        self.network.heal()
+        for link in list(self.network.broken):
             self._mend(link)
 
     def move(self, name: str, part: Part) -> None:
@@ -286,8 +263,12 @@ class Simulation:
     def _look(self, client: _Client) -> None:
         """The peer table, as one node that the client reaches would give it."""
         for name, node in self.nodes.items():
-            is_reached = (client.name, name) not in self._cuts and (name, client.name) not in self._cuts
-            if is_reached and node.is_up and node.machine.phase == "running" and node.stalled_until <= self.now:
+            if (
+                self.network.is_whole(client.name, name)
+                and node.is_up
+                and node.machine.phase == "running"
+                and node.stalled_until <= self.now
+            ):
                 client.machine.see([beat for beat in self._read_table(client, node) if not beat.leaving])
                 return
         client.machine.see([])
@@ -322,17 +303,14 @@ class Simulation:
 
     def _send(self, source: str, target: str, act: Callable[[], None]) -> None:
         """Something crosses the network, perhaps."""
-        copies = 2 if self.rng.random() < self.weather.duplication else 1
-        for _ in range(copies):
-            if self.rng.random() >= self.weather.loss:
-                delay = self.rng.uniform(self.weather.least_seconds, self.weather.most_seconds)
-                self._at(delay, lambda: None if (source, target) in self._cuts else act())
+        for delay in self.network.delays():
+            self._at(delay, lambda: act() if self.network.passes(source, target) else None)
 
     def _perform(self, node: _Node, effect: Effect) -> None:
         name = node.machine.node
         match effect:
             case SendPeer(target, channel, message, tensor):
-                if (name, target, channel) not in self._broken:
+                if (name, target, channel) not in self.network.broken:
                     arrived = Arrived(Asker(name, channel, name.encode()), message, tensor)
                     self._send(name, target, lambda: self._feed_named(target, arrived))
             case Answer(asker, message, tensor):
@@ -354,10 +332,10 @@ class Simulation:
                     node.engine.forget(session)
             case Load(_, part):
                 self._moved_at = self.now
-                self._check_drop(node, part)
+                self._drop(node, part)
                 self._at(node.load_seconds, lambda: self._load(node, part))
             case Unload():
-                self._check_drop(node, NOTHING)
+                self._drop(node, NOTHING)
                 node.engine = None
             case Exit():
                 self._end(name)
@@ -368,10 +346,20 @@ class Simulation:
         if node.engine is None:
             self._at(0.0, lambda: self._feed(node, BatchFailed("nothing is loaded")))
             return
-        self._check_fences(node, batch)
+        check_fences(self.seed, node.machine, batch)
         result = node.engine.run(batch)
         done = max(self.now + result.seconds, node.stuck_until)
         self._at(done - self.now, lambda: self._feed(node, BatchDone(result)))
+
+    def _drop(self, node: _Node, part: Part) -> None:
+        """A node gives up all that is not in `part`; those that ended a moment ago could not have been missed yet."""
+        others = [
+            other.machine
+            for name, other in self.nodes.items()
+            if other is not node and (other.is_up or self.now - self._ended[name] < NOTICED_SECONDS)
+        ]
+        if node.engine is not None and node.machine.sessions.served:
+            check_drop(self.seed, node.machine, node.engine.served.part, part, others)
 
     def _load(self, node: _Node, part: Part) -> None:
         if not node.is_up:
@@ -387,17 +375,16 @@ class Simulation:
         for target, node in self.nodes.items():
             if node.address == address:
                 link = (source, target, channel)
-                self._broken.add(link)
+                self.network.broken.add(link)
                 self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
 
     def _mend(self, link: Link) -> None:
         """ZeroMQ tries again and again; it succeeds once the other side is there."""
         source, target, channel = link
         node = self.nodes[target]
-        is_cut = (source, target) in self._cuts or (target, source) in self._cuts
-        if link not in self._broken or not node.is_up or is_cut:
+        if link not in self.network.broken or not node.is_up or not self.network.is_whole(source, target):
             return
-        self._broken.discard(link)
+        self.network.broken.discard(link)
         if source in self.clients:
             client = self.clients[source]
             self._perform_client(client, client.machine.link_up(target, channel, self.now))
@@ -409,9 +396,9 @@ class Simulation:
 
     def _break(self, link: Link) -> None:
         source, target, channel = link
-        if link in self._broken:
+        if link in self.network.broken:
             return
-        self._broken.add(link)
+        self.network.broken.add(link)
         if source in self.clients:
             self.clients[source].machine.link_down(target, channel, self.now)
         else:
@@ -419,7 +406,7 @@ class Simulation:
 
     def _give_up(self, left: str, right: str) -> None:
         """Heartbeats have failed, if the cable is still cut."""
-        if (left, right) in self._cuts or (right, left) in self._cuts:
+        if not self.network.is_whole(left, right):
             for link in self._links(left, right):
                 self._break(link)
 
@@ -436,7 +423,7 @@ class Simulation:
             for channel in ("control", "data"):
                 if other != name:
                     self._break((other, name, channel))
-        self._broken -= {link for link in self._broken if link[0] == name}
+        self.network.broken -= {link for link in self.network.broken if link[0] == name}
 
     def _answer(self, name: str, asker: Asker, message: AnyMessage, tensor: WireTensor | None) -> None:
         if asker.node in self.clients:
@@ -444,30 +431,6 @@ class Simulation:
         elif asker.node in self.nodes:
             event = LinkMessage(name, asker.channel, message, tensor)
             self._send(name, asker.node, lambda: self._feed_named(asker.node, event))
-
-    # Promises ---------------------------------------------------------------------------------------------------------
-
-    def _check_fences(self, node: _Node, batch: Batch) -> None:
-        """Whatever is computed belongs to a session that is held here, at its attempt, where its cache ends."""
-        for span in batch.spans:
-            hop = node.machine.sessions.sessions.get((span.session, span.hop))
-            served = node.machine.sessions.served.get(batch.model)
-            if hop is None or served is None or hop.order.attempt != span.attempt or not served.part.covers(batch.part):
-                raise BrokenPromiseError(self.seed, f"{node.machine.node[:4]} ran a step outside its fence")
-
-    def _check_drop(self, node: _Node, part: Part) -> None:
-        """No cell is dropped of one's own accord while nobody else serves it, but for holders that ended just now."""
-        if node.engine is None or not node.machine.sessions.served:
-            return
-        layers = self.model.layers
-        dropped = set(cells(subtract(node.engine.served.part, part, layers), layers))
-        for name, other in self.nodes.items():
-            if other is not node and (other.is_up or self.now - self._ended[name] < NOTICED_SECONDS):
-                claim = other.machine.claims.by_model.get(MODEL_ID)
-                dropped -= set() if claim is None else set(cells(claim.serving, layers))
-        if dropped:
-            what = describe_cells(sorted(dropped), layers)
-            raise BrokenPromiseError(self.seed, f"{node.machine.node[:4]} dropped {what}, which nobody else serves")
 
     # Clients ----------------------------------------------------------------------------------------------------------
 
@@ -482,10 +445,12 @@ class Simulation:
                     )
                 case Connect(target, channel):
                     link = (client.name, target, channel)
-                    self._broken.add(link)
+                    self.network.broken.add(link)
                     self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
                 case Delivered(ids):
-                    self._check(client, ids)
+                    client.received += ids
+                    self.delivered += len(ids)
+                    check_tokens(self.seed, client.name, client.received, client.expected)
                 case Finished(reason):
                     client.finished = reason
                 case Failed(error):
@@ -496,12 +461,3 @@ class Simulation:
     def _tell_client(self, name: str, node: str, message: AnyMessage) -> None:
         client = self.clients[name]
         self._perform_client(client, client.machine.receive(node, message, self.now))
-
-    def _check(self, client: _Client, ids: Sequence[int]) -> None:
-        """Each token once, in order, and the right one."""
-        for token in ids:
-            at = len(client.received)
-            client.received.append(token)
-            self.delivered += 1
-            if at >= len(client.expected) or client.expected[at] != token:
-                raise BrokenPromiseError(self.seed, f"client {client.name[:4]} got {token} at {at} at {self.now:.3f} s")

@@ -10,7 +10,8 @@ from swarm.node.machine import NodeMachine
 from swarm.node.membership import Membership, Self
 from swarm.parts import cells, parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
-from swarm.testing.simulator import Simulation, Weather
+from swarm.testing.network import Weather
+from swarm.testing.simulator import Simulation
 from swarm.wire.events import Arrived, Asker
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.001)

@@ -12,8 +12,9 @@ from swarm.messages import Tokens
 from swarm.node.hops import HopSession
 from swarm.node.moves import MoveRunner
 from swarm.testing.integer_model import IntegerModel
+from swarm.testing.network import Weather
 from swarm.testing.scenarios import run_scenario
-from swarm.testing.simulator import Simulation, Weather
+from swarm.testing.simulator import Simulation
 
 MOST_SEEDS = 200
 

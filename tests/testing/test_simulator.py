@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarm.testing.integer_model import IntegerModel
-from swarm.testing.simulator import Simulation, Weather
+from swarm.testing.network import Weather
+from swarm.testing.simulator import Simulation
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.001, token_seconds=0.0001)
 PARTS = ["b 0-3", "3-6", "6-8 e"]

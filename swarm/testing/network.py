@@ -1,0 +1,57 @@
+"""The network of a simulated swarm: what gets through, how late and how often; which cables and connections are broken.
+
+Decides from its own seeded generator. Knows no machines: names are all it sees.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from swarm.messages import Channel
+
+Link = tuple[str, str, Channel]  # a connection: who dialled, whom, for what
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """How the network treats messages."""
+
+    least_seconds: float = 0.0005
+    most_seconds: float = 0.005
+    loss: float = 0.0
+    duplication: float = 0.0
+
+
+class Network:
+    """Cables between any two, and the connections over them."""
+
+    def __init__(self, rng: random.Random, weather: Weather) -> None:
+        self.weather = weather
+        self.broken: set[Link] = set()  # connections that are wanted and not there
+        self._rng = rng
+        self._cuts: set[tuple[str, str]] = set()
+
+    def delays(self) -> list[float]:
+        """Seconds that each copy of a message takes; none if it is lost."""
+        weather = self.weather
+        copies = 2 if self._rng.random() < weather.duplication else 1
+        return [
+            self._rng.uniform(weather.least_seconds, weather.most_seconds)
+            for _ in range(copies)
+            if self._rng.random() >= weather.loss
+        ]
+
+    def cut(self, left: str, right: str, *, one_way: bool) -> None:
+        self._cuts |= {(left, right)} if one_way else {(left, right), (right, left)}
+
+    def heal(self) -> None:
+        self._cuts.clear()
+
+    def passes(self, source: str, target: str) -> bool:
+        """Whether the cable carries anything this way."""
+        return (source, target) not in self._cuts
+
+    def is_whole(self, left: str, right: str) -> bool:
+        """Whether it does both ways, as a connection needs."""
+        return self.passes(left, right) and self.passes(right, left)

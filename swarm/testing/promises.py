@@ -1,0 +1,50 @@
+"""What must hold at every event of a simulated swarm, whatever goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swarm.node.machine import NodeMachine
+from swarm.node.work import Batch
+from swarm.parts import Part, join_parts, subtract
+from swarm.testing.integer_model import MODEL_ID
+
+
+@dataclass(slots=True)
+class BrokenPromiseError(Exception):
+    """A promise was broken: what, and in which run."""
+
+    seed: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}: {self.what}"
+
+
+def check_fences(seed: int, machine: NodeMachine, batch: Batch) -> None:
+    """Whatever is computed belongs to a session that is held here, at its attempt, on a part that is served."""
+    served = machine.sessions.served.get(batch.model)
+    for span in batch.spans:
+        hop = machine.sessions.sessions.get((span.session, span.hop))
+        if hop is None or served is None or hop.order.attempt != span.attempt or not served.part.covers(batch.part):
+            raise BrokenPromiseError(seed, f"{machine.node[:4]} ran a step outside its fence")
+
+
+def check_drop(seed: int, machine: NodeMachine, before: Part, after: Part, others: Iterable[NodeMachine]) -> None:
+    """No cell is dropped of one's own accord while nobody else serves it. others: those who live, or did just now."""
+    layers = next(local.costs.layers for local in machine.membership.me.models if local.model == MODEL_ID)
+    claims = [other.claims.by_model[MODEL_ID] for other in others if MODEL_ID in other.claims.by_model]
+    lost = subtract(subtract(before, after, layers), join_parts([claim.serving for claim in claims], layers), layers)
+    if not lost.is_empty():
+        raise BrokenPromiseError(seed, f'{machine.node[:4]} dropped "{lost}", which nobody else serves')
+
+
+def check_tokens(seed: int, client: str, received: list[int], expected: list[int]) -> None:
+    """Each token once, in order, and the right one."""
+    if received != expected[: len(received)]:
+        at = next(
+            (index for index, pair in enumerate(zip(received, expected, strict=False)) if pair[0] != pair[1]),
+            len(expected),
+        )
+        raise BrokenPromiseError(seed, f"client {client[:4]} got {received[at]} at {at}")
