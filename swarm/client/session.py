@@ -7,12 +7,12 @@ go in, effects come out. What is known of the chain in use is chain.py's; no soc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
+from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, RouteTaken, Send
-from swarm.discovery.peers import serving_claims
 from swarm.errors import PeerError, RequestError, SwarmError
 from swarm.messages import (
     AnyMessage,
@@ -32,14 +32,11 @@ from swarm.messages import (
     Tokens,
     ids_tensor,
 )
-from swarm.parts import describe_cells, parse_part
-from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_cells, predict_seconds
+from swarm.plan.routes import Hop
 
 CONNECT_SECONDS = 2.5  # a node on a LAN that has not answered by then is not there
 OPEN_SECONDS = 6.0
-AVOID_SECONDS = 5.0
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
-CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
 ROUTE_SECONDS = 8.0  # without any chain, before an answer that has begun is given up
 REFUSED_SECONDS = 8.0  # without room, likewise
 TROUBLE_SECONDS = 30.0  # over chains that all fail, likewise
@@ -79,10 +76,9 @@ class SessionMachine:
         self._turn: Turn | None = None
         self._limit = 0
         self._cached: list[int] = []  # what the hops' caches may hold a prefix of
-        self._beats: Sequence[Beat] = ()
+        self._choice = RouteChoice(card)
         self._up: set[Link] = set()
         self._chain = Chain([], 0.0)
-        self._avoid: dict[str, float] = {}
         self._since = 0.0  # when the phase began
         self._trouble_since: float | None = None  # no token since then, and not for want of computing
         self._routeless_since: float | None = None
@@ -140,7 +136,7 @@ class SessionMachine:
 
     def see(self, beats: Sequence[Beat]) -> None:
         """The peer table as it is now."""
-        self._beats = beats
+        self._choice.see(beats)
 
     def link_up(self, node: str, channel: Channel, now: float) -> list[Effect]:
         self._up.add((node, channel))
@@ -170,7 +166,6 @@ class SessionMachine:
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: renew, notice what is wrong, retry."""
-        self._avoid = {node: until for node, until in self._avoid.items() if until > now}
         match self.phase:
             case "routing":
                 return self._find_route(now) if now >= self._retry_at else []
@@ -200,24 +195,10 @@ class SessionMachine:
 
     # Routes -----------------------------------------------------------------------------------------------------------
 
-    def _servers(self) -> list[Server]:
-        return [
-            Server(
-                beat.node,
-                parse_part(claim.part, claim.layers),
-                claim.layer_seconds,
-                beat.sessions,
-                beat.link_seconds or HOP_SECONDS,
-            )
-            for beat, claim in serving_claims(self._beats, self.card.model)
-            if claim.layers == self.card.layers
-        ]
-
     def _find_route(self, now: float) -> list[Effect]:
-        servers = self._servers()
-        route = find_route(servers, self.card.layers, self._avoid) or find_route(servers, self.card.layers)
+        route = self._choice.find(now)
         if not route:
-            return self._wait_for_route(missing_cells(servers, self.card.layers), now)
+            return self._wait_for_route(now)
         self._routeless_since = None
         effects: list[Effect] = []
         dropped = {hop.node for hop in self.route} - {hop.node for hop in route}
@@ -227,15 +208,15 @@ class SessionMachine:
         self.route = route
         return [*effects, *self._connect(now)]
 
-    def _wait_for_route(self, missing: Sequence[int], now: float) -> list[Effect]:
+    def _wait_for_route(self, now: float) -> list[Effect]:
         if self._routeless_since is None:
             self._routeless_since = now
         patience = self._wait_seconds if self._trouble_since is None else max(ROUTE_SECONDS, self._wait_seconds)
         if now - self._routeless_since >= patience:
-            what = describe_cells(missing, self.card.layers)
+            missing = self._choice.describe_missing()
             return self._fail(
                 PeerError(
-                    f"no chain covers {self.card.name}: {what} missing; start swarm-node on another machine, or see "
+                    f"no chain covers {self.card.name}: {missing} missing; start swarm-node on another machine, or see "
                     "swarm-status for what is loading",
                     code="NO_ROUTE",
                 )
@@ -252,16 +233,12 @@ class SessionMachine:
 
     def _is_route_alive(self, now: float) -> bool:
         """Whether the chain of the last turn may still be used: every hop answered its renewals and still serves."""
-        serving = {server.node: server.part for server in self._servers()}
-        return all(
-            hop.node in serving and serving[hop.node].covers(hop.part) and self._chain.is_heard(hop.node, now)
-            for hop in self.route
-        )
+        are_heard = all(self._chain.is_heard(hop.node, now) for hop in self.route)
+        return are_heard and self._choice.is_served(self.route)
 
     def _reroute(self, suspects: set[str], reason: str, now: float) -> list[Effect]:
         """Leave the chain for another; the suspects are avoided for a while if that is possible."""
-        for node in suspects:
-            self._avoid[node] = now + AVOID_SECONDS
+        self._choice.avoid(suspects, now)
         if self._trouble_since is None:
             self._trouble_since = now
         elif now - self._trouble_since > max(TROUBLE_SECONDS, self._wait_seconds):
@@ -275,18 +252,10 @@ class SessionMachine:
         if now - self._compared_at < RENEW_SECONDS:
             return False
         self._compared_at = now
-        servers = [replace(server, sessions=0) for server in self._servers()]
         if self._chain.draining:
-            self._avoid |= dict.fromkeys(self._chain.draining, now + AVOID_SECONDS)
-            return bool(find_route(servers, self.card.layers, self._avoid))
-        if now - self._since < CHANGE_SECONDS:
-            return False
-        by_node = {server.node: server for server in servers}
-        if any(hop.node not in by_node for hop in self.route):
-            return False  # its beats are late; its renewals tell whether it lives
-        chain = [replace(by_node[hop.node], part=hop.part) for hop in self.route]
-        here = predict_seconds(chain, self.card.layers)
-        return predict_seconds(servers, self.card.layers) < (1 - CHANGE_GAIN) * here
+            self._choice.avoid(self._chain.draining, now)
+            return bool(self._choice.find_without_avoided(now))
+        return now - self._since >= CHANGE_SECONDS and self._choice.is_clearly_slow(self.route)
 
     def _change_chain(self, now: float) -> list[Effect]:
         """Go on over another chain, with what the caches of nodes in both hold."""
@@ -352,7 +321,7 @@ class SessionMachine:
             return [*effects, *self._fail(error)]
         # One refusal closes all: two clients that each hold half the hops would wait for each other forever.
         effects = self._close_all()
-        self._avoid[node] = now + AVOID_SECONDS
+        self._choice.avoid([node], now)
         self._cached = list(self.ids)
         self.phase = "routing"
         self._retry_at = now + message.retry_seconds * (0.5 + self._jitter)

@@ -1,0 +1,75 @@
+"""Which chain a session should run on: from what nodes say of themselves, and which of them failed lately.
+
+Pure. Knows no session: when to ask, and what to do with the answer, is session.py's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from swarm.discovery.peers import serving_claims
+from swarm.messages import Beat, ModelCard
+from swarm.parts import describe_cells, parse_part
+from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_cells, predict_seconds
+
+AVOID_SECONDS = 5.0
+CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
+
+
+class RouteChoice:
+    """The chains that there are for one model."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self._card = card
+        self._beats: Sequence[Beat] = ()
+        self._avoid: dict[str, float] = {}  # node → until when
+
+    def see(self, beats: Sequence[Beat]) -> None:
+        """The peer table as it is now."""
+        self._beats = beats
+
+    def avoid(self, nodes: Iterable[str], now: float) -> None:
+        """Leave these nodes out for a while, where there are others."""
+        self._avoid = {node: until for node, until in self._avoid.items() if until > now}
+        self._avoid |= dict.fromkeys(nodes, now + AVOID_SECONDS)
+
+    def find(self, now: float) -> list[Hop]:
+        """The best chain, over nodes that are to be avoided only if there is none without; empty if there is none."""
+        return self.find_without_avoided(now) or find_route(self._servers(), self._card.layers)
+
+    def find_without_avoided(self, now: float) -> list[Hop]:
+        avoided = {node for node, until in self._avoid.items() if until > now}
+        return find_route(self._servers(), self._card.layers, avoided)
+
+    def describe_missing(self) -> str:
+        """Cells that nobody serves, in words."""
+        return describe_cells(missing_cells(self._servers(), self._card.layers), self._card.layers)
+
+    def is_served(self, route: Sequence[Hop]) -> bool:
+        """Whether every hop's node still says that it serves the hop's part."""
+        serving = {server.node: server.part for server in self._servers()}
+        return all(hop.node in serving and serving[hop.node].covers(hop.part) for hop in route)
+
+    def is_clearly_slow(self, route: Sequence[Hop]) -> bool:
+        """Whether another chain would be clearly faster, if both were idle; False while a hop's beats are late."""
+        # Who is busy is left out: this session itself is part of the load where it runs now.
+        servers = [replace(server, sessions=0) for server in self._servers()]
+        by_node = {server.node: server for server in servers}
+        if any(hop.node not in by_node for hop in route):
+            return False
+        here = predict_seconds([replace(by_node[hop.node], part=hop.part) for hop in route], self._card.layers)
+        return predict_seconds(servers, self._card.layers) < (1 - CHANGE_GAIN) * here
+
+    def _servers(self) -> list[Server]:
+        return [
+            Server(
+                beat.node,
+                parse_part(claim.part, claim.layers),
+                claim.layer_seconds,
+                beat.sessions,
+                beat.link_seconds or HOP_SECONDS,
+            )
+            for beat, claim in serving_claims(self._beats, self._card.model)
+            if claim.layers == self._card.layers
+        ]

@@ -1,0 +1,66 @@
+"""Which chain a session takes: the best there is, around nodes that failed lately where that is possible."""
+
+from __future__ import annotations
+
+from swarm.client.choice import AVOID_SECONDS, RouteChoice
+from swarm.messages import Beat, Claim, ClaimState
+from swarm.parts import parse_part
+from swarm.plan.routes import Hop
+from swarm.testing.integer_model import MODEL_ID, IntegerModel
+
+MODEL = IntegerModel(layers=8)
+
+
+def beat(node: str, part: str, layer_seconds: float = 0.004, state: ClaimState = "serving", sessions: int = 0) -> Beat:
+    claim = Claim(model=MODEL_ID, name="integers", layers=8, part=part, state=state, layer_seconds=layer_seconds)
+    return Beat(
+        node=node * 16,
+        incarnation=1,
+        sequence=1,
+        name=node,
+        addresses=[],
+        device="cpu",
+        memory_total=1,
+        memory_free=1,
+        tick=1,
+        sessions=sessions,
+        claims=[claim],
+    )
+
+
+def choose(*beats: Beat) -> RouteChoice:
+    choice = RouteChoice(MODEL.card)
+    choice.see(beats)
+    return choice
+
+
+def names(route: list[Hop]) -> str:
+    return "".join(hop.node[0] for hop in route)
+
+
+def test_a_node_that_failed_is_left_out_for_a_while_where_there_is_another() -> None:
+    choice = choose(beat("a", "b 0-4"), beat("b", "b 0-4", 0.005), beat("c", "4-8 e"))
+    assert names(choice.find(0.0)) == "ac"
+    choice.avoid(["a" * 16, "c" * 16], 0.0)
+    assert choice.find_without_avoided(1.0) == []
+    assert names(choice.find(1.0)) == "ac"
+    choice = choose(beat("a", "b 0-4"), beat("b", "b 0-4", 0.005), beat("c", "4-8 e"))
+    choice.avoid(["a" * 16], 0.0)
+    assert names(choice.find(1.0)) == "bc"
+    assert names(choice.find(AVOID_SECONDS + 1)) == "ac"
+
+
+def test_what_is_loading_or_draining_is_not_taken() -> None:
+    choice = choose(beat("a", "b 0-4"), beat("b", "4-8 e", state="loading"), beat("c", "4-8 e", state="draining"))
+    assert choice.find(0.0) == []
+    assert choice.describe_missing() == "layers 4-8, end"
+
+
+def test_a_chain_is_left_for_one_that_is_a_fifth_faster_whoever_is_busy() -> None:
+    slow = [Hop("a" * 16, parse_part("b 0-4", 8)), Hop("c" * 16, parse_part("4-8 e", 8))]
+    here = (beat("a", "b 0-4", sessions=9), beat("c", "4-8 e", sessions=9))
+    assert not choose(*here, beat("d", "f", 0.0038)).is_clearly_slow(slow)
+    assert choose(*here, beat("d", "f", 0.002)).is_clearly_slow(slow)
+    assert not choose(beat("d", "f", 0.002)).is_clearly_slow(slow)
+    assert choose(*here).is_served(slow)
+    assert not choose(here[0]).is_served(slow)
