@@ -23,9 +23,15 @@ PROMPT = [3, 1, 4, 1, 5]
 
 
 def main(host: str, tokens: str, *peers: str) -> None:
-    """Ask for one answer; or, where TOKENS is `Nx`, for one after the other until standard input ends."""
+    """Ask for one answer; for one after the other until standard input ends, where TOKENS is `Nx`; or, where it is `=N`,
+    say when so many nodes are seen.
+    """
     settings = ClientSettings(hosts=[host], peers=peers, use_mdns=False)
     with SwarmClient(settings, KEYS, new_identity()) as client:
+        if tokens.startswith("="):
+            client.wait_for(lambda beats: len(beats) >= int(tokens[1:]), 60)
+            say({"nodes": len(client.beats)})
+            return
         card = client.card(client.find_model(None, 20))
         if tokens.endswith("x"):
             keep_asking(client, card, int(tokens[:-1]))

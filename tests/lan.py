@@ -38,6 +38,15 @@ class Host:
         """Pull the cable: what is under way is lost, and no connection hears of it."""
         ip("-n", self.bridge, "link", "set", self.port, "down")
 
+    def lose(self, other: Host) -> None:
+        """Nothing that this host sends to the other arrives any more; what the other sends does."""
+        nowhere = ["lladdr", "02:00:00:00:00:fe", "dev", "eth0", "nud", "permanent"]
+        ip("-n", self.name, "neighbour", "replace", other.address, *nowhere)
+
+    def find(self, other: Host) -> None:
+        """What `lose` did is over."""
+        ip("-n", self.name, "neighbour", "delete", other.address, "dev", "eth0")
+
     def limit(self, rate: str) -> None:
         """Let no more than `rate` (as tc writes it: 16mbit) leave this host."""
         shape = ["tbf", "rate", rate, "burst", "8kb", "latency", "400ms"]

@@ -1,0 +1,106 @@
+"""Faults of a real network under a running answer: hosts in namespaces, real processes, the model of integers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from swarm.testing.integer_model import IntegerModel
+from tests import lan
+from tests.integer_client import PROMPT
+from tests.integer_processes import Answer, Process, ask, node_processes
+
+pytestmark = [pytest.mark.lan, pytest.mark.slow, pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)]
+LAYER_SECONDS = 0.003
+MODEL = IntegerModel(layer_seconds=LAYER_SECONDS)
+TOKENS = 80
+PAUSE_SECONDS = 7.0  # noticed in 5, and on the way again
+SEEN_SECONDS = 15.0  # until all see each other again
+STOPPED_SECONDS = 10.0
+
+
+def answer_with(strike: Callable[[Answer], None], nodes: Sequence[Process], laptop: lan.Host) -> Answer:
+    """An answer in the middle of which something is done to its chain."""
+    answer = Answer()
+    is_struck = False
+    for answer in ask(nodes, TOKENS, laptop):
+        if len(answer.ids) == TOKENS // 3 and not is_struck:
+            is_struck = True
+            strike(answer)
+    return answer
+
+
+def count_nodes(wanted: int, laptop: lan.Host, node: Process) -> float:
+    """Seconds until a client of one node sees so many."""
+    started = time.monotonic()
+    command = [*laptop.prefix, sys.executable, "-m", "tests.integer_client", laptop.address, f"={wanted}", node.address]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90)
+    assert json.loads(done.stdout) == {"nodes": wanted}
+    return time.monotonic() - started
+
+
+def test_a_cable_that_is_cut_one_way_between_two_hops_costs_a_pause() -> None:
+    """Both still answer the client; what the first sends to the second is lost."""
+    parts = ["b 0-4", "4-8", "8-12 e", "b 0-4", "4-8", "8-12 e"]
+    with lan.lan(7) as hosts, node_processes(parts, LAYER_SECONDS, hosts) as nodes:
+        host_of = dict(zip((node.node for node in nodes), hosts, strict=False))
+
+        def strike(answer: Answer) -> None:
+            route = answer.routes[-1]
+            host_of[route["b 0-4"]].lose(host_of[route["4-8"]])
+
+        answer = answer_with(strike, nodes, hosts[6])
+    print(f"one-way cut: the longest gap was {answer.longest_gap:.2f} s over {answer.attempts} chains")
+    assert answer.ids == MODEL.answer(PROMPT, TOKENS)
+    assert answer.longest_gap < PAUSE_SECONDS
+
+
+def test_a_swarm_parted_in_two_answers_in_one_half_and_is_one_again_when_healed() -> None:
+    parts = ["b 0-6", "6-12 e", "b 0-6", "6-12 e"]
+    with lan.lan(5) as hosts, node_processes(parts, LAYER_SECONDS, hosts) as nodes:
+        near, far = [hosts[0], hosts[1], hosts[4]], [hosts[2], hosts[3]]
+        pairs = [(one, other) for left in near for right in far for one, other in ((left, right), (right, left))]
+
+        def strike(answer: Answer) -> None:
+            del answer
+            for one, other in pairs:
+                one.lose(other)
+
+        answer = answer_with(strike, nodes, hosts[4])
+        for one, other in pairs:
+            one.find(other)
+        seconds = count_nodes(4, hosts[4], nodes[0])
+        again = answer_with(lambda answer: None, nodes, hosts[4])
+    print(f"2|2: the longest gap was {answer.longest_gap:.2f} s; all see each other {seconds:.1f} s after it is healed")
+    assert answer.ids == again.ids == MODEL.answer(PROMPT, TOKENS)
+    assert answer.longest_gap < PAUSE_SECONDS
+    assert seconds < SEEN_SECONDS
+
+
+def test_a_host_that_stops_for_ten_seconds_comes_back() -> None:
+    parts = ["b 0-6", "6-12 e", "b 0-6", "6-12 e"]
+    with lan.lan(5) as hosts, node_processes(parts, LAYER_SECONDS, hosts) as nodes:
+        stopped: list[Process] = []
+
+        def strike(answer: Answer) -> None:
+            stopped.append(next(node for node in nodes if node.node == answer.routes[-1]["6-12 e"]))
+            stopped[0].popen.send_signal(signal.SIGSTOP)
+            threading.Timer(STOPPED_SECONDS, stopped[0].popen.send_signal, [signal.SIGCONT]).start()
+
+        started = time.monotonic()
+        answer = answer_with(strike, nodes, hosts[4])
+        other = next(node for node in nodes if node is not stopped[0])
+        count_nodes(4, hosts[4], other)
+        seconds = time.monotonic() - started
+        again = answer_with(lambda answer: None, nodes, hosts[4])
+    print(f"SIGSTOP: the longest gap was {answer.longest_gap:.2f} s; all are there {seconds:.1f} s after it began")
+    assert answer.ids == again.ids == MODEL.answer(PROMPT, TOKENS)
+    assert answer.longest_gap < PAUSE_SECONDS
+    assert seconds < STOPPED_SECONDS + SEEN_SECONDS
