@@ -141,7 +141,7 @@ def draw(beats: Sequence[Beat]) -> Group:
             beat.name,
             beat.device,
             f"{format_size(beat.memory_free)} / {format_size(beat.memory_total)}",
-            "\n".join(f"{claim.name} [{claim.part}] {claim.state}" for claim in beat.claims) or "nothing yet",
+            "\n".join(f"{claim.name} '{claim.part}' {claim.state}" for claim in beat.claims) or "nothing yet",
             "\n".join(f"{claim.layer_seconds * 1000:.2f}" for claim in beat.claims),
             str(beat.sessions),
             str(beat.refused + beat.dropped),

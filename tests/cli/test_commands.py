@@ -121,6 +121,7 @@ def test_status_shows_nodes_and_coverage(home: Path, reach: list[str]) -> None:
     assert described["nodes"][0]["claims"][0]["state"] == "serving"
     drawn = run_command("status", home, reach)
     assert "11111111" in drawn.stdout
+    assert "'b" in drawn.stdout, "the part is not taken for markup"
     assert "nothing" in drawn.stdout
 
 
