@@ -244,8 +244,7 @@ class SessionMachine:
         elif now - self._trouble_since > max(TROUBLE_SECONDS, self._wait_seconds):
             waited = now - self._trouble_since
             return self._fail(PeerError(f"gave up after {waited:.0f} s: {reason}", code="NO_ROUTE"))
-        self._cached = list(self.ids)
-        return self._find_route(now)
+        return self._change_chain(now)
 
     def _is_better_elsewhere(self, now: float) -> bool:
         """Whether the chain is about to lose a hop, or another would be clearly faster: asked once a second."""

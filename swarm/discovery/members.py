@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from swarm.messages import Beat
-from swarm.parts import join_parts, parse_part
+from swarm.messages import Beat, ClaimState
+from swarm.parts import Part, join_parts, parse_part
 from swarm.plan.claims import CellCosts
 from swarm.plan.routes import HOP_SECONDS
 from swarm.plan.shares import Member
@@ -19,7 +19,6 @@ def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collectio
         capacity = next((one for one in beat.capacities if (one.model, one.layers) == (model, layers)), None)
         if capacity is None and not claims:
             continue
-        parts = [parse_part(claim.part, layers) for claim in claims if claim.state in ("serving", "loading")]
         members.append(
             Member(
                 node=beat.node,
@@ -29,8 +28,18 @@ def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collectio
                 else CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes),
                 layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
                 link_seconds=beat.link_seconds or HOP_SECONDS,
-                part=join_parts(parts, layers),
+                part=claimed_part(beat, model, layers, "serving", "loading"),
                 stays=capacity is None or beat.node in passed,
             )
         )
     return members
+
+
+def claimed_part(beat: Beat, model: str, layers: int, *states: ClaimState) -> Part:
+    """What a node says that it holds of a model in any of these states."""
+    parts = [
+        parse_part(claim.part, layers)
+        for claim in beat.claims
+        if (claim.model, claim.layers) == (model, layers) and claim.state in states
+    ]
+    return join_parts(parts, layers)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from swarm.discovery.members import members_of
+from swarm.discovery.members import claimed_part, members_of
 from swarm.discovery.peers import PeerTable
 from swarm.messages import AskHold, Beat, EndHold, HoldAnswer
 from swarm.node.claims import OwnClaim, OwnClaims
@@ -220,7 +220,7 @@ class MoveRunner:
         moving.asked_at = now
         effects: list[Effect] = []
         for beat in self._table.live(now):
-            served = _served_by(beat, moving.model, claim.layers)
+            served = claimed_part(beat, moving.model, claim.layers, "serving")
             wanted = intersect(dropped, served, claim.layers)
             if not wanted.is_empty():
                 self._numbers += 1
@@ -316,15 +316,6 @@ class MoveRunner:
                 *self.loaded(moving.model, NOTHING, now),
             ]
         return [*effects, Load(moving.model, claim.serving)]
-
-
-def _served_by(beat: Beat, model: str, layers: int) -> Part:
-    parts = [
-        parse_part(claim.part, layers)
-        for claim in beat.claims
-        if (claim.model, claim.layers, claim.state) == (model, layers, "serving")
-    ]
-    return join_parts(parts, layers)
 
 
 def _is_moving(beat: Beat) -> bool:

@@ -87,18 +87,14 @@ class SessionTable:
         return [effect for hop in self._users(model, part) for effect in self.end(hop)]
 
     def _users(self, model: str, part: Part) -> list[HopSession]:
-        served = self.served.get(model)
-        if served is None:
-            return []
-        return [
-            hop
-            for hop in self.sessions.values()
-            if hop.order.model == model and not intersect(hop.part, part, served.layers).is_empty()
-        ]
+        return [hop for hop in self.sessions.values() if hop.order.model == model and self._runs_through(hop, part)]
+
+    def _runs_through(self, hop: HopSession, part: Part) -> bool:
+        return not intersect(hop.part, part, self.served[hop.order.model].layers).is_empty()
 
     def _is_draining(self, hop: HopSession) -> bool:
         part = self.draining.get(hop.order.model)
-        return self.is_leaving or (part is not None and hop in self._users(hop.order.model, part))
+        return self.is_leaving or (part is not None and self._runs_through(hop, part))
 
     def _kv_bytes(self, order: Open, layer_count: int) -> int:
         return order.positions * layer_count * self.served[order.model].cache_bytes

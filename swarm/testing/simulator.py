@@ -16,6 +16,7 @@ from swarm.client.effects import Connect, Delivered, Failed, Finished
 from swarm.client.effects import Effect as ClientEffect
 from swarm.client.effects import Send as ClientSend
 from swarm.client.session import SessionMachine, Turn
+from swarm.discovery.members import claimed_part
 from swarm.messages import AnyMessage, AskPeers, Beat, Channel, PeerPage, Sampling, Welcome, WireTensor
 from swarm.node.effects import (
     Answer,
@@ -198,13 +199,9 @@ class Simulation:
         """A node begins a move as if its view had told it to; it drops nothing that it sees nowhere else."""
         node = self.nodes[name]
         now = self.now + node.clock_ahead
-        elsewhere = [
-            parse_part(claim.part, claim.layers)
-            for beat in node.machine.membership.table.live(now)
-            for claim in beat.claims
-            if claim.state == "serving"
-        ]
         layers = self.model.layers
+        peers = node.machine.membership.table.live(now)
+        elsewhere = [claimed_part(beat, MODEL_ID, layers, "serving") for beat in peers]
         left = subtract(self.part_of(name), part, layers)
         if node.is_up and node.stalled_until <= self.now and join_parts(elsewhere, layers).covers(left):
             for effect in node.machine.moves.begin(MODEL_ID, part, now):
