@@ -22,9 +22,13 @@ from tests.swarms import KEYS
 PROMPT = [3, 1, 4, 1, 5]
 
 
+def make_prompt(length: int) -> list[int]:
+    return [number % 1000 for number in range(length)]
+
+
 def main(host: str, tokens: str, *peers: str) -> None:
-    """Ask for one answer; for one after the other until standard input ends, where TOKENS is `Nx`; or, where it is `=N`,
-    say when so many nodes are seen.
+    """Ask for one answer, to a prompt of P tokens where TOKENS is `N@P`; for one after the other until standard input ends,
+    where it is `Nx`; or, where it is `=N`, say when so many nodes are seen.
     """
     settings = ClientSettings(hosts=[host], peers=peers, use_mdns=False)
     with SwarmClient(settings, KEYS, new_identity()) as client:
@@ -37,7 +41,9 @@ def main(host: str, tokens: str, *peers: str) -> None:
             keep_asking(client, card, int(tokens[:-1]))
             return
         session = client.open_session(card)
-        for event in session.generate(Turn(ids=PROMPT, max_tokens=int(tokens), sampling=Sampling(), stop_ids=[])):
+        count, _, length = tokens.partition("@")
+        prompt = make_prompt(int(length)) if length else PROMPT
+        for event in session.generate(Turn(ids=prompt, max_tokens=int(count), sampling=Sampling(), stop_ids=[])):
             if isinstance(event, RouteTaken):
                 say({"route": [[str(hop.part), hop.node] for hop in event.route], "attempts": event.attempts})
             if isinstance(event, Delivered):

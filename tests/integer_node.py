@@ -1,6 +1,7 @@
-"""An integer-model node as a process of its own: `python -m tests.integer_node PART HOST PORT LAYER_SECONDS [PEER …]`.
+"""An integer-model node as a process of its own: `python -m tests.integer_node PART HOST PORT SECONDS [PEER …]`.
 
-PART "+N": it has room for N layers and finds out by itself which.
+PART "+N": it has room for N layers and finds out by itself which. SECONDS: of a layer, or `LAYER+TOKEN` with those of each
+further token of a batch there.
 Prints its id and address once it serves. Ends when its standard input does, so that no test leaves one behind. After SIGUSR1
 its compute thread is stuck; everything else lives on.
 """
@@ -16,7 +17,7 @@ from swarm.testing.integer_model import IntegerModel
 from tests.swarms import make_node
 
 
-def main(part: str, host: str, port: str, layer_seconds: str, *peers: str) -> None:
+def main(part: str, host: str, port: str, seconds: str, *peers: str) -> None:
     """Serve until the parent goes away."""
     may_compute = threading.Event()
     may_compute.set()
@@ -26,7 +27,8 @@ def main(part: str, host: str, port: str, layer_seconds: str, *peers: str) -> No
         time.sleep(seconds)
         may_compute.wait()
 
-    model = IntegerModel(layer_seconds=float(layer_seconds))
+    layer_seconds, _, token_seconds = seconds.partition("+")
+    model = IntegerModel(layer_seconds=float(layer_seconds), token_seconds=float(token_seconds or 0))
     room = int(part.removeprefix("+")) if part.startswith("+") else 0
     node = make_node(
         model, None if room else part, peers, budget_layers=room, hosts=[host], port=int(port), pause=pause

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,12 +32,20 @@ class Process:
 
 
 def start_node(
-    part: str, index: int, layer_seconds: float, peers: Sequence[str], host: lan.Host | None = None
+    part: str,
+    index: int,
+    layer_seconds: float,
+    peers: Sequence[str],
+    host: lan.Host | None = None,
+    token_seconds: float = 0.0,
 ) -> Process:
-    """A node that has said where it listens. part: what it serves, or "+N" for one with room for N layers."""
+    """A node that has said where it listens. part: what it serves, or "+N" for one with room for N layers.
+
+    token_seconds: of each further token of a batch, in each layer.
+    """
     prefix, address = ([], HOST) if host is None else (host.prefix, host.address)
-    port = str(FIRST_PORT + 10 * index)
-    command = [*prefix, sys.executable, "-m", "tests.integer_node", part, address, port, str(layer_seconds), *peers]
+    port, seconds = str(FIRST_PORT + 10 * index), f"{layer_seconds:.6f}+{token_seconds:.6f}"
+    command = [*prefix, sys.executable, "-m", "tests.integer_node", part, address, port, seconds, *peers]
     popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert popen.stdout is not None
     return Process(popen, *popen.stdout.readline().split())
@@ -57,14 +66,15 @@ def end_nodes(nodes: Sequence[Process]) -> None:
 
 @contextmanager
 def node_processes(
-    parts: Sequence[str], layer_seconds: float, hosts: Sequence[lan.Host] = ()
+    parts: Sequence[str], layer_seconds: float, hosts: Sequence[lan.Host] = (), token_seconds: float = 0.0
 ) -> Iterator[list[Process]]:
     """A node a part, each told of those before it; on loopback, or each on a host of its own. May be added to."""
     started: list[Process] = []
     try:
         for index, part in enumerate(parts):
             peers = [process.address for process in started]
-            started.append(start_node(part, index, layer_seconds, peers, hosts[index] if hosts else None))
+            host = hosts[index] if hosts else None
+            started.append(start_node(part, index, layer_seconds, peers, host, token_seconds))
         yield started
     finally:
         end_nodes(started)
@@ -74,6 +84,7 @@ def node_processes(
 class Answer:
     """What came of a turn, and when."""
 
+    asked_at: float = 0.0
     ids: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     routes: list[dict[str, str]] = field(default_factory=list)  # part → node, of each attempt
@@ -92,11 +103,14 @@ class Answer:
         return (len(times) - 1) / (times[-1] - times[0])
 
 
-def ask(nodes: Sequence[Process], tokens: int, laptop: lan.Host | None = None) -> Iterator[Answer]:
+def ask(
+    nodes: Sequence[Process], tokens: int, laptop: lan.Host | None = None, prompt_tokens: int = 0
+) -> Iterator[Answer]:
     """Ask for one answer from a process of its own; gives what there is of it whenever something has come."""
     prefix, host = ([], HOST) if laptop is None else (laptop.prefix, laptop.address)
-    command = [*prefix, sys.executable, "-m", "tests.integer_client", host, str(tokens)]
-    answer = Answer()
+    wanted = f"{tokens}@{prompt_tokens}" if prompt_tokens else str(tokens)
+    command = [*prefix, sys.executable, "-m", "tests.integer_client", host, wanted]
+    answer = Answer(asked_at=time.monotonic())
     with subprocess.Popen([*command, *(node.address for node in nodes)], stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
         for line in map(json.loads, client.stdout):

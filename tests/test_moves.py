@@ -16,7 +16,7 @@ from swarm.discovery.members import members_of
 from swarm.plan.holdings import Forecast
 from swarm.plan.moves import plan_moves
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
-from tests.integer_client import PROMPT
+from tests.integer_client import PROMPT, make_prompt
 from tests.integer_processes import Answer, Process, ask, end_nodes, node_processes, start_node
 from tests.swarms import HOST, open_client
 
@@ -87,6 +87,26 @@ def test_a_faster_node_joins_and_leaves_under_a_running_answer() -> None:
     assert speed == pytest.approx(promised, rel=0.2)
     assert answer.longest_gap < GAP_SECONDS
     assert joined[0].node not in answer.routes[-1].values()
+
+
+def test_a_long_prompt_is_computed_on_the_new_chain_while_the_old_one_answers() -> None:
+    """The chain that a faster node makes needs 1,500 tokens before it can go on: seconds, but not of silence."""
+    tokens, prompt_tokens, token_seconds = 400, 1500, 0.001
+    joined: list[Process] = []
+    answer = Answer()
+    with node_processes(["b 0-6", "6-12 e"], LAYER_SECONDS, token_seconds=token_seconds) as nodes:
+        addresses = [node.address for node in nodes]
+        try:
+            for answer in ask(nodes, tokens, prompt_tokens=prompt_tokens):
+                if len(answer.ids) == 30 and not joined:
+                    joined.append(start_node("+12", 9, LAYER_SECONDS / 4, addresses, None, token_seconds / 4))
+        finally:
+            end_nodes(joined)
+    prompt_seconds = prompt_tokens * 12 * token_seconds / 4
+    print(f"longest gap {answer.longest_gap:.2f} s, the prompt takes {prompt_seconds:.1f} s on the new chain")
+    assert answer.ids == MODEL.answer(make_prompt(prompt_tokens), tokens)
+    assert set(answer.routes[-1].values()) == {joined[0].node}
+    assert answer.longest_gap < GAP_SECONDS < prompt_seconds
 
 
 def test_fifty_nodes_join_and_leave_under_four_clients() -> None:

@@ -1,4 +1,4 @@
-"""The client's I/O thread: owns the sockets and the peer table, runs the sessions' machines, carries questions.
+"""The client's I/O thread: owns the sockets and the peer table, runs the conversations' machines, carries questions.
 
 Other threads hand it things to do; it hands events back through each session's sink.
 """
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import zmq
 
+from swarm.client.chain import needed_links
 from swarm.client.effects import Connect, Effect, Send
-from swarm.client.session import SessionMachine
+from swarm.client.generation import GenerationMachine
 from swarm.discovery.lan import Advert
 from swarm.discovery.peers import PeerTable
 from swarm.keys import Identity, SwarmKeys
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Answer = tuple[AnyMessage, WireTensor | None]
 Command = Callable[[float], None]
+Sink = Callable[[Effect], None]
 
 
 @dataclass(slots=True)
@@ -44,12 +46,6 @@ class _Call:
     reply: queue.SimpleQueue[Answer]
     until: float
     is_sent: bool = False
-
-
-@dataclass(slots=True)
-class _Entry:
-    machine: SessionMachine
-    sink: Callable[[Effect], None]
 
 
 class ClientLoop:
@@ -68,7 +64,7 @@ class ClientLoop:
         self._polling = Polling(self._inbox.descriptor)
         self._dialer = Dialer(self._context, self._polling, keys, identity, hello)
         self._table = PeerTable()
-        self._sessions: dict[str, _Entry] = {}
+        self._generations: dict[GenerationMachine, Sink] = {}
         self._calls: list[_Call] = []
         self._up: set[tuple[str, Channel]] = set()
         self._refreshed_at = float("-inf")
@@ -105,11 +101,9 @@ class ClientLoop:
         except queue.Empty:
             return None
 
-    def order(
-        self, machine: SessionMachine, sink: Callable[[Effect], None], act: Callable[[float], list[Effect]]
-    ) -> None:
-        """Do something with a session's machine; what comes of it for its user goes to `sink`, on the I/O thread."""
-        self._inbox.put(lambda now: self._take_order(_Entry(machine, sink), act, now))
+    def order(self, machine: GenerationMachine, sink: Sink, act: Callable[[float], list[Effect]]) -> None:
+        """Do something with a machine; what comes of it for its user goes to `sink`, on the I/O thread."""
+        self._inbox.put(lambda now: self._take_order(machine, sink, act, now))
 
     # On the I/O thread ------------------------------------------------------------------------------------------------
 
@@ -149,11 +143,11 @@ class ClientLoop:
             self._refreshed_at = now
             self._refresh()
         self._calls = [call for call in self._calls if call.until > now]
-        for session, entry in list(self._sessions.items()):
-            if entry.machine.phase == "over":
-                del self._sessions[session]  # its next turn, if there is one, brings it back
+        for machine in list(self._generations):
+            if machine.phase == "over":
+                del self._generations[machine]  # its next turn, if there is one, brings it back
             else:
-                self._perform(entry, entry.machine.tick(now), now)
+                self._perform(machine, machine.tick(now), now)
 
     def _refresh(self) -> None:
         """Ask one node that is up for the peer table; any will do, and the next one is asked if it is gone."""
@@ -162,8 +156,8 @@ class ClientLoop:
                 return
 
     def _stop(self, now: float) -> None:
-        for entry in list(self._sessions.values()):
-            self._perform(entry, entry.machine.cancel(), now)
+        for machine in list(self._generations):
+            self._perform(machine, machine.cancel(), now)
         self._is_stopping = True
 
     def _take_advert(self, advert: Advert, now: float) -> None:
@@ -180,13 +174,15 @@ class ClientLoop:
         if not call.is_sent:
             self._connect(call.node, "control", now)
 
-    def _take_order(self, entry: _Entry, act: Callable[[float], list[Effect]], now: float) -> None:
-        if entry.machine.session not in self._sessions:
+    def _take_order(
+        self, machine: GenerationMachine, sink: Sink, act: Callable[[float], list[Effect]], now: float
+    ) -> None:
+        if machine not in self._generations:
             for node, channel in self._up:
-                entry.machine.link_up(node, channel, now)
-        self._sessions[entry.machine.session] = entry
-        entry.machine.see(self.beats)
-        self._perform(entry, act(now), now)
+                machine.link_up(node, channel, now)
+        self._generations[machine] = sink
+        machine.see(self.beats)
+        self._perform(machine, act(now), now)
 
     def _handle(self, event: LinkEvent, now: float) -> None:
         match event:
@@ -196,8 +192,8 @@ class ClientLoop:
                 self._up.discard((node, channel))
                 if channel == "control":
                     self._table.mark_lost(node, now)
-                for entry in self._sessions.values():
-                    entry.machine.link_down(node, channel, now)
+                for machine in self._generations:
+                    machine.link_down(node, channel, now)
             case LinkFailed(address, _, reason):
                 if address not in self._remembered:
                     with self.changed:
@@ -217,13 +213,14 @@ class ClientLoop:
                     call.is_sent = self._dialer.send(node, "control", call.message)
             if self._wants_data(node):
                 self._connect(node, "data", now)
-        for entry in list(self._sessions.values()):
-            self._perform(entry, entry.machine.link_up(node, channel, now), now)
+        for machine in list(self._generations):
+            self._perform(machine, machine.link_up(node, channel, now), now)
 
     def _wants_data(self, node: str) -> bool:
         return any(
-            entry.machine.route and node in (entry.machine.route[0].node, entry.machine.route[-1].node)
-            for entry in self._sessions.values()
+            (node, "data") in needed_links(session.route)
+            for machine in self._generations
+            for session in machine.sessions
         )
 
     def _connect(self, node: str, channel: Channel, now: float) -> None:
@@ -246,9 +243,11 @@ class ClientLoop:
                 self._calls.remove(call)
                 call.reply.put((message, tensor))
                 return
-        entry = self._sessions.get(getattr(message, "session", ""))
-        if entry is not None:
-            self._perform(entry, entry.machine.receive(node, message, now), now)
+        session = getattr(message, "session", "")
+        for machine in self._generations:
+            if machine.has(session):
+                self._perform(machine, machine.receive(node, session, message, now), now)
+                return
 
     def _take_page(self, node: str, page: PeerPage, now: float) -> None:
         for beat in page.nodes:
@@ -258,10 +257,10 @@ class ClientLoop:
         with self.changed:
             self.beats = self._table.live(now)
             self.changed.notify_all()
-        for entry in self._sessions.values():
-            entry.machine.see(self.beats)
+        for machine in self._generations:
+            machine.see(self.beats)
 
-    def _perform(self, entry: _Entry, effects: Sequence[Effect], now: float) -> None:
+    def _perform(self, machine: GenerationMachine, effects: Sequence[Effect], now: float) -> None:
         for effect in effects:
             match effect:
                 case Send(node, channel, message, tensor):
@@ -269,4 +268,4 @@ class ClientLoop:
                 case Connect(node, channel):
                     self._connect(node, channel, now)
                 case _:
-                    entry.sink(effect)
+                    self._generations[machine](effect)

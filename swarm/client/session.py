@@ -7,7 +7,7 @@ go in, effects come out. What is known of the chain in use is chain.py's; no soc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
@@ -16,7 +16,6 @@ from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, R
 from swarm.errors import PeerError, RequestError, SwarmError
 from swarm.messages import (
     AnyMessage,
-    Beat,
     Channel,
     Close,
     ModelCard,
@@ -36,7 +35,6 @@ from swarm.plan.routes import Hop
 
 CONNECT_SECONDS = 2.5  # a node on a LAN that has not answered by then is not there
 OPEN_SECONDS = 6.0
-CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
 ROUTE_SECONDS = 8.0  # without any chain, before an answer that has begun is given up
 REFUSED_SECONDS = 8.0  # without room, likewise
 TROUBLE_SECONDS = 30.0  # over chains that all fail, likewise
@@ -57,8 +55,10 @@ class Turn:
 class SessionMachine:
     """One session over any number of turns and chains."""
 
-    def __init__(self, session: str, card: ModelCard, jitter: float, wait_seconds: float = 0.0) -> None:
-        """jitter: 0…1, this client's own, spreads retries of clients that collided.
+    def __init__(
+        self, session: str, card: ModelCard, choice: RouteChoice, jitter: float, wait_seconds: float = 0.0
+    ) -> None:
+        """choice: kept up to date by the caller. jitter: 0…1, this client's own, spreads retries of clients that collided.
 
         wait_seconds: how long to wait for a chain that works where there is none; an answer that has begun waits some
         seconds even so.
@@ -70,29 +70,27 @@ class SessionMachine:
         self.phase: Phase = "idle"
         self.attempts = 0  # chains that this turn has run on
         self.busy_seconds: dict[str, float] = {}
+        self.links: set[Link] = set()  # that are up
         self._jitter = jitter
         self._wait_seconds = wait_seconds
         self._attempt = 0
         self._turn: Turn | None = None
         self._limit = 0
         self._cached: list[int] = []  # what the hops' caches may hold a prefix of
-        self._choice = RouteChoice(card)
-        self._up: set[Link] = set()
+        self._choice = choice
         self._chain = Chain([], 0.0)
         self._since = 0.0  # when the phase began
         self._trouble_since: float | None = None  # no token since then, and not for want of computing
         self._routeless_since: float | None = None
         self._retry_at = 0.0
         self._renewed_at = float("-inf")
-        self._compared_at = float("-inf")
         self._start = 0  # where this attempt's feeding began, and where it ended
         self._fed = 0
 
     # What the user does -----------------------------------------------------------------------------------------------
 
     def begin(self, turn: Turn, now: float) -> list[Effect]:
-        """Ask for an answer. What the last turn left in the hops' caches is kept as far as the ids agree."""
-        assert self.phase in ("idle", "over"), self.phase
+        """Ask for an answer. What the caches hold is kept as far as the ids agree; an answer that runs is fenced off."""
         if not turn.ids:
             return self._fail(RequestError("the prompt is empty"))
         if len(turn.ids) >= self.card.context:
@@ -126,26 +124,41 @@ class SessionMachine:
 
     def cancel(self) -> list[Effect]:
         """Stop the answer and free every cache at once."""
+        was_answering = self.phase not in ("idle", "over")
+        effects = self.close()
+        return [*effects, Finished("cancelled")] if was_answering else effects
+
+    def close(self) -> list[Effect]:
+        """Free every cache at once, without a word."""
         effects = self._close_all()
-        if self.phase not in ("idle", "over"):
-            effects.append(Finished("cancelled"))
         self.phase, self.route, self._cached = "over", [], []
         return effects
 
+    def rest(self) -> Turn:
+        """What is left to be answered of the turn."""
+        assert self._turn is not None
+        return replace(self._turn, ids=list(self.ids), max_tokens=self._limit - len(self.ids))
+
+    @property
+    def opened_at(self) -> float:
+        """When the chain in use was opened."""
+        return self._since
+
+    @property
+    def draining(self) -> set[str]:
+        """Nodes of the chain in use that will soon stop to serve it."""
+        return self._chain.draining
+
     # What the world does ----------------------------------------------------------------------------------------------
 
-    def see(self, beats: Sequence[Beat]) -> None:
-        """The peer table as it is now."""
-        self._choice.see(beats)
-
     def link_up(self, node: str, channel: Channel, now: float) -> list[Effect]:
-        self._up.add((node, channel))
+        self.links.add((node, channel))
         if all(missing != node for missing, _ in self._missing_links()):
             self._chain.links_up(node, now)
         return self._proceed(now)
 
     def link_down(self, node: str, channel: Channel, now: float) -> None:
-        self._up.discard((node, channel))
+        self.links.discard((node, channel))
         self._chain.link_down((node, channel), now)
 
     def receive(self, node: str, message: AnyMessage, now: float) -> list[Effect]:
@@ -181,8 +194,6 @@ class SessionMachine:
                 trouble = self._chain.find_trouble(now)
                 if trouble is not None:
                     return self._reroute(trouble[0], trouble[1], now)
-                if self._is_better_elsewhere(now):
-                    return self._change_chain(now)
                 return [*self._renew(now), *self._nudge(now)]
             case "idle":
                 if self.route and (self._chain.draining or not self._is_route_alive(now)):
@@ -229,7 +240,7 @@ class SessionMachine:
         return [*(Connect(*link) for link in self._missing_links()), *self._proceed(now)]
 
     def _missing_links(self) -> list[Link]:
-        return [link for link in needed_links(self.route) if link not in self._up]
+        return [link for link in needed_links(self.route) if link not in self.links]
 
     def _is_route_alive(self, now: float) -> bool:
         """Whether the chain of the last turn may still be used: every hop answered its renewals and still serves."""
@@ -244,19 +255,9 @@ class SessionMachine:
         elif now - self._trouble_since > max(TROUBLE_SECONDS, self._wait_seconds):
             waited = now - self._trouble_since
             return self._fail(PeerError(f"gave up after {waited:.0f} s: {reason}", code="NO_ROUTE"))
-        return self._change_chain(now)
+        return self.change_chain(now)
 
-    def _is_better_elsewhere(self, now: float) -> bool:
-        """Whether the chain is about to lose a hop, or another would be clearly faster: asked once a second."""
-        if now - self._compared_at < RENEW_SECONDS:
-            return False
-        self._compared_at = now
-        if self._chain.draining:
-            self._choice.avoid(self._chain.draining, now)
-            return bool(self._choice.find_without_avoided(now))
-        return now - self._since >= CHANGE_SECONDS and self._choice.is_clearly_slow(self.route)
-
-    def _change_chain(self, now: float) -> list[Effect]:
+    def change_chain(self, now: float) -> list[Effect]:
         """Go on over another chain, with what the caches of nodes in both hold."""
         self._cached = list(self.ids)
         return self._find_route(now)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.client.effects import Effect, Failed, Finished
+from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
-from swarm.client.session import SessionMachine, Turn
+from swarm.client.session import Turn
 from swarm.discovery.lan import Lan
 from swarm.discovery.remembered import read_remembered, remember
 from swarm.errors import AccessError, PeerError, RequestError, SwarmError
@@ -54,7 +55,7 @@ class ClientSettings:
 class Session:
     """One conversation's cache in the swarm."""
 
-    def __init__(self, machine: SessionMachine, loop: ClientLoop) -> None:
+    def __init__(self, machine: GenerationMachine, loop: ClientLoop) -> None:
         self.machine = machine
         self._loop = loop
         self._events: queue.SimpleQueue[Effect] = queue.SimpleQueue()
@@ -226,7 +227,7 @@ class SwarmClient:
 
     def open_session(self, card: ModelCard) -> Session:
         """A new session; nothing is sent before its first turn."""
-        machine = SessionMachine(secrets.token_hex(16), card, random.random(), self._settings.wait_seconds)
+        machine = GenerationMachine(card, lambda: secrets.token_hex(16), random.random(), self._settings.wait_seconds)
         return Session(machine, self._loop)
 
 

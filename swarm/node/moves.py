@@ -25,12 +25,22 @@ from swarm.wire.events import Asker
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
 BEATS_TO_WAIT = 2  # of every live peer, so that a better intent would have been heard
 HOLD_SECONDS = 30.0  # a hold ends by itself then
-ASK_SECONDS = 25.0  # and is no longer waited for then
-DRAIN_SECONDS = 20.0  # for sessions to leave what is dropped; promises, a round old at most, outlast it
+TRUST_SECONDS = 25.0  # and is no longer relied on then, counted from when it was asked for
+ASK_SECONDS = 25.0  # for holds, until a move is given up
+RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
+DRAIN_SECONDS = 60.0  # for sessions to leave what is dropped: a long prompt is computed elsewhere meanwhile
 PATIENCE_SECONDS = 30.0  # a node that is to move and does not is passed over
 PASSED_SECONDS = 60.0  # for so long
 
 Phase = Literal["intending", "growing", "holding", "draining", "shrinking"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """What another node goes on serving for us, and when we asked for that."""
+
+    part: Part
+    asked_at: float
 
 
 @dataclass(slots=True)
@@ -43,8 +53,8 @@ class _Moving:
     phase: Phase = "intending"
     heard: dict[str, int] = field(default_factory=dict[str, int])  # peer → its beat when it could first know
     asked_at: float = float("-inf")
-    first_number: int = 0  # of its requests for holds
-    holds: dict[str, Part] = field(default_factory=dict[str, Part])  # node → what it goes on serving for us
+    asked: dict[int, float] = field(default_factory=dict[int, float])  # request for a hold → when it was made
+    holds: dict[str, _Hold] = field(default_factory=dict[str, _Hold])
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +171,6 @@ class MoveRunner:
             return [Load(moving.model, union)]
         if not self._dropped(moving, claim).is_empty():
             self._enter(moving, "holding", now)
-            moving.first_number = self._numbers + 1
             return self._ask_holds(moving, now)
         return self._finish(moving, now)
 
@@ -210,13 +219,16 @@ class MoveRunner:
         """Have others promise to go on serving what is to be dropped; then drop it."""
         claim = self._claims.of(moving.model)
         dropped = self._dropped(moving, claim)
-        self._forget_dead(moving, now)
+        self._forget_lapsed(moving, now)
         if self._is_held(moving, claim, dropped):
             return self._start_draining(moving, claim, dropped, now)
         if now - moving.since > ASK_SECONDS:
             return self._finish(moving, now)
         if now - moving.asked_at < ROUND_SECONDS or self._is_promised(moving.model, dropped, claim.layers):
             return []
+        return self._request_holds(moving, claim, dropped, now)
+
+    def _request_holds(self, moving: _Moving, claim: OwnClaim, dropped: Part, now: float) -> list[Effect]:
         moving.asked_at = now
         effects: list[Effect] = []
         for beat in self._table.live(now):
@@ -224,12 +236,14 @@ class MoveRunner:
             wanted = intersect(dropped, served, claim.layers)
             if not wanted.is_empty():
                 self._numbers += 1
+                moving.asked[self._numbers] = now
                 ask = AskHold(model=moving.model, part=str(wanted), number=self._numbers)
                 effects.append(SendPeer(beat.node, "control", ask))
         return effects
 
     def _is_held(self, moving: _Moving, claim: OwnClaim, dropped: Part) -> bool:
-        return subtract(dropped, join_parts(moving.holds.values(), claim.layers), claim.layers).is_empty()
+        held = join_parts([hold.part for hold in moving.holds.values()], claim.layers)
+        return subtract(dropped, held, claim.layers).is_empty()
 
     def _is_promised(self, model: str, part: Part, layers: int) -> bool:
         """Whether some of a part is promised to others: it may not be dropped yet."""
@@ -237,9 +251,10 @@ class MoveRunner:
             one.model == model and not intersect(one.part, part, layers).is_empty() for one in self._promises.values()
         )
 
-    def _forget_dead(self, moving: _Moving, now: float) -> None:
-        for node in list(moving.holds):
-            if self._table.verdict(node, now) in ("dead", "hung"):
+    def _forget_lapsed(self, moving: _Moving, now: float) -> None:
+        """Holds of nodes that are gone, and those that were granted too long ago."""
+        for node, hold in list(moving.holds.items()):
+            if self._table.verdict(node, now) in ("dead", "hung") or now - hold.asked_at > TRUST_SECONDS:
                 del moving.holds[node]
 
     def take_request(self, asker: Asker, request: AskHold, now: float) -> list[Effect]:
@@ -256,12 +271,15 @@ class MoveRunner:
         effects: list[Effect] = []
         moving = self._moving
         if moving is not None and moving.phase == "holding" and moving.model == request.model:
-            dropped = self._dropped(moving, claim)
-            if not intersect(dropped, granted, claim.layers).is_empty():
+            wanted = intersect(self._dropped(moving, claim), granted, claim.layers)
+            known = self._promises.get(asker.node)
+            if known is not None and known.model == request.model:
+                wanted = subtract(wanted, known.part, claim.layers)  # asked again: what was promised stays promised
+            if not wanted.is_empty():
                 if asker.node < self._node:
                     effects += self._stop(moving, now)
                 else:
-                    granted = subtract(granted, dropped, claim.layers)
+                    granted = subtract(granted, wanted, claim.layers)
         if not granted.is_empty():
             self._promises[asker.node] = _Promise(request.model, granted, now + HOLD_SECONDS)
         return [*effects, Answer(asker, HoldAnswer(number=request.number, part=str(granted)))]
@@ -272,18 +290,20 @@ class MoveRunner:
         Raises RequestError if that is no part of the model.
         """
         moving = self._moving
-        if moving is None or moving.phase != "holding" or answer.number < moving.first_number:
+        if moving is None or answer.number not in moving.asked:
             return
-        moving.holds.pop(node, None)  # each answer stands for all that is promised: none is older than a round
-        if answer.part:
-            moving.holds[node] = parse_part(answer.part, self._claims.of(moving.model).layers)
+        asked_at = moving.asked.pop(answer.number)
+        part = parse_part(answer.part, self._claims.of(moving.model).layers) if answer.part else NOTHING
+        known = moving.holds.get(node)
+        if known is None or known.asked_at <= asked_at:
+            moving.holds[node] = _Hold(part, asked_at)  # the latest answer stands for all that is promised
 
     def end_promise(self, node: str) -> None:
         """A node has dropped what it wanted to."""
         self._promises.pop(node, None)
 
     def _end_holds(self, moving: _Moving) -> list[Effect]:
-        nodes, moving.holds = sorted(moving.holds), {}
+        nodes, moving.holds, moving.asked = sorted(moving.holds), {}, {}
         return [SendPeer(node, "control", EndHold(number=self._numbers)) for node in nodes]
 
     # Draining ---------------------------------------------------------------------------------------------------------
@@ -297,14 +317,16 @@ class MoveRunner:
     def _drain(self, moving: _Moving, now: float) -> list[Effect]:
         """Drop what no session uses any more; take it back if those who promised to serve it are gone."""
         claim = self._claims.of(moving.model)
-        self._forget_dead(moving, now)
+        self._forget_lapsed(moving, now)
         if not self._is_held(moving, claim, claim.draining):
             claim.serving = join_parts([claim.serving, claim.draining], claim.layers)
             claim.draining = NOTHING
             del self._sessions.draining[moving.model]
             return self._finish(moving, now)
         if self._sessions.uses(moving.model, claim.draining) and now - moving.since < DRAIN_SECONDS:
-            return []
+            if now - moving.asked_at < RENEW_SECONDS:
+                return []
+            return self._request_holds(moving, claim, claim.draining, now)
         effects = self._sessions.end_users(moving.model, claim.draining)
         del self._sessions.draining[moving.model]
         self._enter(moving, "shrinking", now)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from swarm.client.effects import Connect, Delivered, Failed, Finished
 from swarm.client.effects import Effect as ClientEffect
 from swarm.client.effects import Send as ClientSend
-from swarm.client.session import SessionMachine, Turn
+from swarm.client.generation import GenerationMachine
+from swarm.client.session import Turn
 from swarm.discovery.members import claimed_part
 from swarm.messages import AnyMessage, AskPeers, Beat, Channel, PeerPage, Sampling, Welcome, WireTensor
 from swarm.node.effects import (
@@ -79,9 +80,10 @@ class _Node:
 @dataclass(slots=True)
 class _Client:
     name: str
-    machine: SessionMachine
+    machine: GenerationMachine
     expected: list[int]
     received: list[int] = field(default_factory=list[int])
+    times: list[float] = field(default_factory=list[float])  # when each token came, after when it was asked
     finished: str = ""
     error: Exception | None = None
 
@@ -89,8 +91,10 @@ class _Client:
 class Simulation:
     """Nodes, clients, a clock and a network."""
 
-    def __init__(self, seed: int, model: IntegerModel, weather: Weather) -> None:
+    def __init__(self, seed: int, model: IntegerModel, weather: Weather, kv_capacity: int = 1 << 30) -> None:
+        """kv_capacity: bytes of KV that each node has."""
         self.seed = seed
+        self.kv_capacity = kv_capacity
         self.now = 0.0
         self.model = model
         self.rng = random.Random(seed)
@@ -137,16 +141,22 @@ class Simulation:
 
     def ask(self, prompt: Sequence[int], count: int, wait_seconds: float = 0.0) -> str:
         """A client that asks one question now."""
-        session = f"{self.rng.getrandbits(128):032x}"
-        machine = SessionMachine(session, self.model.card, self.rng.random(), wait_seconds)
+        machine = GenerationMachine(
+            self.model.card, lambda: f"{self.rng.getrandbits(128):032x}", self.rng.random(), wait_seconds
+        )
         name = f"{self.rng.getrandbits(64):016x}"
-        client = _Client(name, machine, self.model.answer(prompt, count))
+        client = _Client(name, machine, self.model.answer(prompt, count), times=[self.now])
         self.clients[name] = client
         turn = Turn(ids=list(prompt), max_tokens=count, sampling=Sampling(), stop_ids=[])
         self._look(client)
         self._perform_client(client, machine.begin(turn, self.now))
         self._at(0.1, lambda: self._tick_client(client))
         return name
+
+    def hang_up(self, name: str) -> None:
+        """A client has heard enough."""
+        client = self.clients[name]
+        self._perform_client(client, client.machine.cancel())
 
     # Faults -----------------------------------------------------------------------------------------------------------
 
@@ -363,7 +373,7 @@ class Simulation:
             return
         self._moved_at = self.now
         model = replace(self.model, layer_seconds=self.model.layer_seconds / node.speed)
-        node.engine = IntegerEngine(model, part, 1 << 30, pause=lambda seconds: None, old=node.engine)
+        node.engine = IntegerEngine(model, part, self.kv_capacity, pause=lambda seconds: None, old=node.engine)
         self._feed(node, PartLoaded(node.engine.served))
 
     # Connections ------------------------------------------------------------------------------------------------------
@@ -446,6 +456,7 @@ class Simulation:
                     self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
                 case Delivered(ids):
                     client.received += ids
+                    client.times += [self.now] * len(ids)
                     self.delivered += len(ids)
                     check_tokens(self.seed, client.name, client.received, client.expected)
                 case Finished(reason):
@@ -457,4 +468,4 @@ class Simulation:
 
     def _tell_client(self, name: str, node: str, message: AnyMessage) -> None:
         client = self.clients[name]
-        self._perform_client(client, client.machine.receive(node, message, self.now))
+        self._perform_client(client, client.machine.receive(node, getattr(message, "session", ""), message, self.now))

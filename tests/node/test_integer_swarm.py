@@ -81,7 +81,7 @@ def test_the_next_turn_sends_only_what_follows_the_common_prefix() -> None:
             assert new == MODEL.answer(ids, 16)
             ids += new
             # what was fed is what the caches lacked: the question, and the last token sampled before it
-            assert session.machine._fed - session.machine._start <= len(question) + 1 or question == []
+            assert session.machine.lead._fed - session.machine.lead._start <= len(question) + 1 or question == []
 
 
 def test_a_session_keeps_its_cache_after_the_answer_and_frees_it_when_closed() -> None:
@@ -101,7 +101,7 @@ def test_a_client_that_vanishes_frees_its_cache_within_the_lease() -> None:
             events = session.generate(Turn(ids=PROMPT, max_tokens=2000, sampling=Sampling(), stop_ids=[]))
             next(events)
             wait_until(lambda: all(count_kv(node) for node in nodes), 5, "the session is open everywhere")
-            swarm._loop._sessions.clear()  # as a client that is killed: no close is sent
+            swarm._loop._generations.clear()  # as a client that is killed: no close is sent
         wait_until(lambda: not any(count_kv(node) for node in nodes), 5, "leases have run out")
 
 

@@ -1,0 +1,190 @@
+"""Keeps one conversation's answers coming while the swarm changes under it: two sessions at a time, where that is needed.
+
+The lead answers. Once its chain is about to lose a hop, or another would be clearly faster, an understudy (a session of its
+own) is fed with the same ids over the other chain while the lead goes on; when it has caught up, it takes over at a token
+boundary. Decides only. How one session runs is session.py's; which chain is choice.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from swarm.client.chain import RENEW_SECONDS
+from swarm.client.choice import RouteChoice
+from swarm.client.effects import Connect, Delivered, Effect, RouteTaken, Send
+from swarm.client.session import Phase, SessionMachine, Turn
+from swarm.messages import AnyMessage, Beat, Channel, ModelCard
+from swarm.plan.routes import Hop
+
+CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
+CAUGHT_UP_SECONDS = 0.5  # an understudy that computed what it lacked so fast lacks no more than that by now
+RETRY_SECONDS = 10.0  # after an understudy that failed
+
+
+class GenerationMachine:
+    """One conversation in the swarm, over any number of turns, chains and sessions."""
+
+    def __init__(
+        self, card: ModelCard, name_session: Callable[[], str], jitter: float, wait_seconds: float = 0.0
+    ) -> None:
+        """name_session: gives session ids that nobody else has. jitter, wait_seconds: as SessionMachine has them."""
+        self.card = card
+        self._name_session = name_session
+        self._jitter = jitter
+        self._wait_seconds = wait_seconds
+        self._choice = RouteChoice(card)
+        self.lead = SessionMachine(name_session(), card, self._choice, jitter, wait_seconds)
+        self.understudy: SessionMachine | None = None
+        self._earlier_attempts = 0  # of the sessions that led in this turn before
+        self._look_at = float("-inf")
+        self._fed_at = 0.0  # when the understudy was last given ids
+
+    # What there is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> list[SessionMachine]:
+        return [self.lead] if self.understudy is None else [self.lead, self.understudy]
+
+    def has(self, session: str) -> bool:
+        return any(one.session == session for one in self.sessions)
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Every token id so far, the prompt's too."""
+        return self.lead.ids
+
+    @property
+    def route(self) -> Sequence[Hop]:
+        """The chain that the answer comes from; empty while there is none."""
+        return self.lead.route
+
+    @property
+    def phase(self) -> Phase:
+        return self.lead.phase
+
+    @property
+    def attempts(self) -> int:
+        """Chains that this turn has run on."""
+        return self._earlier_attempts + self.lead.attempts
+
+    @property
+    def busy_seconds(self) -> Mapping[str, float]:
+        """What the nodes of the chain have computed for this turn so far."""
+        return self.lead.busy_seconds
+
+    # What the user does -----------------------------------------------------------------------------------------------
+
+    def begin(self, turn: Turn, now: float) -> list[Effect]:
+        """Ask for an answer."""
+        effects = self._dismiss()
+        self._earlier_attempts = 0
+        return [*effects, *self._pass_on(self.lead.begin(turn, now))]
+
+    def halt(self, keep: int) -> list[Effect]:
+        """Stop the answer but keep the session: token ids from `keep` on are dropped, here and in the caches."""
+        return [*self._dismiss(), *self.lead.halt(keep)]
+
+    def cancel(self) -> list[Effect]:
+        """Stop the answer and free every cache at once."""
+        return [*self._dismiss(), *self.lead.cancel()]
+
+    # What the world does ----------------------------------------------------------------------------------------------
+
+    def see(self, beats: Sequence[Beat]) -> None:
+        """The peer table as it is now."""
+        self._choice.see(beats)
+
+    def link_up(self, node: str, channel: Channel, now: float) -> list[Effect]:
+        return self._have_all(lambda session: session.link_up(node, channel, now), now)
+
+    def link_down(self, node: str, channel: Channel, now: float) -> None:
+        for session in self.sessions:
+            session.link_down(node, channel, now)
+
+    def receive(self, node: str, session: str, message: AnyMessage, now: float) -> list[Effect]:
+        """A message about one of the sessions."""
+        return self._have_all(lambda one: one.receive(node, message, now) if one.session == session else [], now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed."""
+        effects = self._have_all(lambda session: session.tick(now), now)
+        return [*effects, *self._look_elsewhere(now)]
+
+    # Lead and understudy ----------------------------------------------------------------------------------------------
+
+    def _have_all(self, act: Callable[[SessionMachine], list[Effect]], now: float) -> list[Effect]:
+        """Have the lead act, and the understudy, of whom the user hears nothing."""
+        effects = self._pass_on(act(self.lead))
+        if self.understudy is None:
+            return effects
+        return [*effects, *self._watch(self.understudy, act(self.understudy), now)]
+
+    def _pass_on(self, effects: Sequence[Effect]) -> list[Effect]:
+        """What the lead does, with all sessions' attempts counted."""
+        return [
+            replace(effect, attempts=self.attempts) if isinstance(effect, RouteTaken) else effect for effect in effects
+        ]
+
+    def _watch(self, understudy: SessionMachine, effects: Sequence[Effect], now: float) -> list[Effect]:
+        """What the understudy has done, and what follows from it."""
+        sent: list[Effect] = [effect for effect in effects if isinstance(effect, (Send, Connect))]
+        has_token = any(isinstance(effect, Delivered) for effect in effects)
+        if self.lead.phase in ("idle", "over"):
+            return [*sent, *self._dismiss()]
+        if self.lead.phase != "running":
+            return [*sent, *self._hand_over(understudy, now)]  # its chain failed: this one is further than none
+        if understudy.phase == "over":
+            self.understudy, self._look_at = None, now + RETRY_SECONDS
+            return sent
+        if understudy.phase == "routing":
+            # Refused, most likely for want of room beside the lead's own caches: the lead goes there itself.
+            return [*sent, *self._dismiss(), *self._pass_on(self.lead.change_chain(now))]
+        if not has_token:
+            return sent
+        # The first token says that the caches hold all that they were fed; the lead has gone on meanwhile.
+        if now - self._fed_at < CAUGHT_UP_SECONDS:
+            return [*sent, *self._hand_over(understudy, now)]
+        return [*sent, *self._feed(understudy, now)]
+
+    def _feed(self, understudy: SessionMachine, now: float) -> list[Effect]:
+        """Have the understudy compute what the lead has by now; what agrees with it is kept."""
+        self._fed_at = now
+        return understudy.begin(self.lead.rest(), now)
+
+    def _hand_over(self, understudy: SessionMachine, now: float) -> list[Effect]:
+        """The understudy goes on with the answer where the lead stands."""
+        rest = self.lead.rest()
+        effects = self.lead.close()
+        self._earlier_attempts += self.lead.attempts
+        self.lead, self.understudy = understudy, None
+        return [*effects, *self._pass_on(self.lead.begin(rest, now))]
+
+    def _dismiss(self) -> list[Effect]:
+        """No understudy is wanted any more."""
+        understudy, self.understudy = self.understudy, None
+        return [] if understudy is None else understudy.close()
+
+    # Which chain ------------------------------------------------------------------------------------------------------
+
+    def _look_elsewhere(self, now: float) -> list[Effect]:
+        """Asked once a second: is the chain about to lose a hop, or would another be clearly faster?"""
+        lead = self.lead
+        if lead.phase != "running" or self.understudy is not None or now < self._look_at:
+            return []
+        self._look_at = now + RENEW_SECONDS
+        if lead.draining:
+            self._choice.avoid(lead.draining, now)
+            route = self._choice.find_without_avoided(now)
+        elif now - lead.opened_at >= CHANGE_SECONDS and self._choice.is_clearly_slow(lead.route):
+            route = self._choice.find(now)
+        else:
+            return []
+        if not route or route == lead.route:
+            return []
+        self.understudy = SessionMachine(
+            self._name_session(), self.card, self._choice, self._jitter, self._wait_seconds
+        )
+        for node, channel in lead.links:
+            self.understudy.link_up(node, channel, now)
+        return self._watch(self.understudy, self._feed(self.understudy, now), now)

@@ -1,0 +1,91 @@
+"""An answer changes chains while the old one still gives tokens: the pause is not the time that the prompt takes."""
+
+from __future__ import annotations
+
+import itertools
+
+from swarm.parts import parse_part
+from swarm.testing.integer_model import CACHE_BYTES, IntegerModel
+from swarm.testing.network import Weather
+from swarm.testing.simulator import Simulation
+
+MODEL = IntegerModel(layers=8, layer_seconds=0.004, token_seconds=0.001)
+FIRST, SECOND = "b 0-4", "4-8 e"
+PROMPT = [number % 1000 for number in range(1500)]
+POSITIONS = len(PROMPT) + 800
+
+
+def start(kv_positions: int = 1 << 20) -> tuple[Simulation, str]:
+    """A long prompt has been answered by a few tokens; gives the node of two that it now uses for the second half."""
+    simulation = Simulation(1, MODEL, Weather(), kv_positions * CACHE_BYTES * 4)
+    names = [simulation.add_node(part, budget_layers=8) for part in (FIRST, SECOND, SECOND)]
+    simulation.run(6)
+    simulation.ask(PROMPT, POSITIONS - len(PROMPT))
+    (client,) = simulation.clients.values()
+    simulation.run(30, lambda: len(client.received) >= 20)
+    assert client.times[1] - client.times[0] > 5, "the prompt takes long"
+    used = client.machine.route[-1].node
+    assert used in names[1:]
+    return simulation, used
+
+
+def longest_gap(simulation: Simulation) -> float:
+    (client,) = simulation.clients.values()
+    return max(later - earlier for earlier, later in itertools.pairwise(client.times[1:]))
+
+
+def finish(simulation: Simulation) -> None:
+    """Until the answer is whole and no node holds anything of it."""
+    simulation.run(60, simulation.are_answered)
+    simulation.check_answers()
+    simulation.run(6)
+    assert not any(node.machine.sessions.sessions for node in simulation.nodes.values() if node.is_up)
+
+
+def test_the_old_chain_answers_until_the_new_one_has_caught_up() -> None:
+    simulation, used = start()
+    simulation.move(used, parse_part(FIRST, MODEL.layers))
+    finish(simulation)
+    (client,) = simulation.clients.values()
+    assert client.machine.attempts > 1
+    assert used not in {hop.node for hop in client.machine.route}
+    assert longest_gap(simulation) < 0.6
+    assert str(simulation.part_of(used)) == FIRST
+
+
+def test_a_chain_that_fails_meanwhile_is_followed_by_what_the_other_has_computed_so_far() -> None:
+    """The node leaves after four seconds; computing the prompt again from nothing would take longer than at first."""
+    simulation, used = start()
+    (client,) = simulation.clients.values()
+    prompt_seconds = client.times[1] - client.times[0]
+    simulation.stop(used)
+    finish(simulation)
+    assert 0.6 < longest_gap(simulation) < prompt_seconds
+
+
+def test_without_room_for_two_the_session_itself_changes_chains() -> None:
+    simulation, used = start(kv_positions=POSITIONS + 100)
+    simulation.move(used, parse_part(FIRST, MODEL.layers))
+    finish(simulation)
+    assert longest_gap(simulation) < 8
+
+
+def test_an_answer_that_ends_first_leaves_nothing_behind() -> None:
+    simulation, used = start()
+    (client,) = simulation.clients.values()
+    simulation.run(20, lambda: len(client.received) >= 770)
+    simulation.move(used, parse_part(FIRST, MODEL.layers))
+    simulation.run(10, lambda: client.machine.understudy is not None)
+    assert client.machine.understudy is not None
+    finish(simulation)
+
+
+def test_one_that_is_cancelled_takes_its_understudy_along() -> None:
+    simulation, used = start()
+    (client,) = simulation.clients.values()
+    simulation.move(used, parse_part(FIRST, MODEL.layers))
+    simulation.run(10, lambda: client.machine.understudy is not None)
+    simulation.hang_up(next(iter(simulation.clients)))
+    assert client.machine.understudy is None
+    simulation.run(1)
+    assert not any(node.machine.sessions.sessions for node in simulation.nodes.values())
