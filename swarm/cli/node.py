@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from swarm.node.work import EngineLoader
     from swarm.parts import Part
 
+MOST_FILES = 65_536
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -140,6 +142,7 @@ def node(
 def serve(options: Options) -> int:
     """Build everything once, run the node, say what happens."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    raise_file_limit()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: weights stream through the caches
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError
@@ -263,6 +266,16 @@ def build(
         printer.show_progress,
     )
     return process
+
+
+def raise_file_limit() -> None:
+    """Each peer and each client takes a few descriptors; the usual limit of 1,024 is meant for programs that use select."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def stop_on_signals(ask_stop: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ SENTENCES = {
 }
 
 
+MOST_OF_A_KIND = 16  # anyone on the LAN can announce addresses without number
+
+
 class Printer:
     """Says on the terminal what the node reports: the ready line on stdout, everything else on stderr."""
 
@@ -30,7 +34,7 @@ class Printer:
         self._as_json = as_json
         self._node = node
         self._addresses = addresses
-        self._said: set[str] = set()
+        self._said: defaultdict[str, set[str]] = defaultdict(set)
         self._is_terminal = sys.stderr.isatty()
 
     def report(self, report: Report) -> None:
@@ -38,9 +42,13 @@ class Printer:
             self._say_ready(report.fields)
             return
         sentence = SENTENCES[report.kind].format(**report.fields)
-        if sentence not in self._said:  # a wrong secret is tried again and again, but said once
-            self._said.add(sentence)
-            click.echo(f"swarm-node: {sentence}", err=True)
+        said = self._said[report.kind]
+        if sentence in said or len(said) > MOST_OF_A_KIND:
+            return  # a wrong secret is tried again and again, but said once
+        said.add(sentence)
+        if len(said) > MOST_OF_A_KIND:
+            sentence = f"more of this kind is not shown: {sentence}"
+        click.echo(f"swarm-node: {sentence}", err=True)
 
     def _say_ready(self, fields: Mapping[str, object]) -> None:
         address = f"tcp://{self._addresses()[0]}"

@@ -17,6 +17,7 @@ import zmq
 from swarm.client.chain import needed_links
 from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
+from swarm.discovery.knocks import Knock, Knocks
 from swarm.discovery.lan import Advert
 from swarm.discovery.peers import PeerTable
 from swarm.keys import Identity, SwarmKeys
@@ -64,6 +65,7 @@ class ClientLoop:
         self._polling = Polling(self._inbox.descriptor)
         self._dialer = Dialer(self._context, self._polling, keys, identity, hello)
         self._table = PeerTable()
+        self._knocks = Knocks()
         self._generations: dict[GenerationMachine, Sink] = {}
         self._calls: list[_Call] = []
         self._up: set[tuple[str, Channel]] = set()
@@ -109,8 +111,10 @@ class ClientLoop:
 
     def _work(self) -> None:
         next_tick = time.monotonic()
-        for address in (*self._peers, *self._remembered):
-            self._dialer.dial(address, "control", next_tick)
+        for address in self._peers:
+            self._knock(self._knocks.name(address, next_tick), next_tick)
+        for address in self._remembered:
+            self._knock(self._knocks.vouch(address, next_tick), next_tick)
         while not self._is_stopping:
             self._polling.follow(self._dialer.changes, lambda: self._dialer.sockets)
             ready = self._polling.wait(next_tick - time.monotonic())
@@ -141,6 +145,7 @@ class ClientLoop:
             self._handle(event, now)
         if now - self._refreshed_at >= REFRESH_SECONDS:
             self._refreshed_at = now
+            self._knock(self._knocks.advance(now), now)
             self._refresh()
         self._calls = [call for call in self._calls if call.until > now]
         for machine in list(self._generations):
@@ -166,7 +171,14 @@ class ClientLoop:
             return
         if (advert.node, "control") not in self._up:
             for address in advert.addresses:
-                self._dialer.dial(address, "control", now)
+                self._knock(self._knocks.hint(address, now), now)
+
+    def _knock(self, knocks: Sequence[Knock], now: float) -> None:
+        for knock in knocks:
+            if knock.is_over:
+                self._dialer.give_up(knock.address)
+            else:
+                self._dialer.dial(knock.address, "control", now)
 
     def _take_call(self, call: _Call, now: float) -> None:
         self._calls.append(call)
@@ -192,9 +204,12 @@ class ClientLoop:
                 self._up.discard((node, channel))
                 if channel == "control":
                     self._table.mark_lost(node, now)
+                    self._knocks.broke(event.address, now)
                 for machine in self._generations:
                     machine.link_down(node, channel, now)
-            case LinkFailed(address, _, reason):
+            case LinkFailed(address, channel, reason):
+                if channel == "control":
+                    self._knock(self._knocks.failed(address, now), now)
                 if address not in self._remembered:
                     with self.changed:
                         self.failures[address] = reason
@@ -206,6 +221,7 @@ class ClientLoop:
         self.failures.pop(address, None)
         self._up.add((node, channel))
         if channel == "control":
+            self._knock(self._knocks.answered(address, now), now)
             self.reached = [*(known for known in self.reached if known != address), address]
             self._dialer.send(node, "control", AskPeers())
             for call in self._calls:

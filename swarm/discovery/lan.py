@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 import psutil
 from zeroconf import ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
@@ -21,6 +22,7 @@ SERVICE = "_swarm._tcp.local."
 VIRTUAL = ("docker", "veth", "virbr", "br-", "lo", "tun", "tap", "cni", "flannel")
 TTL_SECONDS = 120
 RESOLVE_MS = 2000
+MOST_RESOLVED = 16  # at a time
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +64,31 @@ class Lan:
         self._info: ServiceInfo | None = None
         # zeroconf announces for over a second before a call returns; callers have no such time.
         self._announcer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="advert")
+        # Names without records take seconds to ask for, and anyone can announce any number of them.
+        self._resolver = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolve")
+        self._resolving = BoundedSemaphore(MOST_RESOLVED)
 
     def browse(self, on_seen: Callable[[Advert], None]) -> None:
-        """Call `on_seen`, on a thread of zeroconf's, for each advert that appears or changes."""
+        """Call `on_seen`, on a thread of zeroconf's or our own, for each advert that appears or changes."""
 
         def changed(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
             if state_change is ServiceStateChange.Removed:
                 return
-            info = zeroconf.get_service_info(service_type, name, timeout=RESOLVE_MS)
-            advert = None if info is None else read_advert(info)
+            info = ServiceInfo(service_type, name)
+            if info.load_from_cache(zeroconf):  # an announcement brings all its records along
+                tell(info)
+            elif self._resolving.acquire(blocking=False):  # else this one is left: it, or we, will be seen by others
+                self._resolver.submit(resolve, info)
+
+        def resolve(info: ServiceInfo) -> None:
+            try:
+                if info.request(self._zeroconf, RESOLVE_MS):
+                    tell(info)
+            finally:
+                self._resolving.release()
+
+        def tell(info: ServiceInfo) -> None:
+            advert = read_advert(info)
             if advert is not None:
                 on_seen(advert)
 
@@ -94,6 +112,7 @@ class Lan:
     def close(self) -> None:
         """Say goodbye and stop."""
         self._announcer.shutdown(wait=True, cancel_futures=True)
+        self._resolver.shutdown(wait=False, cancel_futures=True)
         try:
             if self._info is not None:
                 self._zeroconf.unregister_service(self._info)

@@ -64,7 +64,7 @@ class LimitFrames(Struct, frozen=True):
 
 
 class HangUp(Struct, frozen=True):
-    """Give up a control connection."""
+    """Give up a control connection, and the data connection to its node if nothing else reaches that."""
 
     address: str
 

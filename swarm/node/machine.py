@@ -50,11 +50,12 @@ from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMe
 
 
 class Started(Struct, frozen=True):
-    """The sockets are bound. part: what --part asks for, by model; peers: addresses of --peer and remembered ones."""
+    """The sockets are bound. placement: what --part asks for, by model; peers: of --peer; remembered: of earlier runs."""
 
     data_port: int
     placement: Mapping[str, Part]
     peers: Sequence[str]
+    remembered: Sequence[str] = ()
 
 
 class Ticked(Struct, frozen=True):
@@ -162,14 +163,14 @@ class NodeMachine:
             case Ticked():
                 return self._advance(event, now)
             case AddressSeen():
-                return self.membership.see_address(event.address, now)
+                return self.membership.see_advert(event.address, now)
             case LinkMessage():
                 return self._receive_back(event, now)
             case LinkUp():
                 if event.channel == "data":
                     effects = [*self.sessions.link_up(event.node, now), *self.steps.resend_to(event.node)]
                     return [*effects, *self.links.up(event.node, now)]
-                return [*self.membership.link_up(event), *self._greet(event, now)]
+                return [*self.membership.link_up(event, now), *self._greet(event)]
             case LinkDown():
                 if event.channel == "data":
                     self.sessions.link_down(event.node)
@@ -178,7 +179,9 @@ class NodeMachine:
                     self.membership.link_down(event, now)
                 return []
             case LinkFailed():
-                return [] if event.channel == "data" else [_explain_failure(event)]
+                if event.channel == "data":
+                    return []
+                return [_explain_failure(event), *self.membership.link_failed(event, now)]
             case PartLoaded():
                 return self._loaded(event.served, now)
             case PartFailed():
@@ -197,9 +200,7 @@ class NodeMachine:
 
     def _start(self, event: Started, now: float) -> list[Effect]:
         self._data_port = event.data_port
-        effects: list[Effect] = []
-        for address in event.peers:
-            effects += self.membership.see_address(address, now)
+        effects = self.membership.start(event.peers, event.remembered, now)
         if event.placement:
             self._is_fixed = True
             effects += self._take_up(dict(event.placement))
@@ -249,9 +250,8 @@ class NodeMachine:
         self._said = self.make_beat()
         return [SendPeer(node, "control", self._said) for node in sorted(self.membership.links)]
 
-    def _greet(self, event: LinkUp, now: float) -> list[Effect]:
+    def _greet(self, event: LinkUp) -> list[Effect]:
         """A new peer hears of us at once rather than at the next beat."""
-        del now
         if self.membership.links.get(event.node) != event.address:
             return []
         return [SendPeer(event.node, "control", self.make_beat())]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from swarm.discovery.knocks import Knock, Knocks
 from swarm.discovery.peers import PeerTable
 from swarm.errors import RequestError
 from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage, Refused
@@ -27,7 +28,7 @@ from swarm.plan.claims import (
     take_up_again,
 )
 from swarm.plan.figures import Published
-from swarm.wire.events import Arrived, Asker, LinkDown, LinkUp
+from swarm.wire.events import Arrived, Asker, LinkDown, LinkFailed, LinkUp
 
 BROWSE_SECONDS = 2.5
 STILL_SECONDS = 1.0
@@ -74,34 +75,49 @@ class Membership:
         self._sent_at: dict[int, float] = {}
         self._rtts: dict[str, float] = {}
         self._link_seconds = Published()
-        self._dialled: dict[str, float] = {}
+        self._knocks = Knocks()
         self._own_addresses = set(addresses)
 
     # Links ------------------------------------------------------------------------------------------------------------
 
-    def see_address(self, address: str, now: float) -> list[Effect]:
-        """Somebody may listen at HOST:PORT: an advert, a --peer, a remembered peer or another node's word."""
-        if address in self._own_addresses or address in self._dialled:
-            return []
-        self._dialled[address] = now
-        return [Dial(address)]
+    def start(self, peers: Sequence[str], remembered: Sequence[str], now: float) -> list[Effect]:
+        """Knock where the user says, and where somebody answered in an earlier run."""
+        named = [knock for address in peers if self._is_other(address) for knock in self._knocks.name(address, now)]
+        return [*_dials(named), *(effect for address in remembered for effect in self._see_vouched(address, now))]
 
-    def link_up(self, event: LinkUp) -> list[Effect]:
+    def see_advert(self, address: str, now: float) -> list[Effect]:
+        """mDNS says that somebody listens at HOST:PORT."""
+        return _dials(self._knocks.hint(address, now)) if self._is_other(address) else []
+
+    def _see_vouched(self, address: str, now: float) -> list[Effect]:
+        """A member says so."""
+        return _dials(self._knocks.vouch(address, now)) if self._is_other(address) else []
+
+    def _is_other(self, address: str) -> bool:
+        return address not in self._own_addresses
+
+    def link_up(self, event: LinkUp, now: float) -> list[Effect]:
         node = event.node
         if node == self.me.node:
             self._own_addresses.add(event.address)
+            self._knocks.forget(event.address)
             return [HangUp(event.address)]
         if self.links.setdefault(node, event.address) != event.address:
             # It answers at several addresses and one link is enough; should that one break, this may be dialled again.
-            self._dialled.pop(event.address, None)
+            self._knocks.forget(event.address)
             return [HangUp(event.address)]
-        return []
+        return _dials(self._knocks.answered(event.address, now))
+
+    def link_failed(self, event: LinkFailed, now: float) -> list[Effect]:
+        return _dials(self._knocks.failed(event.address, now))
 
     def link_down(self, event: LinkDown, now: float) -> list[str]:
         """A control link broke; return the nodes to take for dead."""
         if self.links.get(event.node) != event.address:
             return []
         del self.links[event.node]
+        self._rtts.pop(event.node, None)
+        self._knocks.broke(event.address, now)
         self.table.mark_lost(event.node, now)
         return [event.node]
 
@@ -120,10 +136,10 @@ class Membership:
         effects: list[Effect] = [Answer(arrived.asker, BeatAck(sequence=beat.sequence))]
         if beat.node not in self.links:
             for address in beat.addresses:
-                effects += self.see_address(address, now)
+                effects += self._see_vouched(address, now)
         for node, address in beat.peers.items():
             if node not in self.links and node not in self.table and node != self.me.node:
-                effects += self.see_address(address, now)
+                effects += self._see_vouched(address, now)
         return effects
 
     def take_ack(self, node: str, ack: BeatAck, now: float) -> None:
@@ -171,12 +187,12 @@ class Membership:
         )
 
     def beat(self, beat: Beat, now: float) -> list[Effect]:
-        """Send a beat to every peer."""
+        """Send a beat to every peer, and go on looking for those that are not there."""
         self._sent_at = {number: at for number, at in self._sent_at.items() if at > now - 10}
         self._sent_at[beat.sequence] = now
         if self._rtts:
             self._link_seconds.note(median(self._rtts.values()) / 2)
-        return [SendPeer(node, "control", beat) for node in sorted(self.links)]
+        return [*_dials(self._knocks.advance(now)), *(SendPeer(node, "control", beat) for node in sorted(self.links))]
 
     def page(self, asker: Asker, request: AskPeers, own: Beat, now: float) -> Effect:
         """A page of the peer table, this node included, without what only nodes need."""
@@ -238,6 +254,10 @@ class Membership:
                 if claim.state in ("loading", "serving") and claim.layers == layers[claim.model]:
                     held.append(Held(beat.node, claim.model, parse_part(claim.part, claim.layers)))
         return held
+
+
+def _dials(knocks: Sequence[Knock]) -> list[Effect]:
+    return [HangUp(knock.address) if knock.is_over else Dial(knock.address) for knock in knocks]
 
 
 def _trim(beat: Beat) -> Beat:

@@ -118,8 +118,9 @@ class NodeProcess:
         self._compute.start()
         self._start_lan()
         path = self._settings.remembered_peers
-        known = [*self._settings.peers, *([] if path is None else read_remembered(path))]
-        self._handle(Started(self._listener.data_port, self._settings.placement, known))
+        remembered = [] if path is None else read_remembered(path)
+        started = Started(self._listener.data_port, self._settings.placement, self._settings.peers, remembered)
+        self._handle(started)
         next_tick = time.monotonic()
         try:
             while self._exit_code is None:
@@ -139,16 +140,22 @@ class NodeProcess:
         """Wait for input and handle it all."""
         self._polling.follow(self._dialer.changes, lambda: [*self._listener.sockets, *self._dialer.sockets])
         for source in self._polling.wait(seconds):
-            if source == self._inbox.descriptor:
-                for event in self._inbox.take():
-                    self._handle(event)
-            elif source in self._listener.sockets:
-                arrived = self._listener.receive(source, time.monotonic())
-                if arrived is not None:
-                    self._handle(arrived)
-            else:
-                for event in self._dialer.receive(source, time.monotonic()):
-                    self._handle(event)
+            try:
+                self._take(source)
+            except Exception:  # the I/O loop must outlive any one message
+                log.exception("input failed")
+
+    def _take(self, source: object) -> None:
+        if source == self._inbox.descriptor:
+            for event in self._inbox.take():
+                self._handle(event)
+        elif source in self._listener.sockets:
+            arrived = self._listener.receive(source, time.monotonic())
+            if arrived is not None:
+                self._handle(arrived)
+        else:
+            for event in self._dialer.receive(source, time.monotonic()):
+                self._handle(event)
 
     def _handle(self, event: Event) -> None:
         try:
@@ -183,7 +190,7 @@ class NodeProcess:
             case LimitFrames(node, most):
                 self._dialer.limit_frames(node, most)
             case HangUp(address):
-                self._dialer.hang_up(address, "control")
+                self._dialer.give_up(address)
             case Advertise():
                 self._advertise(effect)
             case Report():

@@ -29,6 +29,7 @@ class Network:
     def __init__(self, rng: random.Random, weather: Weather) -> None:
         self.weather = weather
         self.broken: set[Link] = set()  # connections that are wanted and not there
+        self.given_up: set[Link] = set()  # connections that nobody wants any more
         self._rng = rng
         self._cuts: set[tuple[str, str]] = set()
 

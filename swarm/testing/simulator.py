@@ -27,6 +27,7 @@ from swarm.node.effects import (
     Effect,
     Exit,
     Forget,
+    HangUp,
     Load,
     Run,
     SendClient,
@@ -327,6 +328,8 @@ class Simulation:
                     self._send(name, target, lambda: self._tell_client(target, name, message))
             case Dial(address):
                 self._dial(name, address, "control")
+            case HangUp(address):
+                self._hang_up(name, address)
             case DialData(target):
                 if target in self.nodes:
                     self._dial(name, self.nodes[target].address, "data")
@@ -383,13 +386,20 @@ class Simulation:
             if node.address == address:
                 link = (source, target, channel)
                 self.network.broken.add(link)
+                self.network.given_up.discard(link)
                 self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
+
+    def _hang_up(self, source: str, address: str) -> None:
+        for target, node in self.nodes.items():
+            if node.address == address:
+                self.network.given_up.add((source, target, "control"))
 
     def _mend(self, link: Link) -> None:
         """ZeroMQ tries again and again; it succeeds once the other side is there."""
         source, target, channel = link
         node = self.nodes[target]
-        if link not in self.network.broken or not node.is_up or not self.network.is_whole(source, target):
+        is_wanted = link in self.network.broken and link not in self.network.given_up
+        if not is_wanted or not node.is_up or not self.network.is_whole(source, target):
             return
         self.network.broken.discard(link)
         if source in self.clients:

@@ -69,7 +69,10 @@ class Dialer:
         """Connect to HOST:PORT unless that is under way already."""
         if (address, channel) in self._dials:
             return
-        socket = make_dealer(self._context, self._keys, self._identity)
+        try:
+            socket = make_dealer(self._context, self._keys, self._identity)
+        except zmq.ZMQError:
+            return  # no descriptor is left: as silent as one where nobody listens
         monitor = socket.get_monitor_socket(
             zmq.EVENT_CONNECTED
             | zmq.EVENT_DISCONNECTED
@@ -110,6 +113,15 @@ class Dialer:
             dial.socket.disable_monitor()
             dial.monitor.close()
             dial.socket.close(linger_ms)
+
+    def give_up(self, address: str) -> None:
+        """Hang up a control connection, and the data connection to its node if nothing reaches that any more."""
+        dial = self._dials.get((address, "control"))
+        self.hang_up(address, "control")
+        if dial is not None and dial.node and not self.is_up(dial.node, "control"):
+            for other in list(self._dials.values()):
+                if (other.node, other.channel) == (dial.node, "data") and other.state != "up":
+                    self.hang_up(other.address, "data")
 
     def limit_frames(self, node: str, most: int) -> None:
         """Cut tensors for a node's data port into frames of at most `most` bytes, within the protocol's own bounds."""
