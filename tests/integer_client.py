@@ -1,6 +1,7 @@
-"""A client of integer nodes as a process of its own: `python -m tests.integer_client HOST TOKENS PEER …`.
+"""A client of integer nodes as a process of its own: `python -m tests.integer_client WHAT HOST OPTIONS [PEER …]`.
 
-Prints lines of JSON: {"route": …, "attempts": …} whenever the chain changes, {"id": …, "at": …} as each token comes.
+WHAT: ask (for one answer), keep-asking (for one after the other until standard input ends), see (wait for nodes). OPTIONS:
+JSON, what the function takes by name. Without peers it browses. Prints lines of JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.errors import SwarmError
 from swarm.keys import new_identity
-from swarm.messages import ModelCard, Sampling
+from swarm.messages import Sampling
 from tests.swarms import KEYS
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -26,34 +27,22 @@ def make_prompt(length: int) -> list[int]:
     return [number % 1000 for number in range(length)]
 
 
-def main(host: str, tokens: str, *peers: str) -> None:
-    """Ask for one answer, to a prompt of P tokens where TOKENS is `N@P`; for one after the other until standard input ends,
-    where it is `Nx`; or, where it is `=N`, say when so many nodes are seen.
-    """
-    settings = ClientSettings(hosts=[host], peers=peers, use_mdns=False)
-    with SwarmClient(settings, KEYS, new_identity()) as client:
-        if tokens.startswith("="):
-            client.wait_for(lambda beats: len(beats) >= int(tokens[1:]), 60)
-            say({"nodes": len(client.beats)})
-            return
-        card = client.card(client.find_model(None, 20))
-        if tokens.endswith("x"):
-            keep_asking(client, card, int(tokens[:-1]))
-            return
-        session = client.open_session(card)
-        count, _, length = tokens.partition("@")
-        prompt = make_prompt(int(length)) if length else PROMPT
-        for event in session.generate(Turn(ids=prompt, max_tokens=int(count), sampling=Sampling(), stop_ids=[])):
-            if isinstance(event, RouteTaken):
-                say({"route": [[str(hop.part), hop.node] for hop in event.route], "attempts": event.attempts})
-            if isinstance(event, Delivered):
-                for token in event.ids:
-                    say({"id": token, "at": time.monotonic()})
-        session.cancel()
+def ask(client: SwarmClient, tokens: int, prompt_tokens: int = 0) -> None:
+    """{"route": …, "attempts": …} whenever the chain changes, {"id": …, "at": …} as each token comes."""
+    prompt = make_prompt(prompt_tokens) if prompt_tokens else PROMPT
+    session = client.open_session(client.card(client.find_model(None, 20)))
+    for event in session.generate(Turn(ids=prompt, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
+        if isinstance(event, RouteTaken):
+            say({"route": [[str(hop.part), hop.node] for hop in event.route], "attempts": event.attempts})
+        if isinstance(event, Delivered):
+            for token in event.ids:
+                say({"id": token, "at": time.monotonic()})
+    session.cancel()
 
 
-def keep_asking(client: SwarmClient, card: ModelCard, tokens: int) -> None:
+def keep_asking(client: SwarmClient, tokens: int) -> None:
     """{"answer": ids} or {"error": text} for each answer asked for."""
+    card = client.card(client.find_model(None, 20))
     is_over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
     while not is_over.is_set():
@@ -65,6 +54,24 @@ def keep_asking(client: SwarmClient, card: ModelCard, tokens: int) -> None:
         except SwarmError as error:
             say({"error": str(error)})
         session.cancel()
+
+
+def see(client: SwarmClient, wanted: int, seconds: float = 60, is_mesh: bool = False) -> None:
+    """{"nodes": …} once so many are seen, each with a connection to every other if is_mesh; {"error": …} if none are."""
+    links = wanted - 1 if is_mesh else 0
+    try:
+        client.wait_for(lambda beats: sum(len(beat.rtts) >= links for beat in beats) >= wanted, seconds)
+        say({"nodes": sum(len(beat.rtts) >= links for beat in client.beats)})
+    except SwarmError as error:
+        say({"error": str(error)})
+
+
+def main(what: str, host: str, options: str, *peers: str) -> None:
+    """Do one of these."""
+    act = {"ask": ask, "keep-asking": keep_asking, "see": see}[what]
+    settings = ClientSettings(hosts=[host], peers=peers, use_mdns=not peers)
+    with SwarmClient(settings, KEYS, new_identity()) as client:
+        act(client, **json.loads(options))
 
 
 def say(line: Mapping[str, object]) -> None:

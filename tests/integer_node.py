@@ -1,13 +1,13 @@
-"""An integer-model node as a process of its own: `python -m tests.integer_node PART HOST PORT SECONDS [PEER …]`.
+"""An integer-model node as a process of its own: `python -m tests.integer_node PART HOST PORT OPTIONS [PEER …]`.
 
-PART "+N": it has room for N layers and finds out by itself which. SECONDS: of a layer, or `LAYER+TOKEN` with those of each
-further token of a batch there.
-Prints its id and address once it serves. Ends when its standard input does, so that no test leaves one behind. After SIGUSR1
-its compute thread is stuck; everything else lives on.
+PART "+N": it has room for N layers and finds out by itself which. OPTIONS: JSON, {"model": fields of IntegerModel} and what
+else make_node takes by name. Prints its id and address once it serves. Ends when its
+standard input does, so that no test leaves one behind. After SIGUSR1 its compute thread is stuck; everything else lives on.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -17,7 +17,7 @@ from swarm.testing.integer_model import IntegerModel
 from tests.swarms import make_node
 
 
-def main(part: str, host: str, port: str, seconds: str, *peers: str) -> None:
+def main(part: str, host: str, port: str, options: str, *peers: str) -> None:
     """Serve until the parent goes away."""
     may_compute = threading.Event()
     may_compute.set()
@@ -27,11 +27,12 @@ def main(part: str, host: str, port: str, seconds: str, *peers: str) -> None:
         time.sleep(seconds)
         may_compute.wait()
 
-    layer_seconds, _, token_seconds = seconds.partition("+")
-    model = IntegerModel(layer_seconds=float(layer_seconds), token_seconds=float(token_seconds or 0))
-    room = int(part.removeprefix("+")) if part.startswith("+") else 0
+    given = json.loads(options)
+    model = IntegerModel(**given.pop("model"))
+    if part.startswith("+"):
+        given["budget_layers"] = int(part)
     node = make_node(
-        model, None if room else part, peers, budget_layers=room, hosts=[host], port=int(port), pause=pause
+        model, None if part.startswith("+") else part, peers, hosts=[host], port=int(port), pause=pause, **given
     )
     node.on_ready = lambda: print(node.node, node.address, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: node.process.ask_stop())

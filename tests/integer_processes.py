@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+from swarm.testing.integer_model import IntegerModel
 from tests import lan
 from tests.swarms import HOST
 
@@ -32,20 +33,15 @@ class Process:
 
 
 def start_node(
-    part: str,
-    index: int,
-    layer_seconds: float,
-    peers: Sequence[str],
-    host: lan.Host | None = None,
-    token_seconds: float = 0.0,
+    part: str, index: int, model: IntegerModel, peers: Sequence[str], host: lan.Host | None = None, **options: int
 ) -> Process:
     """A node that has said where it listens. part: what it serves, or "+N" for one with room for N layers.
 
-    token_seconds: of each further token of a batch, in each layer.
+    options: of make_node.
     """
     prefix, address = ([], HOST) if host is None else (host.prefix, host.address)
-    port, seconds = str(FIRST_PORT + 10 * index), f"{layer_seconds:.6f}+{token_seconds:.6f}"
-    command = [*prefix, sys.executable, "-m", "tests.integer_node", part, address, port, seconds, *peers]
+    port, given = str(FIRST_PORT + 10 * index), json.dumps({"model": asdict(model), **options})
+    command = [*prefix, sys.executable, "-m", "tests.integer_node", part, address, port, given, *peers]
     popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert popen.stdout is not None
     return Process(popen, *popen.stdout.readline().split())
@@ -66,15 +62,14 @@ def end_nodes(nodes: Sequence[Process]) -> None:
 
 @contextmanager
 def node_processes(
-    parts: Sequence[str], layer_seconds: float, hosts: Sequence[lan.Host] = (), token_seconds: float = 0.0
+    parts: Sequence[str], model: IntegerModel, hosts: Sequence[lan.Host] = (), **options: int
 ) -> Iterator[list[Process]]:
     """A node a part, each told of those before it; on loopback, or each on a host of its own. May be added to."""
     started: list[Process] = []
     try:
         for index, part in enumerate(parts):
             peers = [process.address for process in started]
-            host = hosts[index] if hosts else None
-            started.append(start_node(part, index, layer_seconds, peers, host, token_seconds))
+            started.append(start_node(part, index, model, peers, hosts[index] if hosts else None, **options))
         yield started
     finally:
         end_nodes(started)
@@ -107,11 +102,9 @@ def ask(
     nodes: Sequence[Process], tokens: int, laptop: lan.Host | None = None, prompt_tokens: int = 0
 ) -> Iterator[Answer]:
     """Ask for one answer from a process of its own; gives what there is of it whenever something has come."""
-    prefix, host = ([], HOST) if laptop is None else (laptop.prefix, laptop.address)
-    wanted = f"{tokens}@{prompt_tokens}" if prompt_tokens else str(tokens)
-    command = [*prefix, sys.executable, "-m", "tests.integer_client", host, wanted]
+    command = client_command("ask", nodes, laptop, tokens=tokens, prompt_tokens=prompt_tokens)
     answer = Answer(asked_at=time.monotonic())
-    with subprocess.Popen([*command, *(node.address for node in nodes)], stdout=subprocess.PIPE, text=True) as client:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
         for line in map(json.loads, client.stdout):
             if "route" in line:
@@ -120,3 +113,18 @@ def ask(
                 answer.ids.append(line["id"])
                 answer.times.append(line["at"])
             yield answer
+
+
+def see(nodes: Sequence[Process], wanted: int, laptop: lan.Host, seconds: float = 60, *, is_mesh: bool = False) -> str:
+    """What a client of these nodes, or one that browses, says once it sees so many."""
+    command = client_command("see", nodes, laptop, wanted=wanted, seconds=seconds, is_mesh=is_mesh)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30)
+    said = json.loads(done.stdout)
+    return said.get("error") or f"{said['nodes']} nodes"
+
+
+def client_command(what: str, nodes: Sequence[Process], laptop: lan.Host | None, **options: float) -> list[str]:
+    """What starts tests.integer_client."""
+    prefix, host = ([], HOST) if laptop is None else (laptop.prefix, laptop.address)
+    addresses = [node.address for node in nodes]
+    return [*prefix, sys.executable, "-m", "tests.integer_client", what, host, json.dumps(options), *addresses]

@@ -28,11 +28,13 @@ class Host:
     address: str
     bridge: str
     port: str  # its end of the cable in the bridge
+    files: int = 0  # that a process there may have open; 0: as usual
 
     @property
     def prefix(self) -> list[str]:
         """Put before a command, it runs there."""
-        return ["ip", "netns", "exec", self.name]
+        limit = ["prlimit", f"--nofile={self.files}:{self.files}"] if self.files else []
+        return ["ip", "netns", "exec", self.name, *limit]
 
     def cut(self) -> None:
         """Pull the cable: what is under way is lost, and no connection hears of it."""
@@ -46,6 +48,10 @@ class Host:
     def find(self, other: Host) -> None:
         """What `lose` did is over."""
         ip("-n", self.name, "neighbour", "delete", other.address, "dev", "eth0")
+
+    def block_multicast(self) -> None:
+        """The bridge passes no multicast on to this host, as many Wi-Fi networks do."""
+        ip("-n", self.bridge, "link", "set", self.port, "type", "bridge_slave", "mcast_flood", "off")
 
     def limit(self, rate: str) -> None:
         """Let no more than `rate` (as tc writes it: 16mbit) leave this host."""

@@ -19,7 +19,7 @@ from swarm.node.process import NodeProcess, NodeSettings
 from swarm.node.turns import Turns
 from swarm.parts import parse_part
 from swarm.plan.claims import CellCosts
-from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerLoader, IntegerModel
+from swarm.testing.integer_model import KV_LAYER_BYTES, IntegerLoader, IntegerModel
 
 KEYS = derive_keys(b"s" * 32)
 HOST = "127.0.0.1"
@@ -93,16 +93,16 @@ def make_node(
         device="cpu",
         memory_total=1 << 30,
         budget=budget_layers * 100,
-        models=(LocalModel(MODEL_ID, "integers", CellCosts(model.layers, 0, 100, 0), KV_LAYER_BYTES),),
+        models=(LocalModel(model.model, "integers", CellCosts(model.layers, 0, 100, 0), KV_LAYER_BYTES),),
     )
-    placement = {} if part is None else {MODEL_ID: parse_part(part, model.layers)}
+    placement = {} if part is None else {model.model: parse_part(part, model.layers)}
     settings = NodeSettings(hosts=hosts, port=port, peers=peers, use_mdns=use_mdns, placement=placement)
     process = NodeProcess(
         settings,
         keys,
         identity,
         me,
-        {MODEL_ID: model.card},
+        {model.model: model.card},
         {},
         lambda on_layer: IntegerLoader(model, kv_capacity, on_layer, pause),
         report,

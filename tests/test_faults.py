@@ -47,7 +47,7 @@ def test_a_hop_that_fails_costs_a_pause(part: str, strike: signal.Signals) -> No
     """Killed: its connections break at once. Stopped: they stand, and only its silence tells. SIGUSR1: its compute thread
     sticks while its sockets answer, and only its tick tells.
     """
-    with node_processes([*PARTS, *PARTS], LAYER_SECONDS) as nodes:
+    with node_processes([*PARTS, *PARTS], MODEL) as nodes:
         answer = answer_under(lambda victim: victim.popen.send_signal(strike), part, nodes)
     check(answer, f"{strike.name} of {part}")
 
@@ -57,7 +57,7 @@ def test_a_hop_that_fails_costs_a_pause(part: str, strike: signal.Signals) -> No
 @pytest.mark.parametrize("part", PARTS)
 def test_a_cut_cable_costs_a_pause(part: str) -> None:
     """No connection breaks: the hop is silent to the client and to its neighbours."""
-    with lan.lan(7) as hosts, node_processes([*PARTS, *PARTS], LAYER_SECONDS, hosts) as nodes:
+    with lan.lan(7) as hosts, node_processes([*PARTS, *PARTS], MODEL, hosts) as nodes:
         host_of = dict(zip((node.node for node in nodes), hosts, strict=False))
         answer = answer_under(lambda victim: host_of[victim.node].cut(), part, nodes, hosts[6])
     check(answer, f"a cut cable to {part}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +12,7 @@ import pytest
 from swarm.testing.integer_model import IntegerModel
 from tests import lan
 from tests.integer_client import PROMPT
-from tests.integer_processes import Answer, Process, ask, node_processes
+from tests.integer_processes import Answer, Process, ask, node_processes, see
 
 pytestmark = [pytest.mark.lan, pytest.mark.slow, pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)]
 LAYER_SECONDS = 0.003
@@ -37,19 +34,17 @@ def answer_with(strike: Callable[[Answer], None], nodes: Sequence[Process], lapt
     return answer
 
 
-def count_nodes(wanted: int, laptop: lan.Host, node: Process) -> float:
+def wait_for_nodes(wanted: int, laptop: lan.Host, node: Process) -> float:
     """Seconds until a client of one node sees so many."""
     started = time.monotonic()
-    command = [*laptop.prefix, sys.executable, "-m", "tests.integer_client", laptop.address, f"={wanted}", node.address]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90)
-    assert json.loads(done.stdout) == {"nodes": wanted}
+    assert see([node], wanted, laptop) == f"{wanted} nodes"
     return time.monotonic() - started
 
 
 def test_a_cable_that_is_cut_one_way_between_two_hops_costs_a_pause() -> None:
     """Both still answer the client; what the first sends to the second is lost."""
     parts = ["b 0-4", "4-8", "8-12 e", "b 0-4", "4-8", "8-12 e"]
-    with lan.lan(7) as hosts, node_processes(parts, LAYER_SECONDS, hosts) as nodes:
+    with lan.lan(7) as hosts, node_processes(parts, MODEL, hosts) as nodes:
         host_of = dict(zip((node.node for node in nodes), hosts, strict=False))
 
         def strike(answer: Answer) -> None:
@@ -64,7 +59,7 @@ def test_a_cable_that_is_cut_one_way_between_two_hops_costs_a_pause() -> None:
 
 def test_a_swarm_parted_in_two_answers_in_one_half_and_is_one_again_when_healed() -> None:
     parts = ["b 0-6", "6-12 e", "b 0-6", "6-12 e"]
-    with lan.lan(5) as hosts, node_processes(parts, LAYER_SECONDS, hosts) as nodes:
+    with lan.lan(5) as hosts, node_processes(parts, MODEL, hosts) as nodes:
         near, far = [hosts[0], hosts[1], hosts[4]], [hosts[2], hosts[3]]
         pairs = [(one, other) for left in near for right in far for one, other in ((left, right), (right, left))]
 
@@ -76,7 +71,7 @@ def test_a_swarm_parted_in_two_answers_in_one_half_and_is_one_again_when_healed(
         answer = answer_with(strike, nodes, hosts[4])
         for one, other in pairs:
             one.find(other)
-        seconds = count_nodes(4, hosts[4], nodes[0])
+        seconds = wait_for_nodes(4, hosts[4], nodes[0])
         again = answer_with(lambda answer: None, nodes, hosts[4])
     print(f"2|2: the longest gap was {answer.longest_gap:.2f} s; all see each other {seconds:.1f} s after it is healed")
     assert answer.ids == again.ids == MODEL.answer(PROMPT, TOKENS)
@@ -86,7 +81,7 @@ def test_a_swarm_parted_in_two_answers_in_one_half_and_is_one_again_when_healed(
 
 def test_a_host_that_stops_for_ten_seconds_comes_back() -> None:
     parts = ["b 0-6", "6-12 e", "b 0-6", "6-12 e"]
-    with lan.lan(5) as hosts, node_processes(parts, LAYER_SECONDS, hosts) as nodes:
+    with lan.lan(5) as hosts, node_processes(parts, MODEL, hosts) as nodes:
         stopped: list[Process] = []
 
         def strike(answer: Answer) -> None:
@@ -97,7 +92,7 @@ def test_a_host_that_stops_for_ten_seconds_comes_back() -> None:
         started = time.monotonic()
         answer = answer_with(strike, nodes, hosts[4])
         other = next(node for node in nodes if node is not stopped[0])
-        count_nodes(4, hosts[4], other)
+        wait_for_nodes(4, hosts[4], other)
         seconds = time.monotonic() - started
         again = answer_with(lambda answer: None, nodes, hosts[4])
     print(f"SIGSTOP: the longest gap was {answer.longest_gap:.2f} s; all are there {seconds:.1f} s after it began")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -17,12 +17,13 @@ from swarm.plan.holdings import Forecast
 from swarm.plan.moves import plan_moves
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from tests.integer_client import PROMPT, make_prompt
-from tests.integer_processes import Answer, Process, ask, end_nodes, node_processes, start_node
-from tests.swarms import HOST, open_client
+from tests.integer_processes import Answer, Process, ask, client_command, end_nodes, node_processes, start_node
+from tests.swarms import open_client
 
 pytestmark = pytest.mark.slow
-LAYER_SECONDS = 0.004
-MODEL = IntegerModel(layer_seconds=LAYER_SECONDS)
+MODEL = IntegerModel(layer_seconds=0.004)
+FAST = replace(MODEL, layer_seconds=0.001)
+MODELS = [replace(MODEL, layer_seconds=seconds) for seconds in (0.001, 0.002, 0.003)]
 SHARE_SECONDS = 15.0  # until a node that joined carries its share
 GAP_SECONDS = 2.0
 
@@ -56,7 +57,7 @@ def test_a_faster_node_joins_and_leaves_under_a_running_answer() -> None:
     started = taken = 0.0
     speed = promised = 0.0
     answer = Answer()
-    with node_processes(["+6", "+6", "+6"], LAYER_SECONDS) as nodes:
+    with node_processes(["+6", "+6", "+6"], MODEL) as nodes:
         watch = Watch([node.address for node in nodes])
         watch.start()
         try:
@@ -64,9 +65,7 @@ def test_a_faster_node_joins_and_leaves_under_a_running_answer() -> None:
                 if len(answer.ids) == 30 and not joined:
                     started = time.monotonic()
                     threading.Thread(
-                        target=lambda: joined.append(
-                            start_node("+12", 9, LAYER_SECONDS / 4, [node.address for node in nodes])
-                        )
+                        target=lambda: joined.append(start_node("+12", 9, FAST, [node.address for node in nodes]))
                     ).start()
                 if not taken and joined and set(answer.routes[-1].values()) == {joined[0].node}:
                     taken = time.monotonic()
@@ -91,18 +90,19 @@ def test_a_faster_node_joins_and_leaves_under_a_running_answer() -> None:
 
 def test_a_long_prompt_is_computed_on_the_new_chain_while_the_old_one_answers() -> None:
     """The chain that a faster node makes needs 1,500 tokens before it can go on: seconds, but not of silence."""
-    tokens, prompt_tokens, token_seconds = 400, 1500, 0.001
+    tokens, prompt_tokens = 400, 1500
+    slow, fast = replace(MODEL, token_seconds=0.001), replace(FAST, token_seconds=0.00025)
     joined: list[Process] = []
     answer = Answer()
-    with node_processes(["b 0-6", "6-12 e"], LAYER_SECONDS, token_seconds=token_seconds) as nodes:
+    with node_processes(["b 0-6", "6-12 e"], slow) as nodes:
         addresses = [node.address for node in nodes]
         try:
             for answer in ask(nodes, tokens, prompt_tokens=prompt_tokens):
                 if len(answer.ids) == 30 and not joined:
-                    joined.append(start_node("+12", 9, LAYER_SECONDS / 4, addresses, None, token_seconds / 4))
+                    joined.append(start_node("+12", 9, fast, addresses))
         finally:
             end_nodes(joined)
-    prompt_seconds = prompt_tokens * 12 * token_seconds / 4
+    prompt_seconds = prompt_tokens * 12 * fast.token_seconds
     print(f"longest gap {answer.longest_gap:.2f} s, the prompt takes {prompt_seconds:.1f} s on the new chain")
     assert answer.ids == MODEL.answer(make_prompt(prompt_tokens), tokens)
     assert set(answer.routes[-1].values()) == {joined[0].node}
@@ -116,9 +116,9 @@ def test_fifty_nodes_join_and_leave_under_four_clients() -> None:
     numbers = iter(range(10, 10 + joins))
     taking = threading.Lock()
     came: list[Process] = []
-    with node_processes(["b 0-6", "6-12 e"], LAYER_SECONDS) as base:
+    with node_processes(["b 0-6", "6-12 e"], MODEL) as base:
         addresses = [node.address for node in base]
-        command = [sys.executable, "-m", "tests.integer_client", HOST, f"{tokens}x", *addresses]
+        command = client_command("keep-asking", base, None, tokens=tokens)
         clients = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
         ]
@@ -131,7 +131,7 @@ def test_fifty_nodes_join_and_leave_under_four_clients() -> None:
                 before, node = node, None
                 if number is not None:
                     room = f"+{4 + number % 9}"
-                    node = start_node(room, number, LAYER_SECONDS * (1 + number % 3) / 4, addresses)
+                    node = start_node(room, number, MODELS[number % 3], addresses)
                     came.append(node)
                 if before is not None:
                     before.leave()

@@ -204,6 +204,7 @@ class ClientLoop:
                 self._up.discard((node, channel))
                 if channel == "control":
                     self._table.mark_lost(node, now)
+                    self._show_table(now)
                     self._knocks.broke(event.address, now)
                 for machine in self._generations:
                     machine.link_down(node, channel, now)
@@ -270,6 +271,9 @@ class ClientLoop:
             self._table.apply(beat, now)
         if page.more and page.nodes:
             self._dialer.send(node, "control", AskPeers(after=page.nodes[-1].node))
+        self._show_table(now)
+
+    def _show_table(self, now: float) -> None:
         with self.changed:
             self.beats = self._table.live(now)
             self.changed.notify_all()

@@ -30,12 +30,19 @@ class IntegerModel:
     context: int = 4096
     layer_seconds: float = 0.0
     token_seconds: float = 0.0  # of each further token of a batch, in each layer
+    hidden: int = 1  # numbers a token between two layers; all but the first are padding
+    weights: int = 0  # what tells models of one name apart
+
+    @property
+    def model(self) -> str:
+        """Its id."""
+        return f"{int(MODEL_ID, 16) + self.weights:032x}"
 
     @property
     def card(self) -> ModelCard:
         """What a client is told of it."""
         return ModelCard(
-            model=MODEL_ID,
+            model=self.model,
             name="integers",
             layers=self.layers,
             context=self.context,
@@ -59,7 +66,7 @@ class IntegerModel:
     def _through(self, token: int, position: int, states: list[int]) -> int:
         value = embed(token, position)
         for layer in range(self.layers):
-            value = states[layer] = fold(value, layer, states[layer])
+            value = states[layer] = fold(value, layer + self.weights, states[layer])
         return value
 
 
@@ -103,12 +110,12 @@ class IntegerEngine:
         self._on_layer = on_layer
         self._states: dict[tuple[str, str], dict[int, list[int]]] = {} if old is None else old._states
         self.served = ServedPart(
-            model=MODEL_ID,
+            model=model.model,
             part=part,
             layers=model.layers,
             context=model.context,
             vocabulary=model.vocabulary,
-            hidden=1,
+            hidden=model.hidden,
             dtypes=("int64",),
             cache_bytes=CACHE_BYTES,
             kv_capacity=kv_capacity,
@@ -131,9 +138,18 @@ class IntegerEngine:
         first = 0
         for count in batch.groups:
             flat = [value for row in values[first : first + count] for value in row]
-            outputs.append(WireTensor("int64", (len(flat), 1), struct.pack(f"<{len(flat)}q", *flat)))
+            outputs.append(self._pack(flat))
             first += count
         return BatchResult(batch.number, tuple(outputs), tuple(sampled), seconds)
+
+    def _pack(self, values: Sequence[int]) -> WireTensor:
+        hidden = self._model.hidden
+        padded = struct.Struct(f"<q{8 * (hidden - 1)}x")
+        return WireTensor("int64", (len(values), hidden), b"".join(padded.pack(value) for value in values))
+
+    def _unpack(self, tensor: WireTensor) -> list[int]:
+        padded = struct.Struct(f"<q{8 * (self._model.hidden - 1)}x")
+        return [value for (value,) in padded.iter_unpack(tensor.data)]
 
     def _draw(self, value: int, order: SampleOrder) -> int:
         return draw(value, order.position, order.sampling, self._model.vocabulary)
@@ -145,7 +161,7 @@ class IntegerEngine:
         if batch.part.begin:
             values = [embed(token, span.position + offset) for offset, token in enumerate(ids_of(tensor))]
         else:
-            values = list(struct.unpack(f"<{span.length}q", tensor.data))
+            values = self._unpack(tensor)
         for layer in layers:
             history = states[layer]
             if len(history) < span.position:
@@ -153,7 +169,7 @@ class IntegerEngine:
             del history[span.position :]
             for offset, value in enumerate(values):
                 state = history[-1] if history else 0
-                values[offset] = fold(value, layer, state)
+                values[offset] = fold(value, layer + self._model.weights, state)
                 history.append(values[offset])
         return values
 

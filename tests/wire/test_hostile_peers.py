@@ -10,48 +10,23 @@ import pytest
 import zmq
 
 from swarm.errors import AccessError, PeerError
-from swarm.keys import derive_keys, new_identity
-from swarm.messages import AskPeers, Hello, PeerPage, Refused
+from swarm.keys import derive_keys
+from swarm.messages import Hello, PeerPage, Refused
 from swarm.testing.integer_model import IntegerModel
-from swarm.wire.codec import decode, encode
+from swarm.wire.codec import encode
 from swarm.wire.penalties import Penalties
-from swarm.wire.sockets import make_dealer
-from tests.swarms import KEYS, IntegerNode, client_of, generate, integer_swarm
+from tests.hostile import Raw
+from tests.swarms import client_of, generate, integer_swarm, open_client
 
 MODEL = IntegerModel()
 PROMPT = [3, 1, 4]
 
 
-class Raw:
-    """A member that sends whatever it likes."""
-
-    def __init__(self, node: IntegerNode, port_offset: int = 0) -> None:
-        self.context = zmq.Context()
-        self.identity = new_identity()
-        self.socket = make_dealer(self.context, KEYS, self.identity)
-        self.socket.setsockopt(zmq.IMMEDIATE, 0)
-        self.socket.setsockopt(zmq.SNDTIMEO, 5000)
-        self.socket.setsockopt(zmq.RCVTIMEO, 3000)
-        host, _, port = node.address.rpartition(":")
-        self.socket.connect(f"tcp://{host}:{int(port) + port_offset}")
-
-    def send(self, frames: list[bytes]) -> None:
-        self.socket.send_multipart(frames)
-
-    def ask_peers(self) -> object:
-        self.socket.send_multipart(encode(AskPeers()))
-        return decode(self.socket.recv_multipart())[0]
-
-    def close(self) -> None:
-        self.socket.close(0)
-        self.context.term()
-
-
 def test_nonsense_is_answered_counted_and_slows_its_sender_alone() -> None:
     with integer_swarm(MODEL, ["f"]) as nodes, client_of(nodes) as swarm:
-        raw = Raw(nodes[0])
+        raw = Raw(nodes[0].address)
         raw.send([b"nonsense"])
-        message, _ = decode(raw.socket.recv_multipart())
+        message = raw.receive()
         assert isinstance(message, Refused)
         assert message.code == "BAD_VERSION"
         for _ in range(3):
@@ -66,9 +41,9 @@ def test_nonsense_is_answered_counted_and_slows_its_sender_alone() -> None:
 
 def test_a_hello_under_another_id_is_refused() -> None:
     with integer_swarm(MODEL, ["f"]) as nodes:
-        raw = Raw(nodes[0])
+        raw = Raw(nodes[0].address)
         raw.send([bytes(frame) for frame in encode(Hello(node="a" * 16, kind="node", incarnation=1))])
-        message, _ = decode(raw.socket.recv_multipart())
+        message = raw.receive()
         assert isinstance(message, Refused)
         assert "the key is that of" in message.message
         raw.close()
@@ -76,7 +51,7 @@ def test_a_hello_under_another_id_is_refused() -> None:
 
 def test_a_message_of_very_many_parts_costs_nobody_else_anything() -> None:
     with integer_swarm(MODEL, ["f"]) as nodes, client_of(nodes) as swarm:
-        raw = Raw(nodes[0])
+        raw = Raw(nodes[0].address)
         before = psutil.Process().memory_info().rss
         raw.send([b""] * 200_000)
         assert generate(swarm, PROMPT, 16) == MODEL.answer(PROMPT, 16)
@@ -91,7 +66,7 @@ def test_a_message_of_very_many_parts_costs_nobody_else_anything() -> None:
 def test_both_sockets_survive_random_frames_while_an_answer_runs() -> None:
     rng = __import__("random").Random(5)
     with integer_swarm(MODEL, ["b 0-6", "6-12 e"]) as nodes, client_of(nodes) as swarm:
-        members = [Raw(node, offset) for node in nodes for offset in (0, 1)]
+        members = [Raw(node.address, offset) for node in nodes for offset in (0, 1)]
         for _ in range(50):
             for member in members:
                 member.send([rng.randbytes(rng.randrange(200)) for _ in range(rng.randrange(1, 4))])
@@ -111,9 +86,30 @@ def test_another_secret_gets_a_plain_error_and_the_swarm_is_unharmed() -> None:
             assert generate(swarm, PROMPT, 8) == MODEL.answer(PROMPT, 8)
 
 
+def test_without_its_gatekeeper_a_node_lets_nobody_in_and_serves_those_who_are() -> None:
+    """The ZAP handler is gone, as if it had died: no handshake is finished without it."""
+    model = IntegerModel(layer_seconds=0.003)
+    with integer_swarm(model, ["b 0-6", "6-12 e"]) as nodes, client_of(nodes) as swarm:
+        generate(swarm, PROMPT, 2)
+        for node in nodes:
+            node.process._listener._zap.unbind("inproc://zeromq.zap.01")
+        started = time.monotonic()
+        with (
+            open_client([node.address for node in nodes]) as newcomer,
+            pytest.raises((AccessError, PeerError), match="wrong swarm secret, or not a swarm"),
+        ):
+            newcomer.find_model(None, 6)
+        print(f"a newcomer is refused after {time.monotonic() - started:.1f} s")
+        assert generate(swarm, PROMPT, 32) == model.answer(PROMPT, 32)
+        for node in nodes:
+            node.process._listener._zap.bind("inproc://zeromq.zap.01")
+        with open_client([node.address for node in nodes]) as newcomer:
+            assert generate(newcomer, PROMPT, 8) == model.answer(PROMPT, 8)
+
+
 def test_a_member_sees_the_peer_table() -> None:
     with integer_swarm(MODEL, ["f"]) as nodes:
-        raw = Raw(nodes[0])
+        raw = Raw(nodes[0].address)
         page = raw.ask_peers()
         assert isinstance(page, PeerPage)
         assert [beat.node for beat in page.nodes] == [nodes[0].node]
