@@ -27,10 +27,10 @@ def make_prompt(length: int) -> list[int]:
     return [number % 1000 for number in range(length)]
 
 
-def ask(client: SwarmClient, tokens: int, prompt_tokens: int = 0) -> None:
+def ask(client: SwarmClient, tokens: int, prompt_tokens: int = 0, find_seconds: float = 20) -> None:
     """{"route": …, "attempts": …} whenever the chain changes, {"id": …, "at": …} as each token comes."""
     prompt = make_prompt(prompt_tokens) if prompt_tokens else PROMPT
-    session = client.open_session(client.card(client.find_model(None, 20)))
+    session = client.open_session(client.card(client.find_model(None, find_seconds)))
     for event in session.generate(Turn(ids=prompt, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
         if isinstance(event, RouteTaken):
             say({"route": [[str(hop.part), hop.node] for hop in event.route], "attempts": event.attempts})

@@ -41,6 +41,19 @@ def wait_for_nodes(wanted: int, laptop: lan.Host, node: Process) -> float:
     return time.monotonic() - started
 
 
+def test_a_process_that_dies_on_another_host_costs_a_pause() -> None:
+    parts = ["b 0-6", "6-12 e", "b 0-6", "6-12 e"]
+    with lan.lan(5) as hosts, node_processes(parts, MODEL, hosts) as nodes:
+
+        def strike(answer: Answer) -> None:
+            next(node for node in nodes if node.node == answer.routes[-1]["b 0-6"]).popen.kill()
+
+        answer = answer_with(strike, nodes, hosts[4])
+    print(f"SIGKILL: the longest gap was {answer.longest_gap:.2f} s over {answer.attempts} chains")
+    assert answer.ids == MODEL.answer(PROMPT, TOKENS)
+    assert answer.longest_gap < PAUSE_SECONDS
+
+
 def test_a_cable_that_is_cut_one_way_between_two_hops_costs_a_pause() -> None:
     """Both still answer the client; what the first sends to the second is lost."""
     parts = ["b 0-4", "4-8", "8-12 e", "b 0-4", "4-8", "8-12 e"]

@@ -53,9 +53,10 @@ def answering(tokens: int, nodes: Sequence[Process], laptop: lan.Host) -> Iterat
     running = ask(nodes, tokens, laptop)
     answer = next(running)
     yield answer
-    for answer in running:
-        pass
+    done = time.monotonic()
+    *_, answer = running
     assert answer.ids == MODEL.answer(PROMPT, tokens)
+    assert answer.times[-1] > done, "the answer was over before what it should have gone through"
 
 
 def test_strangers_old_versions_and_nonsense_change_no_answer() -> None:
@@ -71,18 +72,21 @@ def test_strangers_old_versions_and_nonsense_change_no_answer() -> None:
 
 def test_a_flood_of_handshakes_keeps_nobody_out_for_long() -> None:
     """Each node may open 200 files; 400 connections at a time say nothing, and are made again as they are closed."""
-    tokens = 600
+    tokens = 360
     with lan.lan(5) as hosts:
         poor = [replace(host, files=200) for host in hosts[:2]]
-        with node_processes(HALVES, MODEL, poor) as nodes, answering(tokens, nodes, hosts[2]) as answer:
-            with hostile("knocks", 400, hosts[3], nodes) as flood:
-                process = psutil.Process(nodes[0].popen.pid)
-                wait_until(lambda: process.num_fds() > 190, 5, "the flood has taken what files there are")
-                started = time.monotonic()
-                *_, other = ask(nodes, 4, hosts[4])
-                seconds = time.monotonic() - started
-                is_over = flood.poll() is not None
-                print(flood.communicate(timeout=60)[0].strip())
+        with (
+            node_processes(HALVES, MODEL, poor) as nodes,
+            answering(tokens, nodes, hosts[2]) as answer,
+            hostile("knocks", 400, hosts[3], nodes) as flood,
+        ):
+            process = psutil.Process(nodes[0].popen.pid)
+            wait_until(lambda: process.num_fds() > 190, 5, "the flood has taken what files there are")
+            started = time.monotonic()
+            *_, other = ask(nodes, 4, hosts[4])
+            seconds = time.monotonic() - started
+            is_over = flood.poll() is not None
+            print(flood.communicate(timeout=60)[0].strip())
     print(f"a newcomer is answered after {seconds:.1f} s, flood {'over' if is_over else 'under way'}")
     print(f"the longest gap of the answer under way was {answer.longest_gap:.2f} s")
     assert other.ids == MODEL.answer(PROMPT, 4)
@@ -93,7 +97,7 @@ def test_a_flood_of_handshakes_keeps_nobody_out_for_long() -> None:
 
 def test_a_flood_of_false_adverts_hides_no_node_and_costs_few_connections() -> None:
     """Records with the swarm's own tag: nobody there, real hosts at other ports, names without anything to them."""
-    tokens = 600
+    tokens = 400
     with lan.lan(5) as hosts, node_processes(HALVES, MODEL, hosts, use_mdns=True) as nodes:
         process = psutil.Process(nodes[0].popen.pid)
         before = process.num_fds()
@@ -148,7 +152,7 @@ def test_two_models_of_one_name_are_never_one_chain() -> None:
         try:
             nodes.append(start_node(HALVES[0], 0, MODEL, [], hosts[0]))
             nodes.append(start_node(HALVES[1], 1, other, [nodes[0].address], hosts[1]))
-            command = client_command("ask", nodes, hosts[3], tokens=20)
+            command = client_command("ask", nodes, hosts[3], tokens=20, find_seconds=6)
             started = time.monotonic()
             refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
             seconds = time.monotonic() - started
@@ -165,7 +169,7 @@ def test_two_models_of_one_name_are_never_one_chain() -> None:
 
 def test_a_long_prompt_over_a_slow_cable_stalls_nobody() -> None:
     """16 KiB a token (a Falcon-7B has 9): 1,500 of them take two seconds on 100 Mbit/s, beside an answer under way."""
-    tokens, prompt_tokens = 500, 1500
+    tokens, prompt_tokens = 250, 1500
     wide = replace(MODEL, hidden=2048)
     with lan.lan(4) as hosts:
         hosts[0].limit("100mbit")

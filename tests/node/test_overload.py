@@ -1,14 +1,20 @@
-"""Ten times more clients than there is room for: some are refused and told so, the others finish."""
+"""Ten times more clients than there is room for: some are refused and told so, the others finish, memory stays flat."""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 
+import psutil
 import pytest
 
 from swarm.errors import PeerError
+from swarm.messages import Open, Refused, Sampling, Tail, ids_tensor
 from swarm.node import sessions
-from swarm.testing.integer_model import IntegerModel
+from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from swarm.wire.codec import encode
+from tests.hostile import Raw
+from tests.integer_processes import node_processes
 from tests.swarms import client_of, generate, integer_swarm
 
 ROOM = 6
@@ -42,3 +48,40 @@ def test_beyond_its_room_a_node_refuses_and_the_admitted_finish(monkeypatch: pyt
     assert set(refusals) == {"OVERLOADED"}
     assert len(answers) + len(refusals) == 10 * ROOM
     assert max(most) <= ROOM
+
+
+def test_ten_times_the_sessions_take_no_more_memory_than_those_that_are_admitted() -> None:
+    """Measured from outside, on a process of its own; each session brings 2,000 token ids."""
+    ids = ids_tensor(range(1000, 3000))
+    answers: Counter[str] = Counter()
+    with node_processes(["f"], IntegerModel(vocabulary=5000)) as nodes:
+        node = nodes[0]
+        raw = Raw(node.address)
+        sizes = [psutil.Process(node.popen.pid).memory_info().rss]
+        for number in range(10 * sessions.MOST_SESSIONS):
+            order = Open(
+                session=f"{number:032x}",
+                attempt=1,
+                hop=0,
+                model=MODEL_ID,
+                part="f",
+                previous=node.node,
+                next=node.node,
+                next_part="f",
+                positions=2100,
+                keep=0,
+                is_first=True,
+                tail=Tail(sampling=Sampling(), stop_ids=[], limit=2100),
+            )
+            raw.send([bytes(frame) for frame in encode(order, ids)])
+            reply = raw.receive()
+            answers[reply.code if isinstance(reply, Refused) else type(reply).__name__] += 1
+            if (number + 1) % sessions.MOST_SESSIONS == 0:
+                sizes.append(psutil.Process(node.popen.pid).memory_info().rss)
+        raw.close()
+    print(
+        f"MiB at rest, then after each {sessions.MOST_SESSIONS} sessions: {[size >> 20 for size in sizes]}; {answers}"
+    )
+    assert answers["Opened"] >= sessions.MOST_SESSIONS
+    assert answers["OVERLOADED"] > 5 * sessions.MOST_SESSIONS
+    assert sizes[-1] - sizes[1] < sizes[1] - sizes[0], "ten times as many took more than as much again"
