@@ -57,11 +57,12 @@ def keep_asking(client: SwarmClient, tokens: int) -> None:
 
 
 def see(client: SwarmClient, wanted: int, seconds: float = 60, is_mesh: bool = False) -> None:
-    """{"nodes": …} once so many are seen, each with a connection to every other if is_mesh; {"error": …} if none are."""
+    """{"nodes": …, "resent": …} once so many are seen, each linked to every other if is_mesh; {"error": …} if none are."""
     links = wanted - 1 if is_mesh else 0
     try:
         client.wait_for(lambda beats: sum(len(beat.rtts) >= links for beat in beats) >= wanted, seconds)
-        say({"nodes": sum(len(beat.rtts) >= links for beat in client.beats)})
+        seen = [beat for beat in client.beats if len(beat.rtts) >= links]
+        say({"nodes": len(seen), "resent": sum(beat.resent for beat in seen)})
     except SwarmError as error:
         say({"error": str(error)})
 

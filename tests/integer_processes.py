@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from swarm.testing.integer_model import IntegerModel
 from tests import lan
@@ -115,12 +116,13 @@ def ask(
             yield answer
 
 
-def see(nodes: Sequence[Process], wanted: int, laptop: lan.Host, seconds: float = 60, *, is_mesh: bool = False) -> str:
+def see(
+    nodes: Sequence[Process], wanted: int, laptop: lan.Host, seconds: float = 60, *, is_mesh: bool = False
+) -> dict[str, Any]:
     """What a client of these nodes, or one that browses, says once it sees so many."""
     command = client_command("see", nodes, laptop, wanted=wanted, seconds=seconds, is_mesh=is_mesh)
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30)
-    said = json.loads(done.stdout)
-    return said.get("error") or f"{said['nodes']} nodes"
+    return json.loads(done.stdout)
 
 
 def client_command(what: str, nodes: Sequence[Process], laptop: lan.Host | None, **options: float) -> list[str]:

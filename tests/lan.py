@@ -49,6 +49,10 @@ class Host:
         """What `lose` did is over."""
         ip("-n", self.name, "neighbour", "delete", other.address, "dev", "eth0")
 
+    def reset(self, other: Host) -> None:
+        """Break every TCP connection that this host has to the other, as a router or a firewall may."""
+        subprocess.run([*self.prefix, "ss", "-K", "dst", other.address], check=True, capture_output=True)
+
     def block_multicast(self) -> None:
         """The bridge passes no multicast on to this host, as many Wi-Fi networks do."""
         ip("-n", self.bridge, "link", "set", self.port, "type", "bridge_slave", "mcast_flood", "off")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,15 +42,19 @@ def check(answer: Answer, what: str) -> None:
     assert answer.longest_gap < NOTICED_SECONDS + REROUTED_SECONDS
 
 
-@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("strike", [signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1])
-def test_a_hop_that_fails_costs_a_pause(part: str, strike: signal.Signals) -> None:
+def test_a_hop_that_fails_costs_a_pause(strike: signal.Signals) -> None:
     """Killed: its connections break at once. Stopped: they stand, and only its silence tells. SIGUSR1: its compute thread
-    sticks while its sockets answer, and only its tick tells.
+    sticks while its sockets answer, and only its tick tells. Each hop in a swarm of its own, side by side.
     """
-    with node_processes([*PARTS, *PARTS], MODEL) as nodes:
-        answer = answer_under(lambda victim: victim.popen.send_signal(strike), part, nodes)
-    check(answer, f"{strike.name} of {part}")
+
+    def fail(part: str) -> Answer:
+        with node_processes([*PARTS, *PARTS], MODEL) as nodes:
+            return answer_under(lambda victim: victim.popen.send_signal(strike), part, nodes)
+
+    with ThreadPoolExecutor(len(PARTS)) as pool:
+        for part, answer in zip(PARTS, pool.map(fail, PARTS), strict=True):
+            check(answer, f"{strike.name} of {part}")
 
 
 @pytest.mark.lan

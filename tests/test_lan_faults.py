@@ -37,7 +37,7 @@ def answer_with(strike: Callable[[Answer], None], nodes: Sequence[Process], lapt
 def wait_for_nodes(wanted: int, laptop: lan.Host, node: Process) -> float:
     """Seconds until a client of one node sees so many."""
     started = time.monotonic()
-    assert see([node], wanted, laptop) == f"{wanted} nodes"
+    assert see([node], wanted, laptop)["nodes"] == wanted
     return time.monotonic() - started
 
 
@@ -52,6 +52,22 @@ def test_a_process_that_dies_on_another_host_costs_a_pause() -> None:
     print(f"SIGKILL: the longest gap was {answer.longest_gap:.2f} s over {answer.attempts} chains")
     assert answer.ids == MODEL.answer(PROMPT, TOKENS)
     assert answer.longest_gap < PAUSE_SECONDS
+
+
+def test_connections_that_reset_cost_no_chain() -> None:
+    """Those between two hops, both ways, five times; what was under way is lost with them."""
+    with lan.lan(4) as hosts, node_processes(["b 0-4", "4-8", "8-12 e"], MODEL, hosts) as nodes:
+        answer = Answer()
+        for answer in ask(nodes, TOKENS, hosts[3]):
+            if len(answer.ids) % (TOKENS // 6) == TOKENS // 6 - 1:
+                hosts[0].reset(hosts[1])
+                hosts[1].reset(hosts[0])
+        resent = see(nodes, 3, hosts[3])["resent"]
+    print(f"resets: the longest gap was {answer.longest_gap:.2f} s, {resent} messages were sent again")
+    assert answer.ids == MODEL.answer(PROMPT, TOKENS)
+    assert answer.attempts == 1
+    assert answer.longest_gap < PAUSE_SECONDS
+    assert resent > 0
 
 
 def test_a_cable_that_is_cut_one_way_between_two_hops_costs_a_pause() -> None:

@@ -107,7 +107,7 @@ def test_a_flood_of_false_adverts_hides_no_node_and_costs_few_connections() -> N
             started = time.monotonic()
             third = start_node("b 0-6", 2, MODEL, [], hosts[2], use_mdns=True)
             try:
-                assert see([third], 3, hosts[3], is_mesh=True) == "3 nodes"
+                assert see([third], 3, hosts[3], is_mesh=True)["nodes"] == 3
                 seconds = time.monotonic() - started
                 is_over = flood.poll() is not None
                 while flood.poll() is None:
@@ -135,9 +135,9 @@ def test_where_multicast_is_blocked_one_peer_is_enough() -> None:
                 peers = [node.address for node in nodes[:1]]
                 nodes.append(start_node("f", index, MODEL, peers, host, use_mdns=True))
             started = time.monotonic()
-            assert see(nodes[3:], 4, hosts[4], is_mesh=True) == "4 nodes"
+            assert see(nodes[3:], 4, hosts[4], is_mesh=True)["nodes"] == 4
             seconds = time.monotonic() - started
-            assert "no peers seen" in see([], 1, hosts[4], seconds=4), "multicast is blocked indeed"
+            assert "no peers seen" in see([], 1, hosts[4], seconds=4)["error"], "multicast is blocked indeed"
         finally:
             end_nodes(nodes)
     print(f"all four are linked {seconds:.1f} s after the last one serves")

@@ -52,7 +52,12 @@ def _describe_forecast(forecast: Forecast) -> dict[str, object]:
         "seconds_a_token": round(forecast.seconds_a_token, 6) if is_whole else None,
         "tokens_per_second_of_one": round(1 / forecast.seconds_a_token, 3) if is_whole else 0.0,
         "tokens_per_second_of_many": round(forecast.tokens_a_second, 3),
+        "prompt_tokens_per_second": round(forecast.prompt_tokens_a_second, 1),
     }
+
+
+def _compare(plan: Mapping[str, Any], figure: str, form: str) -> str:
+    return " → ".join(format(plan[when][figure], form) for when in ("before", "after"))
 
 
 def draw_plans(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -61,8 +66,9 @@ def draw_plans(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
 
     tables: list[Table] = []
     for plan in plans:
-        speeds = " → ".join(f"{plan[when]['tokens_per_second_of_one']:.1f}" for when in ("before", "after"))
-        table = Table(title=f"plan for {plan['name']}: {speeds} tokens/s for one stream")
+        speeds = _compare(plan, "tokens_per_second_of_one", ".1f")
+        prompts = _compare(plan, "prompt_tokens_per_second", ".0f")
+        table = Table(title=f"plan for {plan['name']}: {speeds} tokens/s for one stream, {prompts} of a prompt")
         for column in ("node", "now", "then", "why"):
             table.add_column(column)
         for move in plan["moves"]:

@@ -29,6 +29,7 @@ from swarm.wire.polling import Polling
 
 TICK_SECONDS = 0.1
 REFRESH_SECONDS = 1.0
+MOST_NOTED = 256  # foreign swarms, and addresses where nobody answers: anyone can announce any number
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,8 @@ class ClientLoop:
 
     def _take_advert(self, advert: Advert, now: float) -> None:
         if advert.tag != self._keys.tag:
-            self.foreign_tags.add(advert.tag)
+            if len(self.foreign_tags) < MOST_NOTED:
+                self.foreign_tags.add(advert.tag)
             return
         if (advert.node, "control") not in self._up:
             for address in advert.addresses:
@@ -211,7 +213,7 @@ class ClientLoop:
             case LinkFailed(address, channel, reason):
                 if channel == "control":
                     self._knock(self._knocks.failed(address, now), now)
-                if address not in self._remembered:
+                if address not in self._remembered and len(self.failures) < MOST_NOTED:
                     with self.changed:
                         self.failures[address] = reason
                         self.changed.notify_all()

@@ -47,8 +47,8 @@ class OwnClaims:
         self._me = me
         self._models: dict[str, LocalModel] = {local.model: local for local in me.models}
         self._sessions = sessions
-        self._layer_seconds: dict[str, Published] = {}
-        self._noted: dict[str, float] = {}
+        self._layer_seconds = {model: Published() for model in self._models}
+        self._prompt_seconds = {model: Published() for model in self._models}
 
     def of(self, model: str) -> OwnClaim:
         """The claim on a model, made if there is none."""
@@ -76,14 +76,18 @@ class OwnClaims:
         kv_in_use = self._sessions.kv_reserved(model)
         return self.bytes_of(model, part) + max(0, kv_in_use - reserve) <= self.memory_free(but=model)
 
+    @property
+    def states(self) -> list[tuple[Part, Part, Part]]:
+        """What is served, loaded and drained, to see whether it has changed."""
+        return [(claim.serving, claim.loading, claim.draining) for claim in self.by_model.values()]
+
     # What is published ------------------------------------------------------------------------------------------------
 
     def note_figures(self) -> None:
         """Take what was measured since the last call into what is published."""
         for model, pace in self._sessions.paces.items():
-            if self._noted.get(model) != pace.layer_seconds:
-                self._noted[model] = pace.layer_seconds
-                self._layer_seconds.setdefault(model, Published()).note(pace.layer_seconds)
+            self._layer_seconds[model].follow(pace.layer_seconds)
+            self._prompt_seconds[model].follow(pace.prompt_seconds)
 
     def list_claims(self) -> list[Claim]:
         """For beats."""
@@ -97,7 +101,6 @@ class OwnClaims:
 
     def _describe(self, model: str, part: Part, state: ClaimState) -> Claim:
         served = self._sessions.served.get(model)
-        figure = self._layer_seconds.get(model)
         position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
         return Claim(
             model=model,
@@ -105,8 +108,8 @@ class OwnClaims:
             layers=self._models[model].costs.layers,
             part=str(part),
             state=state,
-            layer_seconds=0.0 if figure is None else figure.value,
-            prompt_seconds=0.0 if served is None else served.prompt_seconds,
+            layer_seconds=self._layer_seconds[model].value,
+            prompt_seconds=self._prompt_seconds[model].value,
             kv_free_positions=0 if served is None else max(0, self._sessions.kv_free(model)) // position_bytes,
         )
 

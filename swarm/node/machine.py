@@ -241,9 +241,9 @@ class NodeMachine:
         """Go on with this node's move; what changes by it is said at once."""
         if self._said is None:
             return []
-        before = self.claims.list_claims()
+        before = self.claims.states
         effects = self.moves.advance(self._said, now)
-        return effects if self.claims.list_claims() == before else [*effects, *self._say()]
+        return effects if self.claims.states == before else [*effects, *self._say()]
 
     def _say(self) -> list[Effect]:
         """Tell every peer how things are now."""

@@ -179,7 +179,8 @@ class SessionTable:
             return refuse(order, "NOT_OWNER", "another key opened this session")
         if any(hop.order.attempt > order.attempt for hop in mine):
             return refuse(order, "STALE", "this session has a later attempt")
-        if not mine and len(self.sessions) + len(self._waiting) >= MOST_SESSIONS:
+        has_place = mine or any(one.order.session == order.session for one in self._waiting)
+        if not has_place and len(self.sessions) + len(self._waiting) >= MOST_SESSIONS:
             return refuse(order, "OVERLOADED", f"{MOST_SESSIONS} sessions are open here", retry_seconds=2.0)
         if order.positions > served.context:
             message = f"{order.positions} positions asked for; the model's context is {served.context}"

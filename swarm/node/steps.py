@@ -1,6 +1,7 @@
 """Runs the sessions' steps: fences, batches, credit, exactly-once delivery.
 
-Decides only: messages, times and finished batches go in, effects come out. Who may have a session is sessions.py's affair.
+Decides only: messages, times and finished batches go in, effects come out. Who may have a session is sessions.py's affair,
+whose steps run next schedule.py's.
 """
 
 from __future__ import annotations
@@ -10,18 +11,15 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from swarm.messages import Code, Credit, Progress, Refused, Resend, StepRefused, Steps, StepSpan, WireTensor, ids_tensor
-from swarm.node.batching import Candidate, choose_steps, chunk_tokens
 from swarm.node.effects import Answer, AskTurn, Effect, GiveTurn, Run, SendClient, SendPeer
 from swarm.node.hops import HopSession, Kept, are_ids, finish_of, tokens_of
+from swarm.node.schedule import Schedule
 from swarm.node.sessions import SessionTable, refuse
 from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan
 from swarm.parts import Part
 from swarm.wire.events import Asker
 
-CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
-CHUNKS_WHILE_OTHERS_DECODE = 1
 MISFIT = Refused(code="BAD_MESSAGE", message="steps do not fit the part served here")
-DECODING_SECONDS = 2.0  # a session that decoded this recently would notice a long prompt
 
 
 class StepRunner:
@@ -31,6 +29,7 @@ class StepRunner:
         self.dropped = 0  # steps that did not pass their fence
         self.resent = 0  # outputs sent again because they may have been lost
         self._table = table
+        self._schedule = Schedule(table)
         self._running: Batch | None = None
         self._turn: Literal["none", "asked", "held"] = "none"
         self._has_yielded = False
@@ -134,7 +133,7 @@ class StepRunner:
 
     def pump(self, now: float) -> list[Effect]:
         """Ask for a turn at computing if there is work and none is asked for."""
-        if self._turn != "none" or not any(self._is_ready(hop, now) for hop in self._table.sessions.values()):
+        if self._turn != "none" or not self._schedule.has_ready(now):
             return []
         self._turn = "asked"
         return [AskTurn()]
@@ -146,8 +145,8 @@ class StepRunner:
         compute comes here and is computed together, and reading the weights once for all is what counts.
         """
         self._turn = "held"
-        ready = self._find_ready(now)
-        if was_contended and not self._has_yielded and ready and self._misses_some(ready, now):
+        ready = self._schedule.find_ready(now)
+        if was_contended and not self._has_yielded and ready and self._schedule.misses_some(ready, now):
             self._has_yielded = True
             self._turn = "asked"
             return [GiveTurn(), AskTurn()]
@@ -155,58 +154,8 @@ class StepRunner:
         if not ready:
             self._turn = "none"
             return [GiveTurn()]
-        self._running = batch = self._make_batch(self._choose(ready, now), now)
+        self._running = batch = self._make_batch(self._schedule.choose(ready, now), now)
         return [Run(batch)]
-
-    def _choose(self, ready: Sequence[HopSession], now: float) -> list[tuple[HopSession, int]]:
-        """Sessions and how many positions of each to run, those for the same next hop beside each other."""
-        if len(ready) == 1 and not ready[0].queue[0].is_prompt:
-            return [(ready[0], ready[0].queue[0].length)]
-        candidates = [
-            Candidate(
-                hop.key,
-                (hop.order.model, hop.order.part),
-                hop.arrival,
-                hop.queue[0].length,
-                hop.queue[0].is_prompt,
-                can_cut=hop.order.is_first,
-            )
-            for hop in ready
-        ]
-        work = [
-            (self._table.sessions[key], length)
-            for key, length in choose_steps(candidates, self._prompt_tokens(ready, now))
-        ]
-        work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
-        return work
-
-    def _misses_some(self, ready: Sequence[HopSession], now: float) -> bool:
-        """Whether some session that decodes through this node is not here with its next step."""
-        return sum(not hop.queue[0].is_prompt for hop in ready) < self._count_decoding(now)
-
-    def _count_decoding(self, now: float) -> int:
-        return sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
-
-    def _find_ready(self, now: float) -> list[HopSession]:
-        return [hop for hop in self._table.sessions.values() if self._is_ready(hop, now)]
-
-    def _is_ready(self, hop: HopSession, now: float) -> bool:
-        """Whether its next step may run. A prompt's chunks fill the chain, unless others decode in it meanwhile."""
-        if not hop.queue or hop.is_running:
-            return False
-        if not hop.queue[0].is_prompt:
-            return True
-        return hop.has_room(CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT)
-
-    def _prompt_tokens(self, ready: Sequence[HopSession], now: float) -> int:
-        """How much of the waiting prompts may run now without stalling those who decode."""
-        prompts = [hop for hop in ready if hop.queue[0].is_prompt]
-        if not prompts:
-            return 0
-        pace = self._table.paces[prompts[0].order.model]
-        layers = max(1, prompts[0].part.layer_count)
-        decode_seconds = layers * pace.layer_seconds if self._count_decoding(now) else None
-        return chunk_tokens(layers * pace.prompt_seconds, decode_seconds)
 
     def _make_batch(self, work: Sequence[tuple[HopSession, int]], now: float) -> Batch:
         spans: list[WorkSpan] = []

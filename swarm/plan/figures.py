@@ -33,7 +33,13 @@ class Published:
         self._since = 0  # measurements since the reference was taken
         self._strayed = 0  # looks in succession at which the median was away from it
 
+    def follow(self, figure: float) -> None:
+        """Note a running figure, unless nothing has been measured since it was last noted."""
+        if not self._samples or self._samples[-1] != figure:
+            self.note(figure)
+
     def note(self, measured: float) -> None:
+        """Take one measurement into account."""
         self._samples.append(measured)
         self._since += 1
         recent = median(list(self._samples)[-SAMPLES:])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.parts import Part, cells, describe_cells, part_of, runs
-from swarm.plan.routes import Server, predict_seconds
+from swarm.plan.routes import Hop, Server, find_route
 from swarm.plan.shares import Member
 
 GAIN = 0.10  # of the seconds a token, or of the tokens a second; what promises less is not worth its loading
@@ -30,11 +30,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the figures promise: seconds a token of one stream alone, and tokens a second of as many as it takes."""
+    """What the figures promise."""
 
     missing: int  # cells that nobody holds; while there are any, no token comes
-    seconds_a_token: float
-    tokens_a_second: float
+    seconds_a_token: float  # of one stream alone
+    tokens_a_second: float  # of as many streams as it takes
+    prompt_tokens_a_second: float = 0.0  # of one prompt, a chunk of it on every hop
 
     def is_better_than(self, other: Forecast) -> bool:
         """Whether it is worth moving for."""
@@ -111,7 +112,18 @@ class Holdings:
             for node, held in self.held.items()
             if held and (member := self.members[node])
         ]
-        return Forecast(0, predict_seconds(servers, self.layers), min(self.rates) / 1e6)
+        route = find_route(servers, self.layers)
+        slowest = max(hop.part.layer_count * self.members[hop.node].prompt_seconds for hop in route)
+        return Forecast(
+            0,
+            sum(self._seconds_of(hop) for hop in route),
+            min(self.rates) / 1e6,
+            1 / slowest if slowest else 0.0,
+        )
+
+    def _seconds_of(self, hop: Hop) -> float:
+        member = self.members[hop.node]
+        return member.link_seconds + hop.part.layer_count * member.layer_seconds
 
     def move(self, node: str, held: Cells) -> None:
         """Let a node move to these cells, and say why."""

@@ -43,9 +43,21 @@ def plan_moves(members: Sequence[Member], layers: int) -> Plan:
 
 def _with_figures(members: Sequence[Member]) -> list[Member]:
     """Those who have not measured themselves count as the middle one of those who have."""
-    measured = sorted(member.layer_seconds for member in members if member.layer_seconds > 0)
-    middle = measured[len(measured) // 2] if measured else UNMEASURED_SECONDS
-    return [member if member.layer_seconds > 0 else replace(member, layer_seconds=middle) for member in members]
+    layer_seconds = _middle([member.layer_seconds for member in members], UNMEASURED_SECONDS)
+    prompt_seconds = _middle([member.prompt_seconds for member in members], 0.0)
+    return [
+        replace(
+            member,
+            layer_seconds=member.layer_seconds or layer_seconds,
+            prompt_seconds=member.prompt_seconds or prompt_seconds,
+        )
+        for member in members
+    ]
+
+
+def _middle(figures: Iterable[float], otherwise: float) -> float:
+    measured = sorted(figure for figure in figures if figure > 0)
+    return measured[len(measured) // 2] if measured else otherwise
 
 
 def _explain_standby(members: Iterable[Member], shares: Sequence[Share]) -> dict[str, str]:

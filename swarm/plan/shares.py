@@ -22,6 +22,7 @@ class Member:
     budget: int  # bytes for cells of this model, their KV reserve included
     costs: CellCosts
     layer_seconds: float = 0.0  # one token through one layer; 0: not measured
+    prompt_seconds: float = 0.0  # one token of a prompt's chunk through one layer; 0: not measured
     link_seconds: float = HOP_SECONDS  # what a hop to it costs a token
     part: Part = NOTHING  # what it serves or loads
     stays: bool = False  # told which part to serve, leaving, or slow to act: nothing is planned for it

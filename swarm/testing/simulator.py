@@ -10,15 +10,12 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from swarm.client.effects import Connect, Delivered, Failed, Finished
-from swarm.client.effects import Effect as ClientEffect
 from swarm.client.effects import Send as ClientSend
 from swarm.client.generation import GenerationMachine
-from swarm.client.session import Turn
 from swarm.discovery.members import claimed_part
-from swarm.messages import AnyMessage, AskPeers, Beat, Channel, PeerPage, Sampling, Welcome, WireTensor
+from swarm.messages import AnyMessage, AskPeers, Beat, Channel, PeerPage, Welcome, WireTensor
 from swarm.node.effects import (
     Answer,
     AskTurn,
@@ -49,12 +46,14 @@ from swarm.node.membership import LocalModel, Membership, Self
 from swarm.node.work import Batch
 from swarm.parts import NOTHING, Part, join_parts, parse_part, subtract
 from swarm.plan.claims import CellCosts
+from swarm.testing.clients import SimulatedClient
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
 from swarm.testing.network import Link, Network, Weather
-from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences, check_tokens
+from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
 
 TICK_SECONDS = 0.2
+CLIENT_TICK_SECONDS = 0.1
 LAYER_BYTES = 100
 LOAD_SECONDS = 0.05
 CONNECT_SECONDS = 0.003
@@ -78,17 +77,6 @@ class _Node:
     load_seconds: float = LOAD_SECONDS
 
 
-@dataclass(slots=True)
-class _Client:
-    name: str
-    machine: GenerationMachine
-    expected: list[int]
-    received: list[int] = field(default_factory=list[int])
-    times: list[float] = field(default_factory=list[float])  # when each token came, after when it was asked
-    finished: str = ""
-    error: Exception | None = None
-
-
 class Simulation:
     """Nodes, clients, a clock and a network."""
 
@@ -101,8 +89,7 @@ class Simulation:
         self.rng = random.Random(seed)
         self.network = Network(self.rng, weather)
         self.nodes: dict[str, _Node] = {}
-        self.clients: dict[str, _Client] = {}
-        self.delivered = 0
+        self.clients: dict[str, SimulatedClient] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._moved_at = 0.0
@@ -146,18 +133,10 @@ class Simulation:
             self.model.card, lambda: f"{self.rng.getrandbits(128):032x}", self.rng.random(), wait_seconds
         )
         name = f"{self.rng.getrandbits(64):016x}"
-        client = _Client(name, machine, self.model.answer(prompt, count), times=[self.now])
-        self.clients[name] = client
-        turn = Turn(ids=list(prompt), max_tokens=count, sampling=Sampling(), stop_ids=[])
-        self._look(client)
-        self._perform_client(client, machine.begin(turn, self.now))
-        self._at(0.1, lambda: self._tick_client(client))
+        client = self.clients[name] = SimulatedClient(name, machine, self.model.answer(prompt, count), self)
+        client.ask(prompt, count)
+        self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client))
         return name
-
-    def hang_up(self, name: str) -> None:
-        """A client has heard enough."""
-        client = self.clients[name]
-        self._perform_client(client, client.machine.cancel())
 
     # Faults -----------------------------------------------------------------------------------------------------------
 
@@ -231,7 +210,7 @@ class Simulation:
 
     def are_answered(self) -> bool:
         """Whether every client is done."""
-        return all(client.finished or client.error for client in self.clients.values())
+        return all(client.is_done for client in self.clients.values())
 
     def check_answers(self) -> None:
         """Every client has had the whole of the right answer."""
@@ -261,32 +240,25 @@ class Simulation:
         self._feed(node, Ticked(node.tick, 0))
         self._at(TICK_SECONDS, lambda: self._tick(node))
 
-    def _tick_client(self, client: _Client) -> None:
-        if client.finished or client.error:
-            return
-        self._look(client)
-        self._perform_client(client, client.machine.tick(self.now))
-        self._at(0.1, lambda: self._tick_client(client))
+    def _tick_client(self, client: SimulatedClient) -> None:
+        if not client.is_done:
+            client.tick()
+            self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client))
 
-    def _look(self, client: _Client) -> None:
-        """The peer table, as one node that the client reaches would give it."""
+    def show_table(self, client: str) -> list[Beat]:
+        """The peer table, as one node that a client reaches would give it."""
         for name, node in self.nodes.items():
-            if (
-                self.network.is_whole(client.name, name)
-                and node.is_up
-                and node.machine.phase == "running"
-                and node.stalled_until <= self.now
-            ):
-                client.machine.see([beat for beat in self._read_table(client, node) if not beat.leaving])
-                return
-        client.machine.see([])
+            is_there = node.is_up and node.machine.phase == "running" and node.stalled_until <= self.now
+            if is_there and self.network.is_whole(client, name):
+                return [beat for beat in self._read_table(client, node) if not beat.leaving]
+        return []
 
-    def _read_table(self, client: _Client, node: _Node) -> list[Beat]:
+    def _read_table(self, client: str, node: _Node) -> list[Beat]:
         beats: list[Beat] = []
         own = node.machine.make_beat()
         while True:
             request = AskPeers(after=beats[-1].node if beats else "")
-            asker = Asker(client.name, "control", b"")
+            asker = Asker(client, "control", b"")
             page = node.machine.membership.page(asker, request, own, self.now + node.clock_ahead)
             assert isinstance(page, Answer)
             assert isinstance(page.message, PeerPage)
@@ -325,7 +297,7 @@ class Simulation:
                 self._answer(name, asker, message, tensor)
             case SendClient(target, message):
                 if target in self.clients:
-                    self._send(name, target, lambda: self._tell_client(target, name, message))
+                    self._send(name, target, lambda: self.clients[target].receive(name, message))
             case Dial(address):
                 self._dial(name, address, "control")
             case HangUp(address):
@@ -403,8 +375,7 @@ class Simulation:
             return
         self.network.broken.discard(link)
         if source in self.clients:
-            client = self.clients[source]
-            self._perform_client(client, client.machine.link_up(target, channel, self.now))
+            self.clients[source].link_up(target, channel)
         else:
             welcome = Welcome(
                 node=target, incarnation=node.machine.membership.me.incarnation, name=target[:4], data_port=7701
@@ -417,7 +388,7 @@ class Simulation:
             return
         self.network.broken.add(link)
         if source in self.clients:
-            self.clients[source].machine.link_down(target, channel, self.now)
+            self.clients[source].link_down(target, channel)
         else:
             self._feed_named(source, LinkDown(target, channel, self.nodes[target].address))
 
@@ -444,38 +415,20 @@ class Simulation:
 
     def _answer(self, name: str, asker: Asker, message: AnyMessage, tensor: WireTensor | None) -> None:
         if asker.node in self.clients:
-            self._send(name, asker.node, lambda: self._tell_client(asker.node, name, message))
+            self._send(name, asker.node, lambda: self.clients[asker.node].receive(name, message))
         elif asker.node in self.nodes:
             event = LinkMessage(name, asker.channel, message, tensor)
             self._send(name, asker.node, lambda: self._feed_named(asker.node, event))
 
     # Clients ----------------------------------------------------------------------------------------------------------
 
-    def _perform_client(self, client: _Client, effects: Sequence[ClientEffect]) -> None:
-        for effect in effects:
-            match effect:
-                case ClientSend(target, channel, message, tensor):
-                    asker = Asker(client.name, channel, client.name.encode())
-                    arrived = Arrived(asker, message, tensor)
-                    self._send(
-                        client.name, target, lambda target=target, arrived=arrived: self._feed_named(target, arrived)
-                    )
-                case Connect(target, channel):
-                    link = (client.name, target, channel)
-                    self.network.broken.add(link)
-                    self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
-                case Delivered(ids):
-                    client.received += ids
-                    client.times += [self.now] * len(ids)
-                    self.delivered += len(ids)
-                    check_tokens(self.seed, client.name, client.received, client.expected)
-                case Finished(reason):
-                    client.finished = reason
-                case Failed(error):
-                    client.error = error
-                case _:
-                    pass
+    def send_from(self, client: str, sent: ClientSend) -> None:
+        """A client's message to a node."""
+        arrived = Arrived(Asker(client, sent.channel, client.encode()), sent.message, sent.tensor)
+        self._send(client, sent.node, lambda: self._feed_named(sent.node, arrived))
 
-    def _tell_client(self, name: str, node: str, message: AnyMessage) -> None:
-        client = self.clients[name]
-        self._perform_client(client, client.machine.receive(node, getattr(message, "session", ""), message, self.now))
+    def connect_from(self, client: str, target: str, channel: Channel) -> None:
+        """A client's connection to a node, which takes its time."""
+        link = (client, target, channel)
+        self.network.broken.add(link)
+        self._at(CONNECT_SECONDS, lambda: self._mend(link))

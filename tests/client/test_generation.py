@@ -85,7 +85,7 @@ def test_one_that_is_cancelled_takes_its_understudy_along() -> None:
     (client,) = simulation.clients.values()
     simulation.move(used, parse_part(FIRST, MODEL.layers))
     simulation.run(10, lambda: client.machine.understudy is not None)
-    simulation.hang_up(next(iter(simulation.clients)))
+    client.hang_up()
     assert client.machine.understudy is None
     simulation.run(1)
     assert not any(node.machine.sessions.sessions for node in simulation.nodes.values())

@@ -31,6 +31,15 @@ def test_noise_of_a_fifth_changes_a_figure_by_one_step_and_hardly_ever(seed: int
     assert sum(before != after for before, after in itertools.pairwise(values)) <= 1
 
 
+def test_a_figure_that_nothing_was_measured_for_says_nothing_new() -> None:
+    published = Published()
+    for _ in range(SAMPLES):
+        published.note(0.004)
+    for _ in range(10 * SAMPLES):
+        published.follow(0.012)
+    assert published.value == pytest.approx(0.004, rel=0.05)
+
+
 def test_what_has_become_slower_is_published_once_it_stays_so() -> None:
     published = Published()
     for _ in range(SAMPLES):

@@ -204,3 +204,16 @@ def test_noise_moves_nobody_in_a_thousand_rounds(seed: int) -> None:
         if now != members:
             members = now
             assert not plan_moves(members, LAYERS).moves, f"round {number}"
+
+
+def test_a_prompt_is_as_fast_as_the_hop_that_takes_longest_for_its_chunks() -> None:
+    costs = CellCosts(LAYERS, 0, 10, 0)
+    figures = [("a", 160, 0.004, 0.002), ("b", 80, 0.001, 0.0005), ("c", 240, 0.1, 0.0)]
+    members = [
+        Member(node=node * 16, budget=budget, costs=costs, layer_seconds=layer, prompt_seconds=prompt)
+        for node, budget, layer, prompt in figures
+    ]
+    plan = plan_moves(members, LAYERS)
+    assert plan.before.prompt_tokens_a_second == 0
+    assert plan.after.prompt_tokens_a_second == pytest.approx(1 / (16 * 0.002))
+    assert set(plan.standby) == {"c" * 16}

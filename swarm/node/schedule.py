@@ -1,0 +1,78 @@
+"""Which of the waiting steps run next, and how much of the waiting prompts. Pure.
+
+Reads the session table; what is chosen is taken out of the queues by steps.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swarm.node.batching import Candidate, choose_steps, chunk_tokens
+from swarm.node.hops import HopSession
+from swarm.node.sessions import SessionTable
+
+CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
+CHUNKS_WHILE_OTHERS_DECODE = 1
+DECODING_SECONDS = 2.0  # a session that decoded this recently would notice a long prompt
+
+
+class Schedule:
+    """The order in which the sessions of a table run."""
+
+    def __init__(self, table: SessionTable) -> None:
+        self._table = table
+
+    def has_ready(self, now: float) -> bool:
+        """Whether any step may run."""
+        return any(self._is_ready(hop, now) for hop in self._table.sessions.values())
+
+    def find_ready(self, now: float) -> list[HopSession]:
+        """Sessions whose next step may run."""
+        return [hop for hop in self._table.sessions.values() if self._is_ready(hop, now)]
+
+    def choose(self, ready: Sequence[HopSession], now: float) -> list[tuple[HopSession, int]]:
+        """Sessions and how many positions of each to run, those for the same next hop beside each other."""
+        if len(ready) == 1 and not ready[0].queue[0].is_prompt:
+            return [(ready[0], ready[0].queue[0].length)]
+        candidates = [
+            Candidate(
+                hop.key,
+                (hop.order.model, hop.order.part),
+                hop.arrival,
+                hop.queue[0].length,
+                hop.queue[0].is_prompt,
+                can_cut=hop.order.is_first,
+            )
+            for hop in ready
+        ]
+        work = [
+            (self._table.sessions[key], length)
+            for key, length in choose_steps(candidates, self._prompt_tokens(ready, now))
+        ]
+        work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
+        return work
+
+    def misses_some(self, ready: Sequence[HopSession], now: float) -> bool:
+        """Whether some session that decodes through this node is not here with its next step."""
+        return sum(not hop.queue[0].is_prompt for hop in ready) < self._count_decoding(now)
+
+    def _count_decoding(self, now: float) -> int:
+        return sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
+
+    def _is_ready(self, hop: HopSession, now: float) -> bool:
+        """Whether its next step may run. A prompt's chunks fill the chain, unless others decode in it meanwhile."""
+        if not hop.queue or hop.is_running:
+            return False
+        if not hop.queue[0].is_prompt:
+            return True
+        return hop.has_room(CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT)
+
+    def _prompt_tokens(self, ready: Sequence[HopSession], now: float) -> int:
+        """How much of the waiting prompts may run now without stalling those who decode."""
+        prompts = [hop for hop in ready if hop.queue[0].is_prompt]
+        if not prompts:
+            return 0
+        pace = self._table.paces[prompts[0].order.model]
+        layers = max(1, prompts[0].part.layer_count)
+        decode_seconds = layers * pace.layer_seconds if self._count_decoding(now) else None
+        return chunk_tokens(layers * pace.prompt_seconds, decode_seconds)

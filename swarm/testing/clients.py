@@ -1,0 +1,85 @@
+"""A client of a simulated swarm: asks one question, and every token that it hears is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, Send
+from swarm.client.generation import GenerationMachine
+from swarm.client.session import Turn
+from swarm.errors import SwarmError
+from swarm.messages import AnyMessage, Beat, Channel, Sampling
+from swarm.testing.promises import check_tokens
+
+
+class Outside(Protocol):
+    """What is around a client."""
+
+    seed: int
+    now: float
+
+    def send_from(self, client: str, sent: Send) -> None: ...
+
+    def connect_from(self, client: str, target: str, channel: Channel) -> None: ...
+
+    def show_table(self, client: str) -> list[Beat]: ...
+
+
+class SimulatedClient:
+    """The machine of a real client, and what has come of its question."""
+
+    def __init__(self, name: str, machine: GenerationMachine, expected: list[int], outside: Outside) -> None:
+        self.machine = machine
+        self.expected = expected
+        self.received: list[int] = []
+        self.times = [outside.now]  # when it asked, then when each token came
+        self.finished = ""
+        self.error: SwarmError | None = None
+        self._name = name
+        self._outside = outside
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.finished or self.error)
+
+    def ask(self, prompt: Sequence[int], count: int) -> None:
+        self.machine.see(self._outside.show_table(self._name))
+        turn = Turn(ids=list(prompt), max_tokens=count, sampling=Sampling(), stop_ids=[])
+        self._perform(self.machine.begin(turn, self._outside.now))
+
+    def tick(self) -> None:
+        self.machine.see(self._outside.show_table(self._name))
+        self._perform(self.machine.tick(self._outside.now))
+
+    def hang_up(self) -> None:
+        """It has heard enough."""
+        self._perform(self.machine.cancel())
+
+    def receive(self, node: str, message: AnyMessage) -> None:
+        session = getattr(message, "session", "")
+        self._perform(self.machine.receive(node, session, message, self._outside.now))
+
+    def link_up(self, node: str, channel: Channel) -> None:
+        self._perform(self.machine.link_up(node, channel, self._outside.now))
+
+    def link_down(self, node: str, channel: Channel) -> None:
+        self.machine.link_down(node, channel, self._outside.now)
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._outside.send_from(self._name, effect)
+                case Connect(target, channel):
+                    self._outside.connect_from(self._name, target, channel)
+                case Delivered(ids):
+                    self.received += ids
+                    self.times += [self._outside.now] * len(ids)
+                    check_tokens(self._outside.seed, self._name, self.received, self.expected)
+                case Finished(reason):
+                    self.finished = reason
+                case Failed(error):
+                    self.error = error
+                case _:
+                    pass
