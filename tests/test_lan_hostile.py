@@ -27,7 +27,6 @@ MODEL = IntegerModel(layer_seconds=0.003)
 HALVES = ["b 0-6", "6-12 e"]
 CALM_SECONDS = 1.0  # the longest gap in an answer that nothing has happened to
 MESH_SECONDS = 10.0
-ENTRY_SECONDS = 15.0  # for a newcomer, whatever goes on
 
 
 @contextmanager
@@ -87,10 +86,10 @@ def test_a_flood_of_handshakes_keeps_nobody_out_for_long() -> None:
             seconds = time.monotonic() - started
             is_over = flood.poll() is not None
             print(flood.communicate(timeout=60)[0].strip())
-    print(f"a newcomer is answered after {seconds:.1f} s, flood {'over' if is_over else 'under way'}")
+    print(f"a newcomer is answered after {seconds:.1f} s")
     print(f"the longest gap of the answer under way was {answer.longest_gap:.2f} s")
     assert other.ids == MODEL.answer(PROMPT, 4)
-    assert seconds < ENTRY_SECONDS
+    assert not is_over, "the newcomer had to wait for the flood to end"
     assert answer.attempts == 1
     assert answer.longest_gap < CALM_SECONDS
 
@@ -115,11 +114,9 @@ def test_a_flood_of_false_adverts_hides_no_node_and_costs_few_connections() -> N
                     time.sleep(0.1)
             finally:
                 end_nodes([third])
-    print(
-        f"a newcomer without peers is linked to all after {seconds:.1f} s, flood {'over' if is_over else 'under way'}"
-    )
+    print(f"a newcomer without peers is linked to all after {seconds:.1f} s")
     print(f"the longest gap was {answer.longest_gap:.2f} s; a node's descriptors went from {before} to {most}")
-    assert seconds < ENTRY_SECONDS
+    assert not is_over, "the newcomer had to wait for the flood to end"
     assert answer.attempts == 1
     assert answer.longest_gap < CALM_SECONDS
     assert most < before + 200

@@ -5,13 +5,13 @@ Pure. Knows no session: when to ask, and what to do with the answer, is session.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from swarm.discovery.peers import serving_claims
 from swarm.messages import Beat, ModelCard
 from swarm.parts import describe_cells, parse_part
-from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_cells, predict_seconds
+from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_cells
 
 AVOID_SECONDS = 5.0
 CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
@@ -36,11 +36,9 @@ class RouteChoice:
 
     def find(self, now: float) -> list[Hop]:
         """The best chain, over nodes that are to be avoided only if there is none without; empty if there is none."""
-        return self.find_without_avoided(now) or find_route(self._servers(), self._card.layers)
-
-    def find_without_avoided(self, now: float) -> list[Hop]:
         avoided = {node for node, until in self._avoid.items() if until > now}
-        return find_route(self._servers(), self._card.layers, avoided)
+        servers = self._servers()
+        return find_route(servers, self._card.layers, avoided) or find_route(servers, self._card.layers)
 
     def describe_missing(self) -> str:
         """Cells that nobody serves, in words."""
@@ -51,15 +49,18 @@ class RouteChoice:
         serving = {server.node: server.part for server in self._servers()}
         return all(hop.node in serving and serving[hop.node].covers(hop.part) for hop in route)
 
-    def is_clearly_slow(self, route: Sequence[Hop]) -> bool:
-        """Whether another chain would be clearly faster, if both were idle; False while a hop's beats are late."""
-        # Who is busy is left out: this session itself is part of the load where it runs now.
-        servers = [replace(server, sessions=0) for server in self._servers()]
-        by_node = {server.node: server for server in servers}
-        if any(hop.node not in by_node for hop in route):
-            return False
-        here = predict_seconds([replace(by_node[hop.node], part=hop.part) for hop in route], self._card.layers)
-        return predict_seconds(servers, self._card.layers) < (1 - CHANGE_GAIN) * here
+    def find_clearly_faster(self, route: Sequence[Hop], now: float) -> list[Hop]:
+        """The chain to take instead, if it would be clearly faster with both idle; empty while a hop's beats are late.
+
+        Who is busy decides which chain it is, but not whether it is worth it: this session is part of the load where it
+        runs now.
+        """
+        by_node = {server.node: server for server in self._servers()}
+        other = self.find(now)
+        if not other or any(hop.node not in by_node for hop in route):
+            return []
+        here, there = (_idle_seconds(chain, by_node) for chain in (route, other))
+        return other if there < (1 - CHANGE_GAIN) * here else []
 
     def _servers(self) -> list[Server]:
         return [
@@ -73,3 +74,12 @@ class RouteChoice:
             for beat, claim in serving_claims(self._beats, self._card.model)
             if claim.layers == self._card.layers
         ]
+
+
+def _idle_seconds(route: Sequence[Hop], by_node: Mapping[str, Server]) -> float:
+    """What a token costs on a chain whose nodes do nothing else."""
+    return sum(
+        replace(by_node[hop.node], sessions=0).loaded_layer_seconds * hop.part.layer_count
+        + by_node[hop.node].link_seconds
+        for hop in route
+    )

@@ -19,6 +19,7 @@ from swarm.plan.routes import Hop
 
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
 CAUGHT_UP_SECONDS = 0.5  # an understudy that computed what it lacked so fast lacks no more than that by now
+CAUGHT_UP_TOKENS = 2  # nor does it where a single token takes as long
 RETRY_SECONDS = 10.0  # after an understudy that failed
 
 
@@ -39,6 +40,7 @@ class GenerationMachine:
         self._earlier_attempts = 0  # of the sessions that led in this turn before
         self._look_at = float("-inf")
         self._fed_at = 0.0  # when the understudy was last given ids
+        self._fed = 0  # and how many
 
     # What there is ----------------------------------------------------------------------------------------------------
 
@@ -70,7 +72,7 @@ class GenerationMachine:
 
     @property
     def busy_seconds(self) -> Mapping[str, float]:
-        """What the nodes of the chain have computed for this turn so far."""
+        """What the nodes of the chain in use have computed for this turn so far."""
         return self.lead.busy_seconds
 
     # What the user does -----------------------------------------------------------------------------------------------
@@ -132,33 +134,41 @@ class GenerationMachine:
         has_token = any(isinstance(effect, Delivered) for effect in effects)
         if self.lead.phase in ("idle", "over"):
             return [*sent, *self._dismiss()]
-        if self.lead.phase != "running":
-            return [*sent, *self._hand_over(understudy, now)]  # its chain failed: this one is further than none
-        if understudy.phase == "over":
-            self.understudy, self._look_at = None, now + RETRY_SECONDS
-            return sent
-        if understudy.phase == "routing":
-            # Refused, most likely for want of room beside the lead's own caches: the lead goes there itself.
-            return [*sent, *self._dismiss(), *self._pass_on(self.lead.change_chain(now))]
+        if understudy.phase in ("routing", "over"):
+            return [*sent, *self._do_without(understudy, now)]
+        if self.lead.phase != "running":  # its chain failed: this one is further than none
+            return [*sent, *self._hand_over(understudy, now)]
         if not has_token:
             return sent
         # The first token says that the caches hold all that they were fed; the lead has gone on meanwhile.
-        if now - self._fed_at < CAUGHT_UP_SECONDS:
+        lag = len(self.lead.ids) - self._fed
+        if now - self._fed_at < CAUGHT_UP_SECONDS or lag <= CAUGHT_UP_TOKENS:
             return [*sent, *self._hand_over(understudy, now)]
-        return [*sent, *self._feed(understudy, now)]
+        return [*sent, *self._watch(understudy, self._feed(understudy, now), now)]
 
     def _feed(self, understudy: SessionMachine, now: float) -> list[Effect]:
         """Have the understudy compute what the lead has by now; what agrees with it is kept."""
-        self._fed_at = now
+        self._fed_at, self._fed = now, len(self.lead.ids)
         return understudy.begin(self.lead.rest(), now)
 
     def _hand_over(self, understudy: SessionMachine, now: float) -> list[Effect]:
-        """The understudy goes on with the answer where the lead stands."""
+        """The understudy goes on with the answer where the lead stands, if its own chain may still be used."""
+        if understudy.phase == "running" and not understudy.is_route_alive(now):
+            return self._do_without(understudy, now)
         rest = self.lead.rest()
         effects = self.lead.close()
         self._earlier_attempts += self.lead.attempts
         self.lead, self.understudy = understudy, None
-        return [*effects, *self._pass_on(self.lead.begin(rest, now))]
+        return [*effects, *self._pass_on(self.lead.take_over(rest, now))]
+
+    def _do_without(self, understudy: SessionMachine, now: float) -> list[Effect]:
+        """The understudy's chain is no good. If it only lacked room beside the lead's caches, the lead goes there itself."""
+        effects = self._dismiss()
+        self._look_at = now + RETRY_SECONDS
+        lacks_room = understudy.refusal in ("KV_FULL", "OVERLOADED")
+        if lacks_room and self.lead.phase == "running" and self._find_better(now):
+            effects += self._pass_on(self.lead.change_chain(now))
+        return effects
 
     def _dismiss(self) -> list[Effect]:
         """No understudy is wanted any more."""
@@ -168,19 +178,12 @@ class GenerationMachine:
     # Which chain ------------------------------------------------------------------------------------------------------
 
     def _look_elsewhere(self, now: float) -> list[Effect]:
-        """Asked once a second: is the chain about to lose a hop, or would another be clearly faster?"""
+        """Prepare a change to a better chain; looked for once a second."""
         lead = self.lead
         if lead.phase != "running" or self.understudy is not None or now < self._look_at:
             return []
         self._look_at = now + RENEW_SECONDS
-        if lead.draining:
-            self._choice.avoid(lead.draining, now)
-            route = self._choice.find_without_avoided(now)
-        elif now - lead.opened_at >= CHANGE_SECONDS and self._choice.is_clearly_slow(lead.route):
-            route = self._choice.find(now)
-        else:
-            return []
-        if not route or route == lead.route:
+        if not self._find_better(now):
             return []
         self.understudy = SessionMachine(
             self._name_session(), self.card, self._choice, self._jitter, self._wait_seconds
@@ -188,3 +191,17 @@ class GenerationMachine:
         for node, channel in lead.links:
             self.understudy.link_up(node, channel, now)
         return self._watch(self.understudy, self._feed(self.understudy, now), now)
+
+    def _find_better(self, now: float) -> Sequence[Hop]:
+        """The chain to change to: any other if ours is about to lose a hop, else one that is clearly faster."""
+        lead = self.lead
+        if lead.draining:
+            self._choice.avoid(lead.draining, now)
+            route = self._choice.find(now)
+            if any(hop.node in lead.draining for hop in route):
+                return []
+        elif now - lead.chosen_at >= CHANGE_SECONDS:
+            route = self._choice.find_clearly_faster(lead.route, now)
+        else:
+            return []
+        return [] if route == lead.route else route

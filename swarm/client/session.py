@@ -68,6 +68,7 @@ class SessionMachine:
         self.ids: list[int] = []
         self.route: list[Hop] = []
         self.phase: Phase = "idle"
+        self.refusal = ""  # the code of the last one in this turn
         self.attempts = 0  # chains that this turn has run on
         self.busy_seconds: dict[str, float] = {}
         self.links: set[Link] = set()  # that are up
@@ -91,6 +92,15 @@ class SessionMachine:
 
     def begin(self, turn: Turn, now: float) -> list[Effect]:
         """Ask for an answer. What the caches hold is kept as far as the ids agree; an answer that runs is fenced off."""
+        self._trouble_since = None
+        return self._begin(turn, now)
+
+    def take_over(self, turn: Turn, now: float) -> list[Effect]:
+        """Go on with an answer that another session has begun, as patiently as if it were this one's own."""
+        self._trouble_since = now
+        return self._begin(turn, now)
+
+    def _begin(self, turn: Turn, now: float) -> list[Effect]:
         if not turn.ids:
             return self._fail(RequestError("the prompt is empty"))
         if len(turn.ids) >= self.card.context:
@@ -103,8 +113,9 @@ class SessionMachine:
         self._limit = min(len(turn.ids) + turn.max_tokens, self.card.context)
         self.attempts = 0
         self.busy_seconds = {}
-        self._trouble_since = self._routeless_since = None
-        if self.route and self._is_route_alive(now):
+        self._routeless_since = None
+        self.refusal = ""
+        if self.is_route_alive(now):
             return self._connect(now)
         return self._find_route(now)
 
@@ -140,8 +151,8 @@ class SessionMachine:
         return replace(self._turn, ids=list(self.ids), max_tokens=self._limit - len(self.ids))
 
     @property
-    def opened_at(self) -> float:
-        """When the chain in use was opened."""
+    def chosen_at(self) -> float:
+        """When the chain in use was chosen, or its opening began."""
         return self._since
 
     @property
@@ -196,7 +207,7 @@ class SessionMachine:
                     return self._reroute(trouble[0], trouble[1], now)
                 return [*self._renew(now), *self._nudge(now)]
             case "idle":
-                if self.route and (self._chain.draining or not self._is_route_alive(now)):
+                if self.route and (self._chain.draining or not self.is_route_alive(now)):
                     effects, self.route = self._close_all(), []
                     return effects
                 return self._renew(now)
@@ -242,10 +253,10 @@ class SessionMachine:
     def _missing_links(self) -> list[Link]:
         return [link for link in needed_links(self.route) if link not in self.links]
 
-    def _is_route_alive(self, now: float) -> bool:
-        """Whether the chain of the last turn may still be used: every hop answered its renewals and still serves."""
+    def is_route_alive(self, now: float) -> bool:
+        """Whether there is a chain that may be used on: every hop answered its renewals and still serves."""
         are_heard = all(self._chain.is_heard(hop.node, now) for hop in self.route)
-        return are_heard and self._choice.is_served(self.route)
+        return bool(self.route) and are_heard and self._choice.is_served(self.route)
 
     def _reroute(self, suspects: set[str], reason: str, now: float) -> list[Effect]:
         """Leave the chain for another; the suspects are avoided for a while if that is possible."""
@@ -307,6 +318,7 @@ class SessionMachine:
             return []
         if self.phase in ("routing", "over", "connecting"):
             return []
+        self.refusal = message.code
         if message.code == "TOO_LONG":
             effects = self._close_all()
             return [*effects, *self._fail(RequestError(message.message))]

@@ -5,7 +5,7 @@ Pure: beats and times go in, verdicts come out. Believes only beats; adverts nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +72,11 @@ class PeerTable:
         if known is not None and self._verdict(known, now) != "dead":
             known.heard = now - DEAD_SECONDS
             self.changed = now
+
+    def addresses(self, node: str) -> Sequence[str]:
+        """Where a node says that it listens."""
+        known = self._peers.get(node)
+        return () if known is None else known.beat.addresses
 
     def verdict(self, node: str, now: float) -> Verdict:
         known = self._peers.get(node)

@@ -172,11 +172,10 @@ class NodeMachine:
                     return [*effects, *self.links.up(event.node, now)]
                 return [*self.membership.link_up(event, now), *self._greet(event)]
             case LinkDown():
-                if event.channel == "data":
-                    self.sessions.link_down(event.node)
-                    self.links.down(event.node)
-                else:
-                    self.membership.link_down(event, now)
+                if event.channel == "control":
+                    return self.membership.link_down(event, now)
+                self.sessions.link_down(event.node)
+                self.links.down(event.node)
                 return []
             case LinkFailed():
                 if event.channel == "data":
@@ -186,7 +185,9 @@ class NodeMachine:
                 return self._loaded(event.served, now)
             case PartFailed():
                 report = Report("failed", {"model": event.model, "message": event.message})
-                return [report] if self.moves.failed(event.model) else [report, Exit(1)]
+                effects = self.moves.failed(event.model, now)
+                is_serving = not self.claims.of(event.model).serving.is_empty()
+                return [report, *effects] if is_serving else [report, Exit(1)]
             case BatchFailed():
                 return [
                     Report("compute-failed", {"message": event.message}),

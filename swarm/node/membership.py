@@ -100,26 +100,27 @@ class Membership:
         node = event.node
         if node == self.me.node:
             self._own_addresses.add(event.address)
-            self._knocks.forget(event.address)
+            self._knocks.forget(event.address, now)
             return [HangUp(event.address)]
         if self.links.setdefault(node, event.address) != event.address:
             # It answers at several addresses and one link is enough; should that one break, this may be dialled again.
-            self._knocks.forget(event.address)
+            self._knocks.forget(event.address, now)
             return [HangUp(event.address)]
         return _dials(self._knocks.answered(event.address, now))
 
     def link_failed(self, event: LinkFailed, now: float) -> list[Effect]:
         return _dials(self._knocks.failed(event.address, now))
 
-    def link_down(self, event: LinkDown, now: float) -> list[str]:
-        """A control link broke; return the nodes to take for dead."""
+    def link_down(self, event: LinkDown, now: float) -> list[Effect]:
+        """A control link broke: its node counts as dead until it is heard of again, perhaps at another address."""
         if self.links.get(event.node) != event.address:
             return []
         del self.links[event.node]
         self._rtts.pop(event.node, None)
         self._knocks.broke(event.address, now)
         self.table.mark_lost(event.node, now)
-        return [event.node]
+        addresses = self.table.addresses(event.node)
+        return [effect for address in addresses for effect in self._see_vouched(address, now)]
 
     # Beats ------------------------------------------------------------------------------------------------------------
 

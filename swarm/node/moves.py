@@ -194,13 +194,16 @@ class MoveRunner:
             return [*effects, *self._proceed(moving, now)]
         return self._proceed(moving, now) if moving.phase == "growing" else []
 
-    def failed(self, model: str) -> bool:
-        """A part could not be loaded; True if what was served before still is."""
+    def failed(self, model: str, now: float) -> list[Effect]:
+        """A part could not be loaded: what was served before still is."""
         claim = self._claims.of(model)
         claim.loading = NOTHING
-        if self._moving is not None and self._moving.model == model:
-            self._moving = None
-        return not claim.serving.is_empty()
+        moving = self._moving
+        if moving is None or moving.model != model:
+            return []
+        claim.serving = join_parts([claim.serving, claim.draining], claim.layers)
+        claim.draining = NOTHING
+        return self._finish(moving, now)
 
     def _finish(self, moving: _Moving, now: float) -> list[Effect]:
         """The move is over; one that did not come to its end is not tried again for a while."""
@@ -252,9 +255,10 @@ class MoveRunner:
         )
 
     def _forget_lapsed(self, moving: _Moving, now: float) -> None:
-        """Holds of nodes that are gone, and those that were granted too long ago."""
+        """Holds of nodes that are gone or leaving, and those that were granted too long ago."""
+        live = {beat.node for beat in self._table.live(now)}
         for node, hold in list(moving.holds.items()):
-            if self._table.verdict(node, now) in ("dead", "hung") or now - hold.asked_at > TRUST_SECONDS:
+            if node not in live or now - hold.asked_at > TRUST_SECONDS:
                 del moving.holds[node]
 
     def take_request(self, asker: Asker, request: AskHold, now: float) -> list[Effect]:

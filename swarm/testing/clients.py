@@ -12,6 +12,8 @@ from swarm.errors import SwarmError
 from swarm.messages import AnyMessage, Beat, Channel, Sampling
 from swarm.testing.promises import check_tokens
 
+LOOK_SECONDS = 1.0  # between two looks at the peer table
+
 
 class Outside(Protocol):
     """What is around a client."""
@@ -38,19 +40,27 @@ class SimulatedClient:
         self.error: SwarmError | None = None
         self._name = name
         self._outside = outside
+        self._beats: list[Beat] = []
+        self._looked_at = float("-inf")
 
     @property
     def is_done(self) -> bool:
         return bool(self.finished or self.error)
 
     def ask(self, prompt: Sequence[int], count: int) -> None:
-        self.machine.see(self._outside.show_table(self._name))
+        self._look()
         turn = Turn(ids=list(prompt), max_tokens=count, sampling=Sampling(), stop_ids=[])
         self._perform(self.machine.begin(turn, self._outside.now))
 
     def tick(self) -> None:
-        self.machine.see(self._outside.show_table(self._name))
+        if self._outside.now - self._looked_at >= LOOK_SECONDS:
+            self._look()
         self._perform(self.machine.tick(self._outside.now))
+
+    def _look(self) -> None:
+        self._looked_at = self._outside.now
+        self._beats = self._outside.show_table(self._name)
+        self.machine.see(self._beats)
 
     def hang_up(self) -> None:
         """It has heard enough."""
@@ -64,6 +74,9 @@ class SimulatedClient:
         self._perform(self.machine.link_up(node, channel, self._outside.now))
 
     def link_down(self, node: str, channel: Channel) -> None:
+        if channel == "control":
+            self._beats = [beat for beat in self._beats if beat.node != node]
+            self.machine.see(self._beats)
         self.machine.link_down(node, channel, self._outside.now)
 
     def _perform(self, effects: Sequence[Effect]) -> None:

@@ -151,6 +151,7 @@ class Simulation:
 
     def stop(self, name: str) -> None:
         """SIGTERM."""
+        self._ended[name] = self.now
         self._feed(self.nodes[name], StopAsked())
 
     def stall(self, name: str, seconds: float) -> None:
@@ -248,8 +249,7 @@ class Simulation:
     def show_table(self, client: str) -> list[Beat]:
         """The peer table, as one node that a client reaches would give it."""
         for name, node in self.nodes.items():
-            is_there = node.is_up and node.machine.phase == "running" and node.stalled_until <= self.now
-            if is_there and self.network.is_whole(client, name):
+            if _stays(node) and node.stalled_until <= self.now and self.network.is_whole(client, name):
                 return [beat for beat in self._read_table(client, node) if not beat.leaving]
         return []
 
@@ -334,11 +334,11 @@ class Simulation:
         self._at(done - self.now, lambda: self._feed(node, BatchDone(result)))
 
     def _drop(self, node: _Node, part: Part) -> None:
-        """A node gives up all that is not in `part`; those that ended a moment ago could not have been missed yet."""
+        """A node gives up all that is not in `part`; those that began to leave a moment ago could not be missed yet."""
         others = [
             other.machine
             for name, other in self.nodes.items()
-            if other is not node and (other.is_up or self.now - self._ended[name] < NOTICED_SECONDS)
+            if other is not node and (_stays(other) or self.now - self._ended[name] < NOTICED_SECONDS)
         ]
         if node.engine is not None and node.machine.sessions.served:
             check_drop(self.seed, node.machine, node.engine.served.part, part, others)
@@ -432,3 +432,7 @@ class Simulation:
         link = (client, target, channel)
         self.network.broken.add(link)
         self._at(CONNECT_SECONDS, lambda: self._mend(link))
+
+
+def _stays(node: _Node) -> bool:
+    return node.is_up and node.machine.phase == "running"

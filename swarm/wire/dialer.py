@@ -164,13 +164,23 @@ class Dialer:
                 dial.state = "secured"
                 self._send(dial, self._hello)
             elif event == zmq.EVENT_DISCONNECTED and dial.state in ("up", "secured"):
-                was_up, dial.state, dial.since = dial.state == "up", "dialling", now
-                if was_up:
-                    self._up.pop((dial.node, dial.channel), None)
-                    yield LinkDown(dial.node, dial.channel, dial.address)
+                dial.state, dial.since = "dialling", now
+                if self._up.get((dial.node, dial.channel)) is dial:
+                    yield from self._replace(dial)
             elif not dial.has_failed:  # a handshake failed, or the listener hung up in the middle of it
                 dial.has_failed = True
                 yield LinkFailed(dial.address, dial.channel, WRONG_SECRET)
+
+    def _replace(self, broken: _Dial) -> Iterator[LinkEvent]:
+        """A link broke: another connection to its node takes its place if there is one."""
+        link = broken.node, broken.channel
+        del self._up[link]
+        yield LinkDown(broken.node, broken.channel, broken.address)
+        for dial in self._dials.values():
+            if (dial.node, dial.channel) == link and dial.state == "up" and dial.welcome is not None:
+                self._up[link] = dial
+                yield LinkUp(dial.node, dial.channel, dial.address, dial.welcome)
+                return
 
     def _receive(self, dial: _Dial) -> list[LinkEvent]:
         try:

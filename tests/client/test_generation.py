@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+
+import pytest
 
 from swarm.parts import parse_part
 from swarm.testing.integer_model import CACHE_BYTES, IntegerModel
@@ -67,7 +70,42 @@ def test_without_room_for_two_the_session_itself_changes_chains() -> None:
     simulation, used = start(kv_positions=POSITIONS + 100)
     simulation.move(used, parse_part(FIRST, MODEL.layers))
     finish(simulation)
-    assert longest_gap(simulation) < 8
+    (client,) = simulation.clients.values()
+    assert client.machine.attempts > 1
+    assert 4 < longest_gap(simulation) < 8, "all of the prompt is computed again, and nothing comes meanwhile"
+
+
+@pytest.mark.parametrize("after", [0.2, 1.0, 4.0, 12.0, 18.0])
+@pytest.mark.parametrize("end", [Simulation.kill, Simulation.stop])
+def test_an_understudy_whose_chain_ends_harms_nobody(end: Callable[[Simulation, str], None], after: float) -> None:
+    """The node that is to take over goes; the one that drains has to serve on, and the answer never notices."""
+    simulation, used = start()
+    (client,) = simulation.clients.values()
+    simulation.move(used, parse_part(FIRST, MODEL.layers))
+    simulation.run(10, lambda: client.machine.understudy is not None)
+    assert client.machine.understudy is not None
+    other = client.machine.understudy.route[-1].node
+    simulation.run(after)
+    end(simulation, other)
+    simulation.run(5)
+    assert used in {hop.node for hop in client.machine.route}
+    finish(simulation)
+
+
+def test_a_chain_of_slow_tokens_is_left_too() -> None:
+    """A token takes longer than catching up may; it is not caught up with for ever."""
+    slow = IntegerModel(layers=8, layer_seconds=0.4)
+    simulation = Simulation(1, slow, Weather())
+    simulation.add_node("f")
+    simulation.run(6)
+    simulation.ask([1, 2, 3], 40)
+    (client,) = simulation.clients.values()
+    simulation.run(30, lambda: len(client.received) >= 3)
+    fast = simulation.add_node("f", speed=4.0)
+    simulation.run(25)
+    assert {hop.node for hop in client.machine.route} == {fast}
+    assert client.machine.attempts == 2
+    finish(simulation)
 
 
 def test_an_answer_that_ends_first_leaves_nothing_behind() -> None:

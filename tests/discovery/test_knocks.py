@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from swarm.discovery.knocks import (
     ANSWER_SECONDS,
     DOWN_SECONDS,
+    FRESH_SECONDS,
+    HINTED_SECONDS,
     MOST_ADDRESSES,
     MOST_HINTED,
     MOST_HINTED_A_HOST,
+    STALE_SECONDS,
     VOUCHED_SECONDS,
     Knock,
     Knocks,
@@ -48,7 +51,20 @@ def test_what_does_not_answer_is_given_up_and_tried_again_later() -> None:
 def test_what_the_user_names_is_never_given_up() -> None:
     knocks = Knocks()
     knocks.name("a:1", 0.0)
-    assert knocks.failed("a:1", 3.0) == knocks.advance(10 * VOUCHED_SECONDS) == []
+    assert knocks.failed("a:1", 3.0) == []
+    assert knocks.advance(10 * FRESH_SECONDS) == [Knock("a:1")], "for a dial that failed for want of descriptors"
+    knocks.forget("a:1", 10 * FRESH_SECONDS)  # who answers there is reached elsewhere, for now
+    assert knocks.advance(10 * FRESH_SECONDS + HINTED_SECONDS + 1) == [Knock("a:1")]
+
+
+def test_what_once_answered_is_tried_for_ever_and_rarely_after_an_hour() -> None:
+    knocks = Knocks()
+    knocks.hint("a:1", 0.0)
+    knocks.answered("a:1", 0.1)
+    knocks.broke("a:1", 100.0)
+    tried = [now for now in range(100, 100_000) if Knock("a:1") in knocks.advance(now)]
+    assert tried[-1] > 99_000
+    assert len(tried) < 3600 / VOUCHED_SECONDS + 100_000 / STALE_SECONDS
 
 
 def test_a_connection_that_broke_is_left_to_mend_for_a_while() -> None:
@@ -68,9 +84,9 @@ def test_a_flood_of_hints_takes_few_connections_and_little_memory() -> None:
         door.follow(knocks.hint(f"10.0.{number // 250}.{number % 250}:7700", number / 100))
     assert door.most == MOST_HINTED
     assert len(knocks._known) <= MOST_ADDRESSES
-    for now in range(50, 2000):
+    for now in range(50, 4000):
         door.follow(knocks.advance(now))
-    assert door.open == set()
+    assert not door.open
     assert not knocks._known
 
 
@@ -105,19 +121,24 @@ def test_every_hint_of_a_flood_has_its_turn() -> None:
     assert tried == addresses
 
 
-VERBS = ["name", "vouch", "hint", "failed", "answered", "broke", "advance"]
+VERBS = ["name", "vouch", "hint", "failed", "answered", "broke", "forget", "advance"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, 60), st.floats(0, 20))))
 def test_whatever_happens_no_door_is_opened_or_closed_twice(steps: list[tuple[str, int, float]]) -> None:
     knocks, now = Knocks(), 0.0
     is_open: set[str] = set()
+    named: set[str] = set()
     for verb, number, seconds in steps:
         now += seconds
         address = f"10.0.0.{number // 3}:{number % 3}"
-        if verb in ("answered", "broke") and address not in is_open:
+        if verb in ("answered", "broke", "forget") and address not in is_open:
             continue
+        if verb == "name":
+            named.add(address)
         done = knocks.advance(now) if verb == "advance" else getattr(knocks, verb)(address, now)
+        if verb == "forget":
+            is_open.discard(address)
         for knock in done or []:
-            assert (knock.address in is_open) == knock.is_over
+            assert (knock.address in is_open) == knock.is_over or knock.address in named
             (is_open.discard if knock.is_over else is_open.add)(knock.address)

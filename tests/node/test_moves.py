@@ -6,8 +6,9 @@ import pytest
 
 from swarm.messages import Beat, Claim, Refused
 from swarm.node.effects import Answer
-from swarm.node.machine import NodeMachine
+from swarm.node.machine import NodeMachine, PartFailed
 from swarm.node.membership import Membership, Self
+from swarm.node.moves import DRAIN_SECONDS, HOLD_SECONDS
 from swarm.parts import cells, parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
@@ -64,6 +65,56 @@ def test_what_drains_is_served_again_if_the_one_who_promised_dies() -> None:
     assert simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
     held = {cell for name in names for cell in cells(simulation.part_of(name), MODEL.layers)}
     assert held == set(range(MODEL.layers + 2))
+
+
+def test_what_drains_is_served_again_if_the_one_who_promised_leaves() -> None:
+    """It is told to leave while it has a session, so that it is there for some seconds more, and serves until then."""
+    simulation, _ = start(1, [HALVES[0], HALVES[0], HALVES[1]])
+    for _ in range(2):
+        simulation.ask([1, 2, 3], 4000)
+        simulation.run(2)
+    first, second = simulation.clients.values()
+    mover, other = (client.machine.route[0].node for client in (first, second))
+    assert mover != other
+    for name, node in zip(simulation.clients, (other, mover), strict=True):
+        simulation.cut(name, node)  # neither session can change chains
+    simulation.move(mover, parse_part(HALVES[1], MODEL.layers))
+    simulation.run(2)
+    assert not simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
+    simulation.stop(other)
+    simulation.run(0.5)
+    assert simulation.nodes[other].is_up, "it still answers"
+    assert simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
+
+
+def test_a_promise_lasts_as_long_as_sessions_need_to_leave() -> None:
+    """Longer than one promise does: it is asked for again, and the one who gave it drops nothing meanwhile."""
+    simulation, names = start(1, [HALVES[0], HALVES[0], HALVES[1]])
+    simulation.ask([1, 2, 3], 6000)
+    simulation.run(1)
+    (client,) = simulation.clients.values()
+    mover = client.machine.route[0].node
+    other = next(name for name in names[:2] if name != mover)
+    simulation.cut(next(iter(simulation.clients)), other)
+    simulation.move(mover, parse_part(HALVES[1], MODEL.layers))
+    simulation.run(HOLD_SECONDS + 10)
+    assert simulation.nodes[mover].machine.claims.by_model[MODEL_ID].is_moving, "its session is still there"
+    simulation.move(other, parse_part(HALVES[1], MODEL.layers))
+    simulation.run(DRAIN_SECONDS)
+    assert str(simulation.part_of(mover)) == HALVES[1]
+    assert simulation.part_of(other).covers(parse_part(HALVES[0], MODEL.layers))
+
+
+def test_a_part_that_cannot_be_loaded_ends_the_move_and_what_was_served_still_is() -> None:
+    simulation, names = start(1, [HALVES[0], HALVES[0], HALVES[1]])
+    simulation.slow_disk(names[0], 100.0)
+    simulation.move(names[0], parse_part(HALVES[1], MODEL.layers))
+    simulation.run(1)
+    machine = simulation.nodes[names[0]].machine
+    assert machine.claims.by_model[MODEL_ID].is_moving
+    machine.handle(PartFailed(MODEL_ID, "the disk is gone"), simulation.now)
+    assert not machine.claims.by_model[MODEL_ID].is_moving
+    assert str(simulation.part_of(names[0])) == HALVES[0]
 
 
 def test_a_beat_that_claims_what_no_model_has_is_refused() -> None:
