@@ -68,7 +68,7 @@ def draw_plans(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
     for plan in plans:
         speeds = _compare(plan, "tokens_per_second_of_one", ".1f")
         prompts = _compare(plan, "prompt_tokens_per_second", ".0f")
-        table = Table(title=f"plan for {plan['name']}: {speeds} tokens/s for one stream, {prompts} of a prompt")
+        table = Table(title=f"plan for {plan['name']}: {speeds} tokens/s of one answer, {prompts} of a prompt")
         for column in ("node", "now", "then", "why"):
             table.add_column(column)
         for move in plan["moves"]:
