@@ -13,6 +13,7 @@ from typing import Literal
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
 from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, RouteTaken, Send
+from swarm.client.patience import REFUSED_SECONDS, TROUBLE_SECONDS, Patience
 from swarm.errors import PeerError, RequestError, SwarmError
 from swarm.messages import (
     AnyMessage,
@@ -35,9 +36,6 @@ from swarm.plan.routes import Hop
 
 CONNECT_SECONDS = 2.5  # a node on a LAN that has not answered by then is not there
 OPEN_SECONDS = 6.0
-ROUTE_SECONDS = 8.0  # without any chain, before an answer that has begun is given up
-REFUSED_SECONDS = 8.0  # without room, likewise
-TROUBLE_SECONDS = 30.0  # over chains that all fail, likewise
 
 Phase = Literal["idle", "routing", "connecting", "opening", "running", "over"]
 
@@ -73,7 +71,7 @@ class SessionMachine:
         self.busy_seconds: dict[str, float] = {}
         self.links: set[Link] = set()  # that are up
         self._jitter = jitter
-        self._wait_seconds = wait_seconds
+        self._patience = Patience(wait_seconds)
         self._attempt = 0
         self._turn: Turn | None = None
         self._limit = 0
@@ -81,8 +79,6 @@ class SessionMachine:
         self._choice = choice
         self._chain = Chain([], 0.0)
         self._since = 0.0  # when the phase began
-        self._trouble_since: float | None = None  # no token since then, and not for want of computing
-        self._routeless_since: float | None = None
         self._retry_at = 0.0
         self._renewed_at = float("-inf")
         self._start = 0  # where this attempt's feeding began, and where it ended
@@ -92,12 +88,12 @@ class SessionMachine:
 
     def begin(self, turn: Turn, now: float) -> list[Effect]:
         """Ask for an answer. What the caches hold is kept as far as the ids agree; an answer that runs is fenced off."""
-        self._trouble_since = None
+        self._patience.begin()
         return self._begin(turn, now)
 
     def take_over(self, turn: Turn, now: float) -> list[Effect]:
         """Go on with an answer that another session has begun, as patiently as if it were this one's own."""
-        self._trouble_since = now
+        self._patience.begin(trouble_since=now)
         return self._begin(turn, now)
 
     def _begin(self, turn: Turn, now: float) -> list[Effect]:
@@ -113,7 +109,6 @@ class SessionMachine:
         self._limit = min(len(turn.ids) + turn.max_tokens, self.card.context)
         self.attempts = 0
         self.busy_seconds = {}
-        self._routeless_since = None
         self.refusal = ""
         if self.is_route_alive(now):
             return self._connect(now)
@@ -221,7 +216,7 @@ class SessionMachine:
         route = self._choice.find(now)
         if not route:
             return self._wait_for_route(now)
-        self._routeless_since = None
+        self._patience.note_route()
         effects: list[Effect] = []
         dropped = {hop.node for hop in self.route} - {hop.node for hop in route}
         effects += [
@@ -231,10 +226,7 @@ class SessionMachine:
         return [*effects, *self._connect(now)]
 
     def _wait_for_route(self, now: float) -> list[Effect]:
-        if self._routeless_since is None:
-            self._routeless_since = now
-        patience = self._wait_seconds if self._trouble_since is None else max(ROUTE_SECONDS, self._wait_seconds)
-        if now - self._routeless_since >= patience:
+        if not self._patience.bears_no_route(now):
             missing = self._choice.describe_missing()
             return self._fail(
                 PeerError(
@@ -261,10 +253,8 @@ class SessionMachine:
     def _reroute(self, suspects: set[str], reason: str, now: float) -> list[Effect]:
         """Leave the chain for another; the suspects are avoided for a while if that is possible."""
         self._choice.avoid(suspects, now)
-        if self._trouble_since is None:
-            self._trouble_since = now
-        elif now - self._trouble_since > max(TROUBLE_SECONDS, self._wait_seconds):
-            waited = now - self._trouble_since
+        if not self._patience.bears_trouble(TROUBLE_SECONDS, now):
+            waited = self._patience.trouble_seconds(now)
             return self._fail(PeerError(f"gave up after {waited:.0f} s: {reason}", code="NO_ROUTE"))
         return self.change_chain(now)
 
@@ -325,9 +315,7 @@ class SessionMachine:
         if message.code == "FAILED":
             effects = self._close_all()
             return [*effects, *self._fail(PeerError(message.message, peer=node, hop=message.hop, code="FAILED"))]
-        if self._trouble_since is None:
-            self._trouble_since = now
-        elif now - self._trouble_since > max(REFUSED_SECONDS, self._wait_seconds):
+        if not self._patience.bears_trouble(REFUSED_SECONDS, now):
             effects = self._close_all()
             error = PeerError(f"node {node}: {message.message}", peer=node, hop=message.hop, code=message.code)
             return [*effects, *self._fail(error)]
@@ -355,7 +343,7 @@ class SessionMachine:
             return []  # known already, or out of order: the last hop will send what is missing again
         new = message.ids[skip:]
         self.ids += new
-        self._trouble_since = None
+        self._patience.note_token()
         self._chain.note_progress(now)
         effects: list[Effect] = [Delivered(tuple(new))]
         if message.finish:

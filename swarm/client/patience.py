@@ -1,0 +1,43 @@
+"""How long an answer bears with trouble before its user is told. Pure."""
+
+from __future__ import annotations
+
+ROUTE_SECONDS = 8.0  # without any chain, once the answer has begun
+REFUSED_SECONDS = 8.0  # without room on any chain
+TROUBLE_SECONDS = 30.0  # over chains that all fail
+
+
+class Patience:
+    """Since when no token has come, and not for want of computing; since when there is no chain."""
+
+    def __init__(self, wait_seconds: float) -> None:
+        """wait_seconds: what the user is ready to wait in any case."""
+        self._wait_seconds = wait_seconds
+        self._trouble_since: float | None = None
+        self._routeless_since: float | None = None
+
+    def begin(self, trouble_since: float | None = None) -> None:
+        """Another turn; one that was in trouble before it came here has begun already."""
+        self._trouble_since, self._routeless_since = trouble_since, None
+
+    def note_token(self) -> None:
+        self._trouble_since = None
+
+    def note_route(self) -> None:
+        self._routeless_since = None
+
+    def trouble_seconds(self, now: float) -> float:
+        return 0.0 if self._trouble_since is None else now - self._trouble_since
+
+    def bears_trouble(self, most: float, now: float) -> bool:
+        """Whether to try on, for `most` seconds from the first trouble without a token since."""
+        if self._trouble_since is None:
+            self._trouble_since = now
+        return self.trouble_seconds(now) <= max(most, self._wait_seconds)
+
+    def bears_no_route(self, now: float) -> bool:
+        """Whether to wait for a chain: an answer that has not begun waits only as long as its user said."""
+        if self._routeless_since is None:
+            self._routeless_since = now
+        patience = self._wait_seconds if self._trouble_since is None else max(ROUTE_SECONDS, self._wait_seconds)
+        return now - self._routeless_since < patience
