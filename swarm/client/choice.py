@@ -24,6 +24,7 @@ class RouteChoice:
         self._card = card
         self._beats: Sequence[Beat] = ()
         self._avoid: dict[str, float] = {}  # node → until when
+        self._lost: set[str] = set()
 
     def see(self, beats: Sequence[Beat]) -> None:
         """The peer table as it is now."""
@@ -34,9 +35,16 @@ class RouteChoice:
         self._avoid = {node: until for node, until in self._avoid.items() if until > now}
         self._avoid |= dict.fromkeys(nodes, now + AVOID_SECONDS)
 
+    def lose(self, node: str) -> None:
+        """Our connection to a node broke: leave it out likewise until it is back, whatever others say of the node."""
+        self._lost.add(node)
+
+    def regain(self, node: str) -> None:
+        self._lost.discard(node)
+
     def find(self, now: float) -> list[Hop]:
         """The best chain, over nodes that are to be avoided only if there is none without; empty if there is none."""
-        avoided = {node for node, until in self._avoid.items() if until > now}
+        avoided = self._lost | {node for node, until in self._avoid.items() if until > now}
         servers = self._servers()
         return find_route(servers, self._card.layers, avoided) or find_route(servers, self._card.layers)
 

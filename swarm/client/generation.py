@@ -98,9 +98,13 @@ class GenerationMachine:
         self._choice.see(beats)
 
     def link_up(self, node: str, channel: Channel, now: float) -> list[Effect]:
+        if channel == "control":
+            self._choice.regain(node)
         return self._have_all(lambda session: session.link_up(node, channel, now), now)
 
     def link_down(self, node: str, channel: Channel, now: float) -> None:
+        if channel == "control":
+            self._choice.lose(node)
         for session in self.sessions:
             session.link_down(node, channel, now)
 

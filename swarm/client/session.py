@@ -203,6 +203,7 @@ class SessionMachine:
                 return [*self._renew(now), *self._nudge(now)]
             case "idle":
                 if self.route and (self._chain.draining or not self.is_route_alive(now)):
+                    self._choice.avoid(self._unheard(now), now)
                     effects, self.route = self._close_all(), []
                     return effects
                 return self._renew(now)
@@ -247,8 +248,10 @@ class SessionMachine:
 
     def is_route_alive(self, now: float) -> bool:
         """Whether there is a chain that may be used on: every hop answered its renewals and still serves."""
-        are_heard = all(self._chain.is_heard(hop.node, now) for hop in self.route)
-        return bool(self.route) and are_heard and self._choice.is_served(self.route)
+        return bool(self.route) and not self._unheard(now) and self._choice.is_served(self.route)
+
+    def _unheard(self, now: float) -> set[str]:
+        return {hop.node for hop in self.route if not self._chain.is_heard(hop.node, now)}
 
     def _reroute(self, suspects: set[str], reason: str, now: float) -> list[Effect]:
         """Leave the chain for another; the suspects are avoided for a while if that is possible."""

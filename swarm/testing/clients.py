@@ -1,4 +1,4 @@
-"""A client of a simulated swarm: asks one question, and every token that it hears is checked."""
+"""A client of a simulated swarm: asks, and every token that it hears is checked."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Outside(Protocol):
 class SimulatedClient:
     """The machine of a real client, and what has come of its question."""
 
-    def __init__(self, name: str, machine: GenerationMachine, expected: list[int], outside: Outside) -> None:
+    def __init__(self, name: str, machine: GenerationMachine, outside: Outside) -> None:
         self.machine = machine
-        self.expected = expected
+        self.expected: list[int] = []
         self.received: list[int] = []
-        self.times = [outside.now]  # when it asked, then when each token came
+        self.times: list[float] = []  # when it asked, then when each token came
         self.finished = ""
         self.error: SwarmError | None = None
         self._name = name
@@ -47,9 +47,12 @@ class SimulatedClient:
     def is_done(self) -> bool:
         return bool(self.finished or self.error)
 
-    def ask(self, prompt: Sequence[int], count: int) -> None:
+    def ask(self, prompt: Sequence[int], expected: list[int]) -> None:
+        """Ask for as many tokens as are expected."""
+        self.expected, self.received, self.times = expected, [], [self._outside.now]
+        self.finished, self.error = "", None
         self._look()
-        turn = Turn(ids=list(prompt), max_tokens=count, sampling=Sampling(), stop_ids=[])
+        turn = Turn(ids=list(prompt), max_tokens=len(expected), sampling=Sampling(), stop_ids=[])
         self._perform(self.machine.begin(turn, self._outside.now))
 
     def tick(self) -> None:

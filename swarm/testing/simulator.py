@@ -127,15 +127,15 @@ class Simulation:
         for link in [link for link in self.network.broken if link[1] == name]:
             self._mend(link)
 
-    def ask(self, prompt: Sequence[int], count: int, wait_seconds: float = 0.0) -> str:
-        """A client that asks one question now."""
+    def ask(self, prompt: Sequence[int], count: int, wait_seconds: float = 0.0, *, stays: bool = False) -> str:
+        """A client that asks a question now. stays: it keeps its session when it has been answered, for another one."""
         machine = GenerationMachine(
             self.model.card, lambda: f"{self.rng.getrandbits(128):032x}", self.rng.random(), wait_seconds
         )
         name = f"{self.rng.getrandbits(64):016x}"
-        client = self.clients[name] = SimulatedClient(name, machine, self.model.answer(prompt, count), self)
-        client.ask(prompt, count)
-        self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client))
+        client = self.clients[name] = SimulatedClient(name, machine, self)
+        client.ask(prompt, self.model.answer(prompt, count))
+        self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
         return name
 
     # Faults -----------------------------------------------------------------------------------------------------------
@@ -241,10 +241,10 @@ class Simulation:
         self._feed(node, Ticked(node.tick, 0))
         self._at(TICK_SECONDS, lambda: self._tick(node))
 
-    def _tick_client(self, client: SimulatedClient) -> None:
-        if not client.is_done:
+    def _tick_client(self, client: SimulatedClient, *, stays: bool) -> None:
+        if stays or not client.is_done:
             client.tick()
-            self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client))
+            self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
 
     def show_table(self, client: str) -> list[Beat]:
         """The peer table, as one node that a client reaches would give it."""

@@ -49,6 +49,17 @@ def test_a_node_that_failed_is_left_out_for_a_while_where_there_is_another() -> 
     assert names(choice.find(AVOID_SECONDS + 1)) == "ac"
 
 
+def test_a_node_whose_connection_broke_is_left_out_until_it_is_back() -> None:
+    choice = choose(beat("a", "b 0-4"), beat("b", "b 0-4", 0.005), beat("c", "4-8 e"))
+    choice.lose("a" * 16)
+    choice.lose("c" * 16)
+    assert names(choice.find(100.0)) == "ac", "better than none"
+    choice.regain("c" * 16)
+    assert names(choice.find(100.0)) == "bc"
+    choice.regain("a" * 16)
+    assert names(choice.find(100.0)) == "ac"
+
+
 def test_what_is_loading_or_draining_is_not_taken() -> None:
     choice = choose(beat("a", "b 0-4"), beat("b", "4-8 e", state="loading"), beat("c", "4-8 e", state="draining"))
     assert choice.find(0.0) == []

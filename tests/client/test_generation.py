@@ -127,3 +127,42 @@ def test_one_that_is_cancelled_takes_its_understudy_along() -> None:
     assert client.machine.understudy is None
     simulation.run(1)
     assert not any(node.machine.sessions.sessions for node in simulation.nodes.values())
+
+
+# Between two turns ----------------------------------------------------------------------------------------------------
+
+QUICK = IntegerModel(layers=8, layer_seconds=0.004, token_seconds=0.0001)
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+@pytest.mark.parametrize(
+    "fail",
+    [
+        Simulation.kill,
+        lambda simulation, name: simulation.stall(name, 1000.0),
+        lambda simulation, name: simulation.cut(next(iter(simulation.clients)), name),
+    ],
+    ids=["killed", "hung", "cut off"],
+)
+def test_a_hop_that_fails_while_nobody_asks_costs_the_next_answer_nothing(
+    fail: Callable[[Simulation, str], None], hop: int
+) -> None:
+    """It is noticed within five seconds, and the next turn begins on another chain at once."""
+    simulation = Simulation(1, QUICK, Weather())
+    for part in (FIRST, SECOND, FIRST, SECOND):
+        simulation.add_node(part)
+    simulation.run(6)
+    prompt = [3, 1, 4]
+    simulation.ask(prompt, 10, stays=True)
+    (client,) = simulation.clients.values()
+    simulation.run(10, simulation.are_answered)
+    simulation.run(30)
+    assert client.machine.route, "the session is kept while nobody asks"
+    fail(simulation, client.machine.route[hop].node)
+    simulation.run(5)
+    ids = [*prompt, *client.received, 7]
+    client.ask(ids, QUICK.answer(ids, 10))
+    simulation.run(10, simulation.are_answered)
+    simulation.check_answers()
+    assert client.machine.attempts == 1
+    assert client.times[1] - client.times[0] < 0.3
