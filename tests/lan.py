@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+_numbers = itertools.count()  # of the LANs that this process has made, none of which sees another
 REASON = "needs root and iproute2: hosts are network namespaces"
 
 
@@ -67,7 +69,7 @@ class Host:
 @contextmanager
 def lan(count: int) -> Iterator[Sequence[Host]]:
     """`count` hosts, 10.77.0.1 and up, on one bridge."""
-    tag = f"sw{os.getpid() % 100000}"
+    tag = f"sw{os.getpid() % 100000}x{next(_numbers)}"
     bridge = f"{tag}br"
     hosts = [Host(f"{tag}h{number}", f"10.77.0.{number}", bridge, f"p{number}") for number in range(1, count + 1)]
     made: list[str] = []

@@ -42,27 +42,34 @@ def check(answer: Answer, what: str) -> None:
     assert answer.longest_gap < NOTICED_SECONDS + REROUTED_SECONDS
 
 
+def side_by_side(fail: Callable[[str], Answer], what: str) -> None:
+    """Fail each hop of a chain, each in a swarm of its own."""
+    with ThreadPoolExecutor(len(PARTS)) as pool:
+        for part, answer in zip(PARTS, pool.map(fail, PARTS), strict=True):
+            check(answer, f"{what} of {part}")
+
+
 @pytest.mark.parametrize("strike", [signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1])
 def test_a_hop_that_fails_costs_a_pause(strike: signal.Signals) -> None:
     """Killed: its connections break at once. Stopped: they stand, and only its silence tells. SIGUSR1: its compute thread
-    sticks while its sockets answer, and only its tick tells. Each hop in a swarm of its own, side by side.
+    sticks while its sockets answer, and only its tick tells.
     """
 
     def fail(part: str) -> Answer:
         with node_processes([*PARTS, *PARTS], MODEL) as nodes:
             return answer_under(lambda victim: victim.popen.send_signal(strike), part, nodes)
 
-    with ThreadPoolExecutor(len(PARTS)) as pool:
-        for part, answer in zip(PARTS, pool.map(fail, PARTS), strict=True):
-            check(answer, f"{strike.name} of {part}")
+    side_by_side(fail, strike.name)
 
 
 @pytest.mark.lan
 @pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)
-@pytest.mark.parametrize("part", PARTS)
-def test_a_cut_cable_costs_a_pause(part: str) -> None:
+def test_a_cut_cable_costs_a_pause() -> None:
     """No connection breaks: the hop is silent to the client and to its neighbours."""
-    with lan.lan(7) as hosts, node_processes([*PARTS, *PARTS], MODEL, hosts) as nodes:
-        host_of = dict(zip((node.node for node in nodes), hosts, strict=False))
-        answer = answer_under(lambda victim: host_of[victim.node].cut(), part, nodes, hosts[6])
-    check(answer, f"a cut cable to {part}")
+
+    def fail(part: str) -> Answer:
+        with lan.lan(7) as hosts, node_processes([*PARTS, *PARTS], MODEL, hosts) as nodes:
+            host_of = dict(zip((node.node for node in nodes), hosts, strict=False))
+            return answer_under(lambda victim: host_of[victim.node].cut(), part, nodes, hosts[6])
+
+    side_by_side(fail, "a cut cable")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pexpect
@@ -199,21 +200,24 @@ def test_a_peer_that_answered_once_is_remembered(home: Path, reach: list[str]) -
 
 
 def test_no_peers_and_no_secret_are_said_plainly(node: Node, tmp_path: Path) -> None:
-    home = tmp_path / "loner"
-    make_secret(home / "config" / "swarm" / "secret")
-    alone = run_command("chat", home, [*LOOPBACK, "--no-mdns", "hello"])
-    assert alone.returncode == 2
-    assert "no peers seen" in alone.stderr
-    closed = run_command("chat", home, [*LOOPBACK, "--no-mdns", "--peer", "127.0.0.1:9", "hello"])
-    assert closed.returncode == 2
-    assert "TCP 127.0.0.1:9 times out or is refused" in closed.stderr
-    stranger = run_command("chat", tmp_path, [*LOOPBACK, "--no-mdns", "hello"])
-    assert stranger.returncode == 2
-    assert "there is no swarm secret" in stranger.stderr
-    make_secret(tmp_path / "config" / "swarm" / "secret")
-    wrong = run_command("chat", tmp_path, [*LOOPBACK, "--no-mdns", "--peer", node.wait_ready()[4], "hello"])
-    assert wrong.returncode == 2
-    assert "wrong swarm secret, or not a swarm" in wrong.stderr
+    """Side by side: each waits some seconds for a swarm."""
+    loner, other, nobody = (tmp_path / name for name in ("loner", "other", "nobody"))
+    for home in (loner, other):
+        make_secret(home / "config" / "swarm" / "secret")
+    cases: list[tuple[Path, list[str], str]] = [
+        (loner, [], "no peers seen"),
+        (loner, ["--peer", "127.0.0.1:9"], "TCP 127.0.0.1:9 times out or is refused"),
+        (nobody, [], "there is no swarm secret"),
+        (other, ["--peer", node.wait_ready()[4]], "wrong swarm secret, or not a swarm"),
+    ]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        asked = [
+            pool.submit(run_command, "chat", home, [*LOOPBACK, "--no-mdns", *peers, "hello"])
+            for home, peers, _ in cases
+        ]
+    for (_, _, message), done in zip(cases, asked, strict=True):
+        assert done.result().returncode == 2
+        assert message in done.result().stderr
 
 
 def test_a_node_without_a_secret_that_sees_a_swarm_says_how_to_join(tmp_path: Path) -> None:
