@@ -28,12 +28,12 @@ def make_prompt(length: int) -> list[int]:
 
 
 def ask(client: SwarmClient, tokens: int, prompt_tokens: int = 0, find_seconds: float = 20) -> None:
-    """{"route": …, "attempts": …} whenever the chain changes, {"id": …, "at": …} as each token comes."""
+    """{"route": …, "at": …} whenever the chain changes, {"id": …, "at": …} as each token comes."""
     prompt = make_prompt(prompt_tokens) if prompt_tokens else PROMPT
     session = client.open_session(client.card(client.find_model(None, find_seconds)))
     for event in session.generate(Turn(ids=prompt, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
         if isinstance(event, RouteTaken):
-            say({"route": [[str(hop.part), hop.node] for hop in event.route], "attempts": event.attempts})
+            say({"route": [[str(hop.part), hop.node] for hop in event.route], "at": time.monotonic()})
         if isinstance(event, Delivered):
             for token in event.ids:
                 say({"id": token, "at": time.monotonic()})

@@ -18,6 +18,8 @@ from tests import lan
 from tests.swarms import HOST
 
 FIRST_PORT = 22000
+NOTICED_SECONDS = 5.0  # until a chain that cannot go on is left
+PAUSE_SECONDS = 7.0  # and until the next one has caught up
 
 
 @dataclass
@@ -84,6 +86,13 @@ class Answer:
     ids: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     routes: list[dict[str, str]] = field(default_factory=list)  # part → node, of each attempt
+    routed_at: list[float] = field(default_factory=list)  # when each was open
+    struck_at: float = 0.0  # when something was done to its chain
+
+    @property
+    def seconds_to_notice(self) -> float:
+        """Until the next chain was open, which takes milliseconds once the old one is given up."""
+        return self.routed_at[1] - self.struck_at
 
     @property
     def attempts(self) -> int:
@@ -110,6 +119,7 @@ def ask(
         for line in map(json.loads, client.stdout):
             if "route" in line:
                 answer.routes.append(dict(line["route"]))
+                answer.routed_at.append(line["at"])
             else:
                 answer.ids.append(line["id"])
                 answer.times.append(line["at"])
@@ -123,6 +133,15 @@ def see(
     command = client_command("see", nodes, laptop, wanted=wanted, seconds=seconds, is_mesh=is_mesh)
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30)
     return json.loads(done.stdout)
+
+
+def check_failover(answer: Answer, expected: Sequence[int], what: str, notice_seconds: float = NOTICED_SECONDS) -> None:
+    """The unbroken answer, after a pause."""
+    noticed, gap = answer.seconds_to_notice, answer.longest_gap
+    print(f"{what}: noticed after {noticed:.2f} s, the longest gap was {gap:.2f} s over {answer.attempts} chains")
+    assert answer.ids == expected
+    assert noticed < notice_seconds
+    assert gap < PAUSE_SECONDS
 
 
 def client_command(what: str, nodes: Sequence[Process], laptop: lan.Host | None, **options: float) -> list[str]:

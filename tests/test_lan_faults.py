@@ -12,13 +12,13 @@ import pytest
 from swarm.testing.integer_model import IntegerModel
 from tests import lan
 from tests.integer_client import PROMPT
-from tests.integer_processes import Answer, Process, ask, node_processes, see
+from tests.integer_processes import PAUSE_SECONDS, Answer, Process, ask, check_failover, node_processes, see
 
 pytestmark = [pytest.mark.lan, pytest.mark.slow, pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)]
 LAYER_SECONDS = 0.003
 MODEL = IntegerModel(layer_seconds=LAYER_SECONDS)
 TOKENS = 80
-PAUSE_SECONDS = 7.0  # noticed in 5, and on the way again
+EXPECTED = MODEL.answer(PROMPT, TOKENS)
 SEEN_SECONDS = 15.0  # until all see each other again
 STOPPED_SECONDS = 10.0
 
@@ -30,6 +30,7 @@ def answer_with(strike: Callable[[Answer], None], nodes: Sequence[Process], lapt
     for answer in ask(nodes, TOKENS, laptop):
         if len(answer.ids) == TOKENS // 3 and not is_struck:
             is_struck = True
+            answer.struck_at = time.monotonic()
             strike(answer)
     return answer
 
@@ -49,9 +50,7 @@ def test_a_process_that_dies_on_another_host_costs_a_pause() -> None:
             next(node for node in nodes if node.node == answer.routes[-1]["b 0-6"]).popen.kill()
 
         answer = answer_with(strike, nodes, hosts[4])
-    print(f"SIGKILL: the longest gap was {answer.longest_gap:.2f} s over {answer.attempts} chains")
-    assert answer.ids == MODEL.answer(PROMPT, TOKENS)
-    assert answer.longest_gap < PAUSE_SECONDS
+    check_failover(answer, EXPECTED, "SIGKILL")
 
 
 def test_connections_that_reset_cost_no_chain() -> None:
@@ -64,7 +63,7 @@ def test_connections_that_reset_cost_no_chain() -> None:
                 hosts[1].reset(hosts[0])
         resent = see(nodes, 3, hosts[3])["resent"]
     print(f"resets: the longest gap was {answer.longest_gap:.2f} s, {resent} messages were sent again")
-    assert answer.ids == MODEL.answer(PROMPT, TOKENS)
+    assert answer.ids == EXPECTED
     assert answer.attempts == 1
     assert answer.longest_gap < PAUSE_SECONDS
     assert resent > 0
@@ -81,19 +80,22 @@ def test_a_cable_that_is_cut_one_way_between_two_hops_costs_a_pause() -> None:
             host_of[route["b 0-4"]].lose(host_of[route["4-8"]])
 
         answer = answer_with(strike, nodes, hosts[6])
-    print(f"one-way cut: the longest gap was {answer.longest_gap:.2f} s over {answer.attempts} chains")
-    assert answer.ids == MODEL.answer(PROMPT, TOKENS)
-    assert answer.longest_gap < PAUSE_SECONDS
+    check_failover(answer, EXPECTED, "one-way cut")
 
 
 def test_a_swarm_parted_in_two_answers_in_one_half_and_is_one_again_when_healed() -> None:
     parts = ["b 0-6", "6-12 e", "b 0-6", "6-12 e"]
     with lan.lan(5) as hosts, node_processes(parts, MODEL, hosts) as nodes:
-        near, far = [hosts[0], hosts[1], hosts[4]], [hosts[2], hosts[3]]
-        pairs = [(one, other) for left in near for right in far for one, other in ((left, right), (right, left))]
+        host_of = dict(zip((node.node for node in nodes), hosts, strict=False))
+        pairs: list[tuple[lan.Host, lan.Host]] = []
 
         def strike(answer: Answer) -> None:
-            del answer
+            """Between the two hops, each with a node that serves what it has lost; the client is with the first."""
+            first, second = (host_of[node] for node in answer.routes[-1].values())
+            others = [host for host in hosts[:4] if host not in (first, second)]
+            spares = sorted(others, key=lambda host: parts[hosts.index(host)])
+            near, far = [hosts[4], first, spares[0]], [second, spares[1]]
+            pairs.extend(pair for one in near for other in far for pair in ((one, other), (other, one)))
             for one, other in pairs:
                 one.lose(other)
 
@@ -102,9 +104,10 @@ def test_a_swarm_parted_in_two_answers_in_one_half_and_is_one_again_when_healed(
             one.find(other)
         seconds = wait_for_nodes(4, hosts[4], nodes[0])
         again = answer_with(lambda answer: None, nodes, hosts[4])
-    print(f"2|2: the longest gap was {answer.longest_gap:.2f} s; all see each other {seconds:.1f} s after it is healed")
-    assert answer.ids == again.ids == MODEL.answer(PROMPT, TOKENS)
-    assert answer.longest_gap < PAUSE_SECONDS
+    print(f"all see each other {seconds:.1f} s after it is healed")
+    # The chain that is tried first may lead into the other half, too.
+    check_failover(answer, EXPECTED, "2|2", notice_seconds=PAUSE_SECONDS)
+    assert again.ids == EXPECTED
     assert seconds < SEEN_SECONDS
 
 
@@ -124,7 +127,7 @@ def test_a_host_that_stops_for_ten_seconds_comes_back() -> None:
         wait_for_nodes(4, hosts[4], other)
         seconds = time.monotonic() - started
         again = answer_with(lambda answer: None, nodes, hosts[4])
-    print(f"SIGSTOP: the longest gap was {answer.longest_gap:.2f} s; all are there {seconds:.1f} s after it began")
-    assert answer.ids == again.ids == MODEL.answer(PROMPT, TOKENS)
-    assert answer.longest_gap < PAUSE_SECONDS
+    print(f"all are there {seconds:.1f} s after it began")
+    check_failover(answer, EXPECTED, "SIGSTOP")
+    assert again.ids == EXPECTED
     assert seconds < STOPPED_SECONDS + SEEN_SECONDS

@@ -13,6 +13,9 @@ from swarm.plan.routes import Hop
 
 RENEW_SECONDS = 1.0
 SILENT_SECONDS = 4.0  # a hop that answered no renewal for so long is dead
+STANDING_SECONDS = (
+    3.5  # one whose tick stands hangs: it was seen to move a renewal after it did, so that is 4.5 at most
+)
 LINK_GRACE_SECONDS = 0.5  # ZeroMQ connects again within 0.2 s of a reset if the other side is there
 STUCK_SECONDS = 30.0
 
@@ -147,7 +150,7 @@ class Chain:
                 return {node}, f"the connection to node {node} broke"
             if state.lost and now - self._progress_at > 2 * RENEW_SECONDS:
                 return set(state.lost), f"node {node} lost its connection to the next hop"
-            if now - state.tick_moved > SILENT_SECONDS and now - self._progress_at > SILENT_SECONDS:
+            if min(now - state.tick_moved, now - self._progress_at) > STANDING_SECONDS:
                 return {node}, f"node {node} hangs"
         if now - self._progress_at > STUCK_SECONDS:
             return {hop.node for hop in self.route}, "no progress"

@@ -34,7 +34,7 @@ from swarm.messages import (
 )
 from swarm.plan.routes import Hop
 
-CONNECT_SECONDS = 2.5  # a node on a LAN that has not answered by then is not there
+CONNECT_SECONDS = 1.5  # a node on a LAN that has not answered by then is not there
 OPEN_SECONDS = 6.0
 
 Phase = Literal["idle", "routing", "connecting", "opening", "running", "over"]

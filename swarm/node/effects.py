@@ -30,10 +30,11 @@ class SendPeer(Struct, frozen=True):
 
 
 class SendClient(Struct, frozen=True):
-    """Send to a client on its newest data connection."""
+    """Send to a client on its newest connection; it has one for data only to the first and the last hop."""
 
     node: str
     message: AnyMessage
+    channel: Channel = "data"
 
 
 class AnswerFile(Struct, frozen=True):

@@ -174,9 +174,8 @@ class NodeMachine:
             case LinkDown():
                 if event.channel == "control":
                     return self.membership.link_down(event, now)
-                self.sessions.link_down(event.node)
                 self.links.down(event.node)
-                return []
+                return self.sessions.link_down(event.node, self._tick.tick)
             case LinkFailed():
                 if event.channel == "data":
                     return []

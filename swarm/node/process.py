@@ -177,8 +177,8 @@ class NodeProcess:
                     self._handle(TurnTaken())
             case GiveTurn():
                 self._turns.give()
-            case SendClient(node, message):
-                self._listener.send(node, "data", message)
+            case SendClient(node, message, channel):
+                self._listener.send(node, channel, message)
             case Answer(asker, message, tensor):
                 self._listener.answer(asker, message, tensor)
             case AnswerFile():

@@ -5,6 +5,7 @@ Decides only: messages and times go in, effects come out. What the sessions then
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarm.errors import RequestError
@@ -249,8 +250,14 @@ class SessionTable:
         self._waiting = [waiting for waiting in self._waiting if waiting.order.next != node]
         return [effect for waiting in ready for effect in self.open(waiting.asker, waiting.order, waiting.tensor, now)]
 
-    def link_down(self, node: str) -> None:
+    def link_down(self, node: str, tick: int) -> list[Effect]:
+        """Our data connection to a node broke: clients whose chain goes on there should not hear of it a renewal later."""
         self.links.discard(node)
+        cut: dict[tuple[str, int], list[HopSession]] = {}
+        for hop in self.sessions.values():
+            if hop.order.next == node:
+                cut.setdefault((hop.order.session, hop.order.attempt), []).append(hop)
+        return [SendClient(hops[0].owner, self._describe(hops, tick), "control") for hops in cut.values()]
 
     # Leases -----------------------------------------------------------------------------------------------------------
 
@@ -274,30 +281,27 @@ class SessionTable:
                 )
             ]
         effects: list[Effect] = []
-        known = 0
         for hop in hops:
             hop.lease = now + LEASE_SECONDS
             if hop.tail is not None:
-                known = len(hop.ids)
-                if message.have == hop.have < known:
+                if message.have == hop.have < len(hop.ids):
                     effects.append(SendClient(hop.owner, tokens_of(hop, message.have)))
                 hop.have = message.have
-        return [
-            Answer(
-                asker,
-                Renewed(
-                    session=message.session,
-                    attempt=message.attempt,
-                    ends={hop.order.hop: hop.end for hop in hops},
-                    known=known,
-                    tick=tick,
-                    busy_seconds=sum(hop.busy_seconds for hop in hops),
-                    lost=sorted({hop.order.next for hop in hops} - self.links - {self.node}),
-                    is_draining=any(self._is_draining(hop) for hop in hops),
-                ),
-            ),
-            *effects,
-        ]
+        return [Answer(asker, self._describe(hops, tick)), *effects]
+
+    def _describe(self, hops: Sequence[HopSession], tick: int) -> Renewed:
+        """Where a session stands here, at one attempt."""
+        order = hops[0].order
+        return Renewed(
+            session=order.session,
+            attempt=order.attempt,
+            ends={hop.order.hop: hop.end for hop in hops},
+            known=max((len(hop.ids) for hop in hops if hop.tail is not None), default=0),
+            tick=tick,
+            busy_seconds=sum(hop.busy_seconds for hop in hops),
+            lost=sorted({hop.order.next for hop in hops} - self.links - {self.node}),
+            is_draining=any(self._is_draining(hop) for hop in hops),
+        )
 
     def sweep(self, now: float) -> list[Effect]:
         """Free what expired."""

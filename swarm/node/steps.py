@@ -221,7 +221,7 @@ class StepRunner:
             hop = self._table.sessions.get((span.session, span.hop))
             if hop is not None:
                 refusal = refuse(hop.order, "FAILED", message)
-                effects += [SendClient(hop.owner, refusal), *self._table.end(hop)]
+                effects += [SendClient(hop.owner, refusal, "control"), *self._table.end(hop)]
         return effects
 
     def _settle(self, span: WorkSpan, seconds: float, now: float) -> HopSession | None:
