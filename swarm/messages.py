@@ -365,12 +365,13 @@ class Steps(Message, frozen=True, tag="steps"):
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    """A session's hop has taken everything below `end`."""
+    """A session's hop has taken everything below `end`, and had the last of it for so long."""
 
     session: SessionId
     attempt: Small
     hop: Small
     end: Small
+    held_seconds: Seconds = 0.0  # 0: not known
 
 
 class Credit(Message, frozen=True, tag="credit"):

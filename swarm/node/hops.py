@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from msgspec import Struct
@@ -25,6 +25,7 @@ class Pending:
     tensor: WireTensor
     is_prompt: bool
     asker: Asker | None  # whom to grant credit; None for this node itself and for the client
+    arrived: float
 
 
 class Kept(Struct, frozen=True):
@@ -34,6 +35,7 @@ class Kept(Struct, frozen=True):
     length: int
     tensor: WireTensor
     is_prompt: bool
+    sent_at: float = 0.0
 
     @property
     def stop(self) -> int:
@@ -55,6 +57,7 @@ class HopSession:
     is_running: bool = False
     is_finished: bool = False
     grantee: Asker | None = None  # whom the running prompt chunk will grant credit to
+    grantee_since: float = 0.0  # when that chunk came
     queue: deque[Pending] = field(default_factory=deque[Pending])
     kept: list[Kept] = field(default_factory=list[Kept])
     ids: list[int] = field(default_factory=list[int])  # the last hop's: every token id so far
@@ -83,7 +86,7 @@ class HopSession:
             return None
         return "DUPLICATE" if span.position < self.accepted else "GAP"
 
-    def take(self, span: StepSpan, tensor: WireTensor, asker: Asker | None) -> None:
+    def take(self, span: StepSpan, tensor: WireTensor, asker: Asker | None, now: float) -> None:
         """Queue a step that `judge` allowed."""
         if self.is_fresh:
             self.end = span.position
@@ -93,11 +96,15 @@ class HopSession:
         if not span.is_prompt:
             # A sampled token has come round: everything before it has passed every hop.
             self.kept = [kept for kept in self.kept if kept.stop > span.position]
-        self.queue.append(Pending(span.position, span.length, tensor, span.is_prompt, asker))
+        self.queue.append(Pending(span.position, span.length, tensor, span.is_prompt, asker, now))
 
     def has_room(self, chunks: int) -> bool:
         """Whether another prompt chunk may be run and sent on, if `chunks` may be on the way to the next hop."""
         return self.tail is not None or sum(kept.is_prompt for kept in self.kept) < chunks
+
+    def find_kept(self, end: int) -> Kept | None:
+        """The chunk of a prompt that ended there, while the next hop may lack it."""
+        return next((kept for kept in self.kept if kept.is_prompt and kept.stop == end), None)
 
     def take_credit(self, end: int) -> None:
         """The next hop has run everything below `end`."""
@@ -109,8 +116,8 @@ class HopSession:
         if length == head.length:
             return head
         rest = head.tensor.rows(length, head.length)
-        self.queue.appendleft(Pending(head.position + length, head.length - length, rest, head.is_prompt, head.asker))
-        return Pending(head.position, length, head.tensor.rows(0, length), head.is_prompt, head.asker)
+        self.queue.appendleft(replace(head, position=head.position + length, length=head.length - length, tensor=rest))
+        return replace(head, length=length, tensor=head.tensor.rows(0, length))
 
 
 def finish_of(hop: HopSession, token: int) -> Literal["", "stop", "length"]:

@@ -14,6 +14,8 @@ from swarm.node.effects import Effect, LimitFrames, SendPeer
 PROBE_BYTES = 64 << 10
 PROBE_AGAIN_SECONDS = 30.0
 FRAME_SECONDS = 0.05
+SMALL_BYTES = 16 << 10  # which take no time to speak of, however slow the link
+MOST_RTT_SECONDS = 0.25  # a message that was longer on the way was lost and sent again
 
 _LOAD = WireTensor("uint8", (PROBE_BYTES,), bytes(PROBE_BYTES))
 
@@ -44,6 +46,14 @@ class LinkMeter:
     def rates(self) -> dict[str, int]:
         """Bytes a second to each node measured."""
         return {node: int(link.rate) for node, link in sorted(self._links.items()) if link.rate}
+
+    def without_load(self, node: str, seconds: float, size: int) -> float | None:
+        """What a message of `size` bytes and its answer would have taken had it been small; None if that is not known."""
+        link = self._links.get(node)
+        load = size / link.rate if link is not None and link.rate else 0.0
+        if not load and size > SMALL_BYTES:
+            return None
+        return seconds - load if load < seconds < MOST_RTT_SECONDS + load else None
 
     def up(self, node: str, now: float) -> list[Effect]:
         """A data connection is there: measure it."""

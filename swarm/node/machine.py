@@ -233,6 +233,10 @@ class NodeMachine:
             self._last_beat = now
             self.membership.table.forget_dead(now)
             self.claims.note_figures()
+            for node, (seconds, size) in self.steps.take_crossings().items():
+                rtt = self.links.without_load(node, seconds, size)
+                if rtt is not None:
+                    self.membership.note_rtt(node, rtt)
             self._said = self.make_beat()
             effects += [*self.membership.beat(self._said, now), *self.links.advance(now)]
         return effects + self._advertise() + self.steps.pump(now)

@@ -146,8 +146,13 @@ class Membership:
     def take_ack(self, node: str, ack: BeatAck, now: float) -> None:
         sent = self._sent_at.get(ack.sequence)
         if sent is not None:
-            old = self._rtts.get(node, now - sent)
-            self._rtts[node] = old + RTT_SHARE * (now - sent - old)
+            self.note_rtt(node, now - sent)
+
+    def note_rtt(self, node: str, seconds: float) -> None:
+        """There and back took so long, for a beat or for a step."""
+        if node in self.links:
+            old = self._rtts.get(node, seconds)
+            self._rtts[node] = old + RTT_SHARE * (seconds - old)
 
     def take_goodbye(self, arrived: Arrived, message: Goodbye, now: float) -> None:
         if arrived.asker.node == message.node:

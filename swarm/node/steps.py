@@ -7,7 +7,7 @@ whose steps run next schedule.py's.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from swarm.messages import Code, Credit, Progress, Refused, Resend, StepRefused, Steps, StepSpan, WireTensor, ids_tensor
@@ -30,6 +30,7 @@ class StepRunner:
         self.resent = 0  # outputs sent again because they may have been lost
         self._table = table
         self._schedule = Schedule(table)
+        self._crossings: dict[str, tuple[float, int]] = {}
         self._running: Batch | None = None
         self._turn: Literal["none", "asked", "held"] = "none"
         self._has_yielded = False
@@ -68,7 +69,7 @@ class StepRunner:
             return [Answer(asker, _refuse_step(span, "NOT_OWNER", 0))]
         code = hop.judge(span)
         if code is None:
-            hop.take(span, rows, None if from_client else asker)
+            hop.take(span, rows, None if from_client else asker, now)
             hop.used = now
             hop.arrival = next(self._arrivals)
             return []
@@ -93,8 +94,16 @@ class StepRunner:
         for item in message.items:
             for hop in self._table.sessions.values():
                 if _is_hop_before(hop, node, item.session, item.attempt):
+                    kept = hop.find_kept(item.end)
+                    if kept is not None and item.held_seconds:
+                        self._crossings[node] = now - kept.sent_at - item.held_seconds, len(kept.tensor.data)
                     hop.take_credit(item.end)
         return self.pump(now)
+
+    def take_crossings(self) -> Mapping[str, tuple[float, int]]:
+        """Since the last call: node → how long the last prompt chunk and its credit were on the way, and its bytes."""
+        crossings, self._crossings = self._crossings, {}
+        return crossings
 
     def resend_to(self, node: str) -> list[Effect]:
         """Our connection to a node is back: send what it may have missed."""
@@ -181,6 +190,7 @@ class StepRunner:
             )
             inputs.append(pending.tensor)
             hop.grantee = pending.asker if pending.is_prompt else None
+            hop.grantee_since = pending.arrived
         first = work[0][0]
         groups: tuple[int, ...] = ()
         if first.tail is None:
@@ -203,7 +213,7 @@ class StepRunner:
             yield from self._forward(batch, result, current, now)
         else:
             yield from self._deliver(batch, result, current, now)
-        yield from self._grant_credit(current)
+        yield from self._grant_credit(current, now)
         pace = self._table.paces.get(batch.model)
         if pace is not None:
             head_seconds = self._table.served[batch.model].end_seconds if batch.part.end else 0.0
@@ -235,11 +245,11 @@ class StepRunner:
         hop.busy_seconds += seconds
         return hop
 
-    def _grant_credit(self, current: Sequence[HopSession | None]) -> list[Effect]:
+    def _grant_credit(self, current: Sequence[HopSession | None], now: float) -> list[Effect]:
         grants: dict[Asker, list[Progress]] = {}
         for hop in current:
             if hop is not None and hop.grantee is not None:
-                grants.setdefault(hop.grantee, []).append(_progress(hop))
+                grants.setdefault(hop.grantee, []).append(_progress(hop, now - hop.grantee_since))
         return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
 
     def _forward(
@@ -255,7 +265,7 @@ class StepRunner:
                 hop, span = current[index], batch.spans[index]
                 if hop is not None:
                     rows = output if count == 1 else output.rows(row, row + span.length)
-                    kept.append(Kept(span.position, span.length, rows, span.is_prompt))
+                    kept.append(Kept(span.position, span.length, rows, span.is_prompt, now))
                     hops.append(hop)
                     hop.kept.append(kept[-1])
                 row += span.length
@@ -274,7 +284,7 @@ class StepRunner:
         span = _step_span(hop, kept)
         if following is None or following.judge(span):
             return []
-        following.take(span, kept.tensor, None)
+        following.take(span, kept.tensor, None, now)
         following.arrival = next(self._arrivals)
         hop.take_credit(kept.stop)
         return []
@@ -328,8 +338,8 @@ def _step_span(hop: HopSession, kept: Kept) -> StepSpan:
     return StepSpan(order.session, order.attempt, _next_index(hop), kept.position, kept.length, kept.is_prompt)
 
 
-def _progress(hop: HopSession) -> Progress:
-    return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end)
+def _progress(hop: HopSession, held_seconds: float = 0.0) -> Progress:
+    return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end, held_seconds)
 
 
 def _is_hop_before(hop: HopSession, node: str, session: str, attempt: int) -> bool:

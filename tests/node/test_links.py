@@ -73,3 +73,15 @@ def test_two_loads_that_meet_are_measured_again_one_after_the_other(me: str) -> 
     meter.meet(NODE, 3)  # the other's second one, with none of ours on the way
     measure(meter, 2, 1e7, 1.1 if not effects else 0.1)
     assert meter.rates[NODE] == pytest.approx(1e7, rel=0.01)
+
+
+def test_a_step_tells_how_long_a_small_message_takes() -> None:
+    meter = LinkMeter("a" * 16)
+    node = "b" * 16
+    assert meter.without_load(node, 0.003, 100) == 0.003
+    assert meter.without_load(node, 0.003, 1 << 20) is None, "how fast the link is has not been measured"
+    assert meter.without_load(node, 3.0, 100) is None, "sent twice"
+    meter.up(node, 0.0)
+    meter._links[node].latest = 10e6
+    assert meter.without_load(node, 0.103, 1_000_000) == pytest.approx(0.003)
+    assert meter.without_load(node, 0.05, 1_000_000) is None, "faster than the link is"

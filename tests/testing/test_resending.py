@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
+from swarm.messages import Renewed
+from swarm.node.effects import SendClient
+from swarm.node.steps import StepRunner
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
+from swarm.wire.events import LinkDown
 
 MODEL = IntegerModel(layers=9, layer_seconds=0.002, token_seconds=0.001)
 PARTS = ["b 0-3", "3-6", "6-9 e"]
@@ -77,6 +83,41 @@ def test_connections_that_reset_are_made_again_and_what_they_lost_is_sent_again(
         simulation.reset(names[pair[0]], names[pair[1]])
     finish(simulation)
     assert count_resent(simulation) > 0
+
+
+def test_a_hop_that_loses_the_next_one_tells_the_client_at_once() -> None:
+    simulation, names = start(5)
+    (client,) = simulation.clients
+    simulation.run(10, lambda: len(simulation.clients[client].received) >= 20)
+    told = [
+        effect
+        for effect in simulation.nodes[names[1]].machine.handle(LinkDown(names[2], "data", "10.0.0.3:7700"), 0.0)
+        if isinstance(effect, SendClient)
+    ]
+    assert [(effect.node, effect.channel) for effect in told] == [(client, "control")]
+    assert isinstance(told[0].message, Renewed)
+    assert told[0].message.lost == [names[2]]
+
+
+def test_prompts_tell_how_far_it_is_to_the_next_hop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a chunk and its credit were on the way for, without what the next hop took for it."""
+    crossings: list[float] = []
+    take = StepRunner.take_crossings
+
+    def watch(steps: StepRunner) -> Mapping[str, tuple[float, int]]:
+        taken = take(steps)
+        crossings.extend(seconds for seconds, _ in taken.values())
+        return taken
+
+    monkeypatch.setattr(StepRunner, "take_crossings", watch)
+    simulation = Simulation(1, MODEL, Weather(least_seconds=0.004, most_seconds=0.004))
+    for part in PARTS:
+        simulation.add_node(part)
+    simulation.run(6)
+    simulation.ask(list(range(400)), 60)
+    finish(simulation)
+    assert crossings
+    assert all(seconds == pytest.approx(0.008, abs=1e-6) for seconds in crossings)
 
 
 def test_results_of_an_old_attempt_are_dropped_and_counted() -> None:
