@@ -130,7 +130,7 @@ def draw(beats: Sequence[Beat]) -> Group:
         "serves",
         "ms a layer",
         "sessions",
-        "refused",
+        "refused/resent",
         "rtt ms",
     ):
         nodes.add_column(column)
@@ -144,7 +144,7 @@ def draw(beats: Sequence[Beat]) -> Group:
             "\n".join(f"{claim.name} '{claim.part}' {claim.state}" for claim in beat.claims) or "nothing yet",
             "\n".join(f"{claim.layer_seconds * 1000:.2f}" for claim in beat.claims),
             str(beat.sessions),
-            str(beat.refused + beat.dropped),
+            f"{beat.refused + beat.dropped}/{beat.resent}",
             f"{rtts[len(rtts) // 2] * 1000:.1f}" if rtts else "",
         )
     models = Table(title="models")
