@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -124,6 +124,20 @@ def ask(
                 answer.ids.append(line["id"])
                 answer.times.append(line["at"])
             yield answer
+
+
+def answer_under(
+    strike: Callable[[Answer], None], nodes: Sequence[Process], tokens: int, laptop: lan.Host | None = None
+) -> Answer:
+    """An answer in the middle of which something is done to its chain."""
+    answer = Answer()
+    is_struck = False
+    for answer in ask(nodes, tokens, laptop):
+        if len(answer.ids) == tokens // 3 and not is_struck:
+            is_struck = True
+            answer.struck_at = time.monotonic()
+            strike(answer)
+    return answer
 
 
 def see(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,27 +11,13 @@ import pytest
 from swarm.testing.integer_model import IntegerModel
 from tests import lan
 from tests.integer_client import PROMPT
-from tests.integer_processes import Answer, Process, ask, check_failover, node_processes
+from tests.integer_processes import Answer, answer_under, check_failover, node_processes
 
 pytestmark = pytest.mark.slow
 LAYER_SECONDS = 0.003
 MODEL = IntegerModel(layer_seconds=LAYER_SECONDS)
 PARTS = ["b 0-4", "4-8", "8-12 e"]
 TOKENS = 80
-
-
-def answer_under(
-    strike: Callable[[Process], None], part: str, nodes: Sequence[Process], laptop: lan.Host | None = None
-) -> Answer:
-    """Strike the hop that runs `part` in the middle of an answer."""
-    answer = Answer()
-    is_struck = False
-    for answer in ask(nodes, TOKENS, laptop):
-        if len(answer.ids) == TOKENS // 3 and not is_struck:
-            is_struck = True
-            answer.struck_at = time.monotonic()
-            strike(next(node for node in nodes if node.node == answer.routes[-1][part]))
-    return answer
 
 
 def side_by_side(fail: Callable[[str], Answer], what: str) -> None:
@@ -51,7 +36,8 @@ def test_a_hop_that_fails_costs_a_pause(strike: signal.Signals) -> None:
 
     def fail(part: str) -> Answer:
         with node_processes([*PARTS, *PARTS], MODEL) as nodes:
-            return answer_under(lambda victim: victim.popen.send_signal(strike), part, nodes)
+            process_of = {node.node: node.popen for node in nodes}
+            return answer_under(lambda answer: process_of[answer.routes[-1][part]].send_signal(strike), nodes, TOKENS)
 
     side_by_side(fail, strike.name)
 
@@ -64,6 +50,6 @@ def test_a_cut_cable_costs_a_pause() -> None:
     def fail(part: str) -> Answer:
         with lan.lan(7) as hosts, node_processes([*PARTS, *PARTS], MODEL, hosts) as nodes:
             host_of = dict(zip((node.node for node in nodes), hosts, strict=False))
-            return answer_under(lambda victim: host_of[victim.node].cut(), part, nodes, hosts[6])
+            return answer_under(lambda answer: host_of[answer.routes[-1][part]].cut(), nodes, TOKENS, hosts[6])
 
     side_by_side(fail, "a cut cable")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
 
 import pytest
 
 from swarm.testing.integer_model import IntegerModel
 from tests import lan
 from tests.integer_client import PROMPT
-from tests.integer_processes import PAUSE_SECONDS, Answer, Process, ask, check_failover, node_processes, see
+from tests.integer_processes import (
+    PAUSE_SECONDS,
+    Answer,
+    Process,
+    answer_under,
+    ask,
+    check_failover,
+    node_processes,
+    see,
+)
 
 pytestmark = [pytest.mark.lan, pytest.mark.slow, pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)]
 LAYER_SECONDS = 0.003
@@ -21,18 +29,6 @@ TOKENS = 80
 EXPECTED = MODEL.answer(PROMPT, TOKENS)
 SEEN_SECONDS = 15.0  # until all see each other again
 STOPPED_SECONDS = 10.0
-
-
-def answer_with(strike: Callable[[Answer], None], nodes: Sequence[Process], laptop: lan.Host) -> Answer:
-    """An answer in the middle of which something is done to its chain."""
-    answer = Answer()
-    is_struck = False
-    for answer in ask(nodes, TOKENS, laptop):
-        if len(answer.ids) == TOKENS // 3 and not is_struck:
-            is_struck = True
-            answer.struck_at = time.monotonic()
-            strike(answer)
-    return answer
 
 
 def wait_for_nodes(wanted: int, laptop: lan.Host, node: Process) -> float:
@@ -49,7 +45,7 @@ def test_a_process_that_dies_on_another_host_costs_a_pause() -> None:
         def strike(answer: Answer) -> None:
             next(node for node in nodes if node.node == answer.routes[-1]["b 0-6"]).popen.kill()
 
-        answer = answer_with(strike, nodes, hosts[4])
+        answer = answer_under(strike, nodes, TOKENS, hosts[4])
     check_failover(answer, EXPECTED, "SIGKILL")
 
 
@@ -79,7 +75,7 @@ def test_a_cable_that_is_cut_one_way_between_two_hops_costs_a_pause() -> None:
             route = answer.routes[-1]
             host_of[route["b 0-4"]].lose(host_of[route["4-8"]])
 
-        answer = answer_with(strike, nodes, hosts[6])
+        answer = answer_under(strike, nodes, TOKENS, hosts[6])
     check_failover(answer, EXPECTED, "one-way cut")
 
 
@@ -99,11 +95,11 @@ def test_a_swarm_parted_in_two_answers_in_one_half_and_is_one_again_when_healed(
             for one, other in pairs:
                 one.lose(other)
 
-        answer = answer_with(strike, nodes, hosts[4])
+        answer = answer_under(strike, nodes, TOKENS, hosts[4])
         for one, other in pairs:
             one.find(other)
         seconds = wait_for_nodes(4, hosts[4], nodes[0])
-        again = answer_with(lambda answer: None, nodes, hosts[4])
+        again = answer_under(lambda answer: None, nodes, TOKENS, hosts[4])
     print(f"all see each other {seconds:.1f} s after it is healed")
     # The chain that is tried first may lead into the other half, too.
     check_failover(answer, EXPECTED, "2|2", notice_seconds=PAUSE_SECONDS)
@@ -122,11 +118,11 @@ def test_a_host_that_stops_for_ten_seconds_comes_back() -> None:
             threading.Timer(STOPPED_SECONDS, stopped[0].popen.send_signal, [signal.SIGCONT]).start()
 
         started = time.monotonic()
-        answer = answer_with(strike, nodes, hosts[4])
+        answer = answer_under(strike, nodes, TOKENS, hosts[4])
         other = next(node for node in nodes if node is not stopped[0])
         wait_for_nodes(4, hosts[4], other)
         seconds = time.monotonic() - started
-        again = answer_with(lambda answer: None, nodes, hosts[4])
+        again = answer_under(lambda answer: None, nodes, TOKENS, hosts[4])
     print(f"all are there {seconds:.1f} s after it began")
     check_failover(answer, EXPECTED, "SIGSTOP")
     assert again.ids == EXPECTED

@@ -13,9 +13,7 @@ from swarm.plan.routes import Hop
 
 RENEW_SECONDS = 1.0
 SILENT_SECONDS = 4.0  # a hop that answered no renewal for so long is dead
-STANDING_SECONDS = (
-    3.5  # one whose tick stands hangs: it was seen to move a renewal after it did, so that is 4.5 at most
-)
+STANDING_SECONDS = 3.5  # one whose tick stands hangs; it is seen to move up to a renewal late, so 4.5 s at most
 LINK_GRACE_SECONDS = 0.5  # ZeroMQ connects again within 0.2 s of a reset if the other side is there
 STUCK_SECONDS = 30.0
 

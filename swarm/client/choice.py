@@ -1,6 +1,6 @@
 """Which chain a session should run on: from what nodes say of themselves, and which of them failed lately.
 
-Pure. Knows no session: when to ask, and what to do with the answer, is session.py's decision.
+Pure. Knows no session: when to ask, and what to do with the answer, generation.py and session.py decide.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -57,12 +56,6 @@ def find_route(servers: Sequence[Server], layers: int, avoid: Collection[str] = 
         hops.append(Hop(reached.node, part_of_cells(reached.start, reached.stop, layers)))
         reached = reached.before
     return hops[::-1]
-
-
-def predict_seconds(servers: Sequence[Server], layers: int) -> float:
-    """What a token costs on the best route; infinite if there is none."""
-    reached = _reach_end(servers, layers)
-    return math.inf if reached is None else reached.seconds
 
 
 def _reach_end(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> _Reached | None:

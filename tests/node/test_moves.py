@@ -27,6 +27,19 @@ def start(seed: int, parts: list[str]) -> tuple[Simulation, list[str]]:
     return simulation, names
 
 
+def start_draining(tokens: int) -> tuple[Simulation, str, str]:
+    """One of two that serve the same begins to move, and has a session that cannot change to the other."""
+    simulation, names = start(1, [HALVES[0], HALVES[0], HALVES[1]])
+    simulation.ask([1, 2, 3], tokens)
+    simulation.run(1)
+    (client,) = simulation.clients.values()
+    mover = client.machine.route[0].node
+    other = next(name for name in names[:2] if name != mover)
+    simulation.cut(next(iter(simulation.clients)), other)
+    simulation.move(mover, parse_part(HALVES[1], MODEL.layers))
+    return simulation, mover, other
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_of_two_that_would_leave_the_same_layers_the_lower_id_goes(seed: int) -> None:
     simulation, names = start(seed, [HALVES[0], HALVES[0], HALVES[1]])
@@ -50,20 +63,13 @@ def test_nobody_drops_what_no_other_has_promised_to_serve() -> None:
 
 
 def test_what_drains_is_served_again_if_the_one_who_promised_dies() -> None:
-    simulation, names = start(1, [HALVES[0], HALVES[0], HALVES[1]])
-    simulation.ask([1, 2, 3], 4000)
-    simulation.run(1)
-    (client,) = simulation.clients.values()
-    mover = client.machine.route[0].node
-    other = next(name for name in names[:2] if name != mover)
-    simulation.cut(next(iter(simulation.clients)), other)  # its session cannot change chains
-    simulation.move(mover, parse_part(HALVES[1], MODEL.layers))
+    simulation, mover, other = start_draining(4000)
     simulation.run(2)
     assert not simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
     simulation.kill(other)
     simulation.run(2)
     assert simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
-    held = {cell for name in names for cell in cells(simulation.part_of(name), MODEL.layers)}
+    held = {cell for name in simulation.nodes for cell in cells(simulation.part_of(name), MODEL.layers)}
     assert held == set(range(MODEL.layers + 2))
 
 
@@ -89,14 +95,7 @@ def test_what_drains_is_served_again_if_the_one_who_promised_leaves() -> None:
 
 def test_a_promise_lasts_as_long_as_sessions_need_to_leave() -> None:
     """Longer than one promise does: it is asked for again, and the one who gave it drops nothing meanwhile."""
-    simulation, names = start(1, [HALVES[0], HALVES[0], HALVES[1]])
-    simulation.ask([1, 2, 3], 6000)
-    simulation.run(1)
-    (client,) = simulation.clients.values()
-    mover = client.machine.route[0].node
-    other = next(name for name in names[:2] if name != mover)
-    simulation.cut(next(iter(simulation.clients)), other)
-    simulation.move(mover, parse_part(HALVES[1], MODEL.layers))
+    simulation, mover, other = start_draining(6000)
     simulation.run(HOLD_SECONDS + 10)
     assert simulation.nodes[mover].machine.claims.by_model[MODEL_ID].is_moving, "its session is still there"
     simulation.move(other, parse_part(HALVES[1], MODEL.layers))
