@@ -93,6 +93,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     part: Spec
     state: ClaimState
     layer_seconds: Seconds = 0.0
+    end_seconds: Seconds = 0.0
     prompt_seconds: Seconds = 0.0
     kv_free_positions: Count = 0
 

@@ -21,8 +21,8 @@ from tests.integer_processes import Answer, Process, ask, client_command, end_no
 from tests.swarms import open_client
 
 pytestmark = pytest.mark.slow
-MODEL = IntegerModel(layer_seconds=0.004)
-FAST = replace(MODEL, layer_seconds=0.001)
+MODEL = IntegerModel(layer_seconds=0.004, end_seconds=0.016)  # a head of four layers, as in a small model
+FAST = replace(MODEL, layer_seconds=0.001, end_seconds=0.004)
 MODELS = [replace(MODEL, layer_seconds=seconds) for seconds in (0.001, 0.002, 0.003)]
 SHARE_SECONDS = 15.0  # until a node that joined carries its share
 GAP_SECONDS = 2.0

@@ -76,8 +76,9 @@ class RouteChoice:
                 beat.node,
                 parse_part(claim.part, claim.layers),
                 claim.layer_seconds,
-                beat.sessions,
+                claim.end_seconds,
                 beat.link_seconds or HOP_SECONDS,
+                beat.sessions,
             )
             for beat, claim in serving_claims(self._beats, self._card.model)
             if claim.layers == self._card.layers
@@ -86,8 +87,4 @@ class RouteChoice:
 
 def _idle_seconds(route: Sequence[Hop], by_node: Mapping[str, Server]) -> float:
     """What a token costs on a chain whose nodes do nothing else."""
-    return sum(
-        replace(by_node[hop.node], sessions=0).loaded_layer_seconds * hop.part.layer_count
-        + by_node[hop.node].link_seconds
-        for hop in route
-    )
+    return sum(replace(by_node[hop.node], sessions=0).seconds_of(hop.part) for hop in route)

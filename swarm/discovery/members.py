@@ -27,6 +27,7 @@ def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collectio
                 if capacity is None
                 else CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes),
                 layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
+                end_seconds=max((claim.end_seconds for claim in claims), default=0.0),
                 prompt_seconds=max((claim.prompt_seconds for claim in claims), default=0.0),
                 link_seconds=beat.link_seconds or HOP_SECONDS,
                 part=claimed_part(beat, model, layers, "serving", "loading"),

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from msgspec import Struct
 
-from swarm.node.work import Batch
+from swarm.node.work import Batch, BatchResult, ServedPart
 
 STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled
@@ -66,18 +66,23 @@ def chunk_tokens(token_seconds: float, decode_seconds: float | None) -> int:
 
 
 class Pace:
-    """Running measurements of what a layer costs here."""
+    """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer."""
 
-    def __init__(self, layer_seconds: float, prompt_seconds: float) -> None:
-        """layer_seconds: of one token in one layer; prompt_seconds: of one token of a prompt in one layer."""
-        self.layer_seconds = layer_seconds
-        self.prompt_seconds = prompt_seconds
+    def __init__(self) -> None:
+        self.layer_seconds = self.end_seconds = self.prompt_seconds = 0.0
 
-    def note(self, batch: Batch, seconds: float) -> None:
-        """Learn from a batch that took `seconds` in its layers; mixed batches teach nothing certain."""
+    def load(self, served: ServedPart) -> None:
+        """Take over what was timed when a part was loaded; what has been timed before stands."""
+        self.layer_seconds = self.layer_seconds or served.layer_seconds
+        self.end_seconds = self.end_seconds or served.end_seconds
+        self.prompt_seconds = self.prompt_seconds or served.prompt_seconds
+
+    def note(self, batch: Batch, result: BatchResult) -> None:
+        """Learn from a batch; mixed ones teach nothing certain."""
         layers = batch.part.layer_count
         if not layers:
             return
+        seconds = max(0.0, result.seconds - self.end_seconds * bool(result.sampled))
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
             self.layer_seconds += 0.1 * (seconds / layers - self.layer_seconds)
         elif all(span.is_prompt for span in batch.spans) and batch.tokens >= 16:

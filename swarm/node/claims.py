@@ -48,6 +48,7 @@ class OwnClaims:
         self._models: dict[str, LocalModel] = {local.model: local for local in me.models}
         self._sessions = sessions
         self._layer_seconds = {model: Published() for model in self._models}
+        self._end_seconds = {model: Published() for model in self._models}
         self._prompt_seconds = {model: Published() for model in self._models}
 
     def of(self, model: str) -> OwnClaim:
@@ -87,6 +88,7 @@ class OwnClaims:
         """Take what was measured since the last call into what is published."""
         for model, pace in self._sessions.paces.items():
             self._layer_seconds[model].follow(pace.layer_seconds)
+            self._end_seconds[model].follow(pace.end_seconds)
             self._prompt_seconds[model].follow(pace.prompt_seconds)
 
     def list_claims(self) -> list[Claim]:
@@ -109,6 +111,7 @@ class OwnClaims:
             part=str(part),
             state=state,
             layer_seconds=self._layer_seconds[model].value,
+            end_seconds=self._end_seconds[model].value,
             prompt_seconds=self._prompt_seconds[model].value,
             kv_free_positions=0 if served is None else max(0, self._sessions.kv_free(model)) // position_bytes,
         )

@@ -224,7 +224,7 @@ class NodeMachine:
     def _advance(self, event: Ticked, now: float) -> list[Effect]:
         self._tick = event
         effects = self.sessions.sweep(now)
-        if not self._is_fixed and self.phase == "running":
+        if not self._is_fixed and self.phase == "running" and not self.moves.is_moving:
             placement = self.membership.choose(self.claims.placed, not self.sessions.served, now)
             if placement is not None:
                 effects += self._take_up(placement)

@@ -88,6 +88,11 @@ class MoveRunner:
         moving = self._moving
         return moving.target if moving is not None and moving.phase == "intending" else NOTHING
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether a move is under way, at which this node may serve nothing for a while."""
+        return self._moving is not None and self._moving.phase != "intending"
+
     # Time -------------------------------------------------------------------------------------------------------------
 
     def advance(self, own: Beat, now: float) -> list[Effect]:
@@ -155,7 +160,7 @@ class MoveRunner:
 
     def begin(self, model: str, target: Part, now: float) -> list[Effect]:
         """Move to another part; it takes its time. Nothing is dropped but what others have promised to serve."""
-        if self._claims.of(model).is_moving or (self._moving is not None and self._moving.phase != "intending"):
+        if self._claims.of(model).is_moving or self.is_moving:
             return []
         self._moving = _Moving(model, target, now)
         return self._proceed(self._moving, now)

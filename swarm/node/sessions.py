@@ -57,8 +57,7 @@ class SessionTable:
     def serve(self, served: ServedPart) -> None:
         """A part is loaded."""
         self.served[served.model] = served
-        if served.model not in self.paces:
-            self.paces[served.model] = Pace(served.layer_seconds, served.prompt_seconds)
+        self.paces.setdefault(served.model, Pace()).load(served)
 
     def withdraw(self, model: str) -> list[Effect]:
         """A part is given up: its sessions end here."""

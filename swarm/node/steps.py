@@ -216,8 +216,7 @@ class StepRunner:
         yield from self._grant_credit(current, now)
         pace = self._table.paces.get(batch.model)
         if pace is not None:
-            head_seconds = self._table.served[batch.model].end_seconds if batch.part.end else 0.0
-            pace.note(batch, max(0.0, result.seconds - head_seconds))
+            pace.note(batch, result)
         yield GiveTurn()
         yield from self.pump(now)
 

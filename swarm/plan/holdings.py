@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.parts import Part, cells, describe_cells, part_of, runs
-from swarm.plan.routes import Hop, Server, find_route
+from swarm.plan.routes import Server, find_route
 from swarm.plan.shares import Member
 
 GAIN = 0.10  # of the seconds a token, or of the tokens a second; what promises less is not worth its loading
@@ -83,7 +83,8 @@ class Holdings:
     def rate(self, node: str, held: Cells) -> int:
         """Tokens in a million seconds of a node that is busy with all of these cells."""
         member = self.members[node]
-        return round(1e6 / (member.link_seconds + member.layer_seconds * sum(0 < cell <= self.layers for cell in held)))
+        layers = sum(0 < cell <= self.layers for cell in held)
+        return round(1e6 / member.seconds_of(layers, self.layers + 1 in held))
 
     def bytes_of(self, node: str, held: Cells) -> int:
         costs = self.members[node].costs
@@ -107,23 +108,21 @@ class Holdings:
         missing = self.count.count(0)
         if missing:
             return Forecast(missing, math.inf, 0.0)
-        servers = [
-            Server(node, part_of(held, self.layers), member.layer_seconds, link_seconds=member.link_seconds)
+        servers = {
+            node: Server(
+                node, part_of(held, self.layers), member.layer_seconds, member.end_seconds, member.link_seconds
+            )
             for node, held in self.held.items()
             if held and (member := self.members[node])
-        ]
-        route = find_route(servers, self.layers)
+        }
+        route = find_route(list(servers.values()), self.layers)
         slowest = max(hop.part.layer_count * self.members[hop.node].prompt_seconds for hop in route)
         return Forecast(
             0,
-            sum(self._seconds_of(hop) for hop in route),
+            sum(servers[hop.node].seconds_of(hop.part) for hop in route),
             min(self.rates) / 1e6,
             1 / slowest if slowest else 0.0,
         )
-
-    def _seconds_of(self, hop: Hop) -> float:
-        member = self.members[hop.node]
-        return member.link_seconds + hop.part.layer_count * member.layer_seconds
 
     def move(self, node: str, held: Cells) -> None:
         """Let a node move to these cells, and say why."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from swarm.plan.holdings import Cells, Forecast, Holdings, Move
+from swarm.plan.routes import UNMEASURED_SECONDS
 from swarm.plan.shares import Member, Share, seconds_of, share_out
-
-UNMEASURED_SECONDS = 0.001  # a layer, where no node has measured one
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,13 @@ def _with_figures(members: Sequence[Member]) -> list[Member]:
     """Those who have not measured themselves count as the middle one of those who have."""
     layer_seconds = _middle([member.layer_seconds for member in members], UNMEASURED_SECONDS)
     prompt_seconds = _middle([member.prompt_seconds for member in members], 0.0)
+    # Only who has held the end knows what it costs there; in layers it costs about the same everywhere.
+    end_layers = _middle([member.end_seconds / (member.layer_seconds or layer_seconds) for member in members], 0.0)
     return [
         replace(
             member,
             layer_seconds=member.layer_seconds or layer_seconds,
+            end_seconds=member.end_seconds or end_layers * (member.layer_seconds or layer_seconds),
             prompt_seconds=member.prompt_seconds or prompt_seconds,
         )
         for member in members

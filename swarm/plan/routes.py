@@ -8,22 +8,39 @@ from dataclasses import dataclass
 from swarm.parts import Part, cell_ranges, cells, part_of_cells
 
 HOP_SECONDS = 0.002  # what one more LAN crossing costs a token, until links are measured
+UNMEASURED_SECONDS = 0.001  # a layer, where no node has measured one
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A node that serves a part, with what a token costs in one of its layers (0: not measured yet) and its load."""
+    """A node that serves a part, with what a token costs there and the sessions that it has."""
 
     node: str
     part: Part
-    layer_seconds: float = 0.0
-    sessions: int = 0
+    layer_seconds: float = 0.0  # one token through one layer; 0: not measured yet
+    end_seconds: float = 0.0  # one token through the final norm and head
     link_seconds: float = HOP_SECONDS
+    sessions: int = 0
+
+    @property
+    def slowdown(self) -> float:
+        """How much longer computing takes for the sessions already there: each counts half a share."""
+        return 1.0 + 0.5 * self.sessions
 
     @property
     def loaded_layer_seconds(self) -> float:
-        """Predicted seconds of a token in one layer; each session already there slows it by half a share."""
-        return (self.layer_seconds or 0.001) * (1.0 + 0.5 * self.sessions)
+        """Predicted seconds of a token in one layer."""
+        return (self.layer_seconds or UNMEASURED_SECONDS) * self.slowdown
+
+    @property
+    def loaded_end_seconds(self) -> float:
+        """Predicted seconds of a token in the final norm and head."""
+        return self.end_seconds * self.slowdown
+
+    def seconds_of(self, part: Part) -> float:
+        """What a token costs on a hop that runs `part` here."""
+        computing = part.layer_count * self.loaded_layer_seconds + part.end * self.loaded_end_seconds
+        return self.link_seconds + computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +93,9 @@ def _reach_end(servers: Sequence[Server], layers: int, avoid: Collection[str] = 
         for stop, server in covering[start]:
             seconds, layer_seconds = here.seconds + server.link_seconds, server.loaded_layer_seconds
             for cell in range(start, stop):
-                if 0 < cell <= layers:
+                if cell > layers:
+                    seconds += server.loaded_end_seconds
+                elif cell:
                     seconds += layer_seconds
                 known = best[cell + 1]
                 if known is None or seconds < known.seconds - 1e-12:

@@ -22,6 +22,7 @@ class Member:
     budget: int  # bytes for cells of this model, their KV reserve included
     costs: CellCosts
     layer_seconds: float = 0.0  # one token through one layer; 0: not measured
+    end_seconds: float = 0.0  # one token through the final norm and head; 0: not measured
     prompt_seconds: float = 0.0  # one token of a prompt's chunk through one layer; 0: not measured
     link_seconds: float = HOP_SECONDS  # what a hop to it costs a token
     part: Part = NOTHING  # what it serves or loads
@@ -31,6 +32,10 @@ class Member:
         """How many layers fit beside begin and end; negative if those alone do not."""
         left = self.budget - begin * self.costs.begin - end * self.costs.end
         return left // self.costs.layer if left >= 0 else -1
+
+    def seconds_of(self, layers: int, end: bool) -> float:
+        """What a token costs on a hop to it that runs so many layers, and the end or not."""
+        return self.link_seconds + layers * self.layer_seconds + end * self.end_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +93,22 @@ def share_out(members: Sequence[Member], layers: int) -> list[Share]:
 
 def seconds_of(shares: Sequence[Share]) -> float:
     """What a token costs on a chain of these shares."""
-    return sum(share.member.link_seconds + share.layers * share.member.layer_seconds for share in shares)
+    return sum(share.member.seconds_of(share.layers, share.end) for share in shares)
 
 
 def _extend(source: _Row, target: _Row, most: Share, bound: float) -> None:
     """Add one node to every chain in `source`: full, or closing the chain; not where `bound` seconds are exceeded."""
     layers = len(source) - 1
-    seconds_a_layer, link = most.member.layer_seconds, most.member.link_seconds
+    seconds_a_layer, fixed = most.member.layer_seconds, most.member.seconds_of(0, most.end)
     for count in range(layers, -1, -1):
         before = source[count]
         # All nodes still to come are slower, so what is left takes at least this long.
-        if before is None or before[0] + link + (layers - count) * seconds_a_layer >= bound:
+        if before is None or before[0] + fixed + (layers - count) * seconds_a_layer >= bound:
             continue
         taken = min(most.layers, layers - count)
         if not (taken or most.begin or most.end):
             continue
-        seconds = before[0] + link + taken * seconds_a_layer
+        seconds = before[0] + fixed + taken * seconds_a_layer
         known = target[count + taken]
         if known is None or seconds < known[0] - 1e-12:
             target[count + taken] = (seconds, _Chosen(Share(most.member, taken, most.begin, most.end), before[1]))

@@ -30,6 +30,7 @@ class IntegerModel:
     context: int = 4096
     layer_seconds: float = 0.0
     token_seconds: float = 0.0  # of each further token of a batch, in each layer
+    end_seconds: float = 0.0  # of the head, where a token is sampled
     hidden: int = 1  # numbers a token between two layers; all but the first are padding
     weights: int = 0  # what tells models of one name apart
 
@@ -120,12 +121,15 @@ class IntegerEngine:
             cache_bytes=CACHE_BYTES,
             kv_capacity=kv_capacity,
             layer_seconds=model.layer_seconds,
-            end_seconds=0.0,
+            end_seconds=model.end_seconds if part.end else 0.0,
             prompt_seconds=model.token_seconds,
         )
 
     def run(self, batch: Batch) -> BatchResult:
-        seconds = batch.part.layer_count * (self._model.layer_seconds + (batch.tokens - 1) * self._model.token_seconds)
+        model = self._model
+        seconds = batch.part.layer_count * (model.layer_seconds + (batch.tokens - 1) * model.token_seconds)
+        if any(span.sample is not None for span in batch.spans):
+            seconds += model.end_seconds
         if seconds:
             self._pause(seconds)
         values = [self._run_span(batch, index) for index in range(len(batch.spans))]

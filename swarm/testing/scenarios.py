@@ -17,7 +17,7 @@ from swarm.testing.network import Weather
 from swarm.testing.promises import BrokenPromiseError
 from swarm.testing.simulator import Simulation
 
-MODEL = IntegerModel(layers=8, layer_seconds=0.004, token_seconds=0.0001)
+MODEL = IntegerModel(layers=8, layer_seconds=0.004, token_seconds=0.0001, end_seconds=0.008)
 WAIT_SECONDS = 300.0  # of clients, for layers that are missing
 TROUBLE_SECONDS = 20.0
 QUIET_SECONDS = 200.0  # a node that was passed over is asked again after a minute

@@ -347,7 +347,11 @@ class Simulation:
         if not node.is_up:
             return
         self._moved_at = self.now
-        model = replace(self.model, layer_seconds=self.model.layer_seconds / node.speed)
+        model = replace(
+            self.model,
+            layer_seconds=self.model.layer_seconds / node.speed,
+            end_seconds=self.model.end_seconds / node.speed,
+        )
         node.engine = IntegerEngine(model, part, self.kv_capacity, pause=lambda seconds: None, old=node.engine)
         self._feed(node, PartLoaded(node.engine.served))
 

@@ -28,13 +28,15 @@ def make_members(seed: int, least: float = 0.1, most: float = 0.6) -> list[Membe
     """6 to 9 nodes, each with memory for `least` to `most` of the model and its own speed, over a range of 16."""
     rng = random.Random(seed)
     costs = CellCosts(LAYERS, rng.choice([0, 10]), 10, rng.choice([0, 15]))
+    end_layers = rng.choice([0.0, 1.4, 6.0])
     whole_bytes = LAYERS * costs.layer + costs.begin + costs.end
     return [
         Member(
             node=f"{rng.getrandbits(64):016x}",
             budget=int(whole_bytes * rng.uniform(least, most)),
             costs=costs,
-            layer_seconds=0.004 * 2 ** rng.uniform(-2, 2),
+            layer_seconds=(layer_seconds := 0.004 * 2 ** rng.uniform(-2, 2)),
+            end_seconds=layer_seconds * end_layers * rng.uniform(0.5, 2),
             link_seconds=rng.choice([0.0005, 0.002, 0.005]),
         )
         for _ in range(rng.randint(6, 9))
@@ -77,6 +79,7 @@ def search_exactly(members: Sequence[Member]) -> float:
                         break
                     left -= taken
                     seconds += member.link_seconds + taken * member.layer_seconds
+                    seconds += member.end_seconds if member is last else 0.0
                 else:
                     if not left:
                         best = min(best, seconds)
@@ -118,12 +121,15 @@ def test_the_same_view_gives_the_same_plan_in_whatever_order_the_peers_arrived(s
     assert plan_moves(members, LAYERS) == plan_moves(shuffled, LAYERS)
 
 
-def member(node: str, layer_seconds: float, budget: int, part: str = "", *, stays: bool = False) -> Member:
+def member(
+    node: str, layer_seconds: float, budget: int, part: str = "", *, stays: bool = False, end_seconds: float = 0.0
+) -> Member:
     return Member(
         node=node,
         budget=budget,
         costs=CellCosts(LAYERS, 0, 10, 0),
         layer_seconds=layer_seconds,
+        end_seconds=end_seconds,
         part=parse_part(part, LAYERS) if part else NOTHING,
         stays=stays,
     )
@@ -140,6 +146,25 @@ def test_layers_go_to_the_faster_node() -> None:
     assert [move.node for move in plan.moves] == ["b"]
     assert plan.moves[0].after.covers(parse_part("6-24 e", LAYERS))
     assert plan.after.seconds_a_token == pytest.approx(6 * 0.004 + 18 * 0.001 + 2 * 0.002)
+
+
+def test_the_end_goes_where_it_costs_least() -> None:
+    """The second node's layers are as fast, its head is not; the third is slow, and has never held the end."""
+    nodes = [
+        member("a", 0.002, 130, "b 0-12", end_seconds=0.004),
+        member("b", 0.002, 130, "12-24 e", end_seconds=0.03),
+        member("c", 0.02, 130),
+    ]
+    plan = plan_moves(nodes, LAYERS)
+    after = {one.node: one.part for one in carry_out(plan, nodes)}
+    assert plan.before.seconds_a_token == pytest.approx(24 * 0.002 + 2 * 0.002 + 0.03)
+    assert plan.after.seconds_a_token == pytest.approx(24 * 0.002 + 2 * 0.002 + 0.004)
+    assert after["a"].end
+
+
+def test_a_node_that_has_never_held_the_end_is_taken_to_need_as_many_layers_time_for_it_as_others() -> None:
+    nodes = [member("a", 0.004, 240, "f", end_seconds=0.012), member("b", 0.001, 240)]
+    assert plan_moves(nodes, LAYERS).after.seconds_a_token == pytest.approx(0.002 + (24 + 3) * 0.001)
 
 
 def test_a_node_that_would_slow_the_chain_stands_by_and_the_plan_says_so() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from swarm.testing.integer_model import IntegerModel
@@ -69,7 +71,8 @@ def test_unplaced_nodes_cover_the_model(seed: int) -> None:
 
 # Moves ----------------------------------------------------------------------------------------------------------------
 
-SLOW = IntegerModel(layers=12, layer_seconds=0.004, token_seconds=0.0001)
+SLOW = IntegerModel(layers=12, layer_seconds=0.004, token_seconds=0.0001, end_seconds=0.016)
+GAP_SECONDS = 0.3  # between two tokens, where chains change by choice
 
 
 def settle(simulation: Simulation, seconds: float = 60.0) -> None:
@@ -77,6 +80,15 @@ def settle(simulation: Simulation, seconds: float = 60.0) -> None:
     simulation.run(8)
     simulation.run(seconds, lambda: simulation.is_settled(5.0))
     assert simulation.is_settled(5.0), f"seed {simulation.seed}: still moving after {seconds} s"
+
+
+def check_unbroken(simulation: Simulation) -> None:
+    """Every answer is whole and right, and came without a pause."""
+    simulation.run(120, simulation.are_answered)
+    simulation.check_answers()
+    for client in simulation.clients.values():
+        gap = max(later - earlier for earlier, later in itertools.pairwise(client.times))
+        assert gap < GAP_SECONDS, f"seed {simulation.seed}: {gap:.2f} s without a token"
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -90,8 +102,7 @@ def test_a_faster_node_takes_its_share_under_a_running_answer(seed: int) -> None
     fast = simulation.add_node(budget_layers=12, speed=4.0)
     settle(simulation)
     assert simulation.part_of(fast).layer_count == 12
-    simulation.run(120, simulation.are_answered)
-    simulation.check_answers()
+    check_unbroken(simulation)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -103,5 +114,20 @@ def test_layers_move_between_nodes_that_are_there(seed: int) -> None:
     simulation.run(10)
     simulation.ask([1, 2, 3], 600)
     settle(simulation)
-    simulation.run(120, simulation.are_answered)
-    simulation.check_answers()
+    check_unbroken(simulation)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_node_that_moves_away_from_all_that_it_serves_lets_its_sessions_go_first(seed: int) -> None:
+    """Three equal nodes; two hold the first half, but the second takes longer, for the end is in it."""
+    simulation = Simulation(seed, SLOW, Weather())
+    for _ in range(3):
+        simulation.add_node(budget_layers=6)
+    simulation.run(3.0)
+    for _ in range(2):
+        simulation.ask([1, 2, 3], 200)
+        simulation.run(1.2)  # so that the next one sees who is busy
+    first = {name: simulation.part_of(name) for name in simulation.nodes}
+    settle(simulation)
+    assert first != {name: simulation.part_of(name) for name in simulation.nodes}
+    check_unbroken(simulation)
