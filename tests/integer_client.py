@@ -6,6 +6,7 @@ JSON, what the function takes by name. Without peers it browses. Prints lines of
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import threading
@@ -41,7 +42,7 @@ def ask(client: SwarmClient, tokens: int, prompt_tokens: int = 0, find_seconds: 
 
 
 def keep_asking(client: SwarmClient, tokens: int) -> None:
-    """{"answer": ids} or {"error": text} for each answer asked for."""
+    """{"answer": ids, "longest_gap": seconds between two tokens} or {"error": text} for each answer asked for."""
     card = client.card(client.find_model(None, 20))
     is_over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
@@ -49,8 +50,14 @@ def keep_asking(client: SwarmClient, tokens: int) -> None:
         session = client.open_session(card)
         turn = Turn(ids=PROMPT, max_tokens=tokens, sampling=Sampling(), stop_ids=[])
         try:
-            ids = [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
-            say({"answer": ids})
+            ids: list[int] = []
+            times: list[float] = []
+            for event in session.generate(turn):
+                if isinstance(event, Delivered):
+                    ids += event.ids
+                    times.append(time.monotonic())
+            gap = max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
+            say({"answer": ids, "longest_gap": gap})
         except SwarmError as error:
             say({"error": str(error)})
         session.cancel()

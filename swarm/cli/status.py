@@ -110,6 +110,8 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
         "part": claim.part,
         "state": claim.state,
         "layer_seconds": claim.layer_seconds,
+        "end_seconds": claim.end_seconds,
+        "prompt_seconds": claim.prompt_seconds,
         "kv_free_positions": claim.kv_free_positions,
     }
 
