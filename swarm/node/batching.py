@@ -20,21 +20,25 @@ class Candidate(Struct, frozen=True):
 
     key: tuple[str, int]
     group: Hashable  # steps of one group run the same part of the same model
-    order: int
+    due: float  # seconds; who is due first runs first
     length: int
     is_prompt: bool
     can_cut: bool
 
 
-def choose_steps(candidates: Sequence[Candidate], prompt_tokens: int) -> list[tuple[tuple[str, int], int]]:
+def choose_steps(
+    candidates: Sequence[Candidate], prompt_tokens: int, *, is_prompts_turn: bool = False
+) -> list[tuple[tuple[str, int], int]]:
     """(key, length) of the steps to run now: every decode step of one group, then prompts up to `prompt_tokens`.
 
-    Decode steps go first; among equals the oldest. The first prompt always gets in, cut if it can be.
+    Decode steps go first; among equals what is due first. The first prompt always gets in, cut if it can be.
+    is_prompts_turn: the group is the first prompt's, for all prompts had to wait for another group's decode steps.
     """
     if not candidates:
         return []
-    ordered = sorted(candidates, key=lambda candidate: (candidate.is_prompt, candidate.order))
-    group = ordered[0].group
+    ordered = sorted(candidates, key=lambda candidate: (candidate.is_prompt, candidate.due))
+    prompts = [candidate for candidate in ordered if candidate.is_prompt]
+    group = prompts[0].group if prompts and is_prompts_turn else ordered[0].group
     chosen: list[tuple[tuple[str, int], int]] = []
     left = prompt_tokens
     has_prompt = False

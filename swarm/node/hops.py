@@ -26,6 +26,7 @@ class Pending:
     is_prompt: bool
     asker: Asker | None  # whom to grant credit; None for this node itself and for the client
     arrived: float
+    arrived_length: int  # before the first piece was cut off
 
 
 class Kept(Struct, frozen=True):
@@ -64,7 +65,6 @@ class HopSession:
     have: int = 0  # token ids that the client said it holds
     decoded: float = float("-inf")  # when a decode step last ran
     busy_seconds: float = 0.0
-    arrival: int = 0  # when its newest step came, as a running number
 
     @property
     def key(self) -> tuple[str, int]:
@@ -96,7 +96,7 @@ class HopSession:
         if not span.is_prompt:
             # A sampled token has come round: everything before it has passed every hop.
             self.kept = [kept for kept in self.kept if kept.stop > span.position]
-        self.queue.append(Pending(span.position, span.length, tensor, span.is_prompt, asker, now))
+        self.queue.append(Pending(span.position, span.length, tensor, span.is_prompt, asker, now, span.length))
 
     def has_room(self, chunks: int) -> bool:
         """Whether another prompt chunk may be run and sent on, if `chunks` may be on the way to the next hop."""

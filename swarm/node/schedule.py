@@ -21,6 +21,7 @@ class Schedule:
 
     def __init__(self, table: SessionTable) -> None:
         self._table = table
+        self._is_prompts_turn = False
 
     def has_ready(self, now: float) -> bool:
         """Whether any step may run."""
@@ -34,21 +35,22 @@ class Schedule:
         """Sessions and how many positions of each to run, those for the same next hop beside each other."""
         if len(ready) == 1 and not ready[0].queue[0].is_prompt:
             return [(ready[0], ready[0].queue[0].length)]
+        prompts = [hop for hop in ready if hop.queue[0].is_prompt]
+        prompt_tokens = self._prompt_tokens(prompts, now)
         candidates = [
             Candidate(
                 hop.key,
                 (hop.order.model, hop.order.part),
-                hop.arrival,
+                self._due(hop, prompt_tokens, len(prompts)),
                 hop.queue[0].length,
                 hop.queue[0].is_prompt,
                 can_cut=hop.order.is_first,
             )
             for hop in ready
         ]
-        work = [
-            (self._table.sessions[key], length)
-            for key, length in choose_steps(candidates, self._prompt_tokens(ready, now))
-        ]
+        chosen = choose_steps(candidates, prompt_tokens, is_prompts_turn=self._is_prompts_turn)
+        work = [(self._table.sessions[key], length) for key, length in chosen]
+        self._is_prompts_turn = bool(prompts) and not any(hop.queue[0].is_prompt for hop, _ in work)
         work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
         return work
 
@@ -67,9 +69,21 @@ class Schedule:
             return True
         return hop.has_room(CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT)
 
-    def _prompt_tokens(self, ready: Sequence[HopSession], now: float) -> int:
+    def _due(self, hop: HopSession, prompt_tokens: int, prompts: int) -> float:
+        """When its next step would be done if `prompts` of them had equal shares of batches with `prompt_tokens` each.
+
+        Prompts that run in this order are done as early as with equal shares, or earlier: short ones do not wait for long
+        ones, and those are not put off for ever by short ones that keep coming.
+        """
+        pending = hop.queue[0]
+        if not pending.is_prompt:
+            return pending.arrived
+        pace = self._table.paces[hop.order.model]
+        token_seconds = hop.part.layer_count * (pace.layer_seconds / prompt_tokens + pace.prompt_seconds)
+        return pending.arrived + pending.arrived_length * token_seconds * prompts
+
+    def _prompt_tokens(self, prompts: Sequence[HopSession], now: float) -> int:
         """How much of the waiting prompts may run now without stalling those who decode."""
-        prompts = [hop for hop in ready if hop.queue[0].is_prompt]
         if not prompts:
             return 0
         pace = self._table.paces[prompts[0].order.model]

@@ -35,7 +35,6 @@ class StepRunner:
         self._turn: Literal["none", "asked", "held"] = "none"
         self._has_yielded = False
         self._batch_numbers = itertools.count(1)
-        self._arrivals = itertools.count(1)
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -71,7 +70,6 @@ class StepRunner:
         if code is None:
             hop.take(span, rows, None if from_client else asker, now)
             hop.used = now
-            hop.arrival = next(self._arrivals)
             return []
         self.dropped += 1
         effects: list[Effect] = [Answer(asker, _refuse_step(span, code, hop.accepted))]
@@ -284,7 +282,6 @@ class StepRunner:
         if following is None or following.judge(span):
             return []
         following.take(span, kept.tensor, None, now)
-        following.arrival = next(self._arrivals)
         hop.take_credit(kept.stop)
         return []
 

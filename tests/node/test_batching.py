@@ -1,0 +1,98 @@
+"""Which steps run together: decode steps before prompts, and nobody is kept waiting for long by anybody else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from swarm.node.batching import Candidate, choose_steps
+from swarm.testing.integer_model import IntegerModel
+from swarm.testing.network import Weather
+from swarm.testing.simulator import Simulation
+
+MODEL = IntegerModel(layers=8, layer_seconds=0.001, token_seconds=0.0001)
+
+
+def candidate(name: str, due: float, length: int = 1, group: str = "f", *, can_cut: bool = True) -> Candidate:
+    return Candidate((name, 0), group, due, length, is_prompt=length > 1, can_cut=can_cut)
+
+
+def chosen(candidates: list[Candidate], prompt_tokens: int, *, is_prompts_turn: bool = False) -> dict[str, int]:
+    steps = choose_steps(candidates, prompt_tokens, is_prompts_turn=is_prompts_turn)
+    return {name: length for (name, _), length in steps}
+
+
+def test_decode_steps_go_first_and_prompts_fill_what_is_left() -> None:
+    waiting = [candidate("long", 1.0, 100), candidate("one", 3.0), candidate("short", 2.0, 10), candidate("two", 4.0)]
+    assert chosen(waiting, 32) == {"one": 1, "two": 1, "long": 32}
+    assert chosen(waiting, 105) == {"one": 1, "two": 1, "long": 100, "short": 5}
+
+
+def test_what_is_due_first_runs_first() -> None:
+    assert chosen([candidate("long", 5.0, 100), candidate("short", 2.0, 10)], 32) == {"short": 10, "long": 22}
+
+
+def test_a_chunk_that_cannot_be_cut_waits_for_a_batch_with_room() -> None:
+    waiting = [candidate("first", 1.0, 20, can_cut=False), candidate("second", 2.0, 20, can_cut=False)]
+    assert chosen(waiting, 32) == {"first": 20}
+    assert chosen(waiting, 8) == {"first": 20}
+
+
+def test_a_batch_holds_steps_of_one_group_and_prompts_that_had_to_wait_choose_the_next() -> None:
+    waiting = [candidate("one", 3.0, group="b 0-5"), candidate("prompt", 1.0, 50), candidate("two", 4.0)]
+    assert chosen(waiting, 32) == {"one": 1}
+    assert chosen(waiting, 32, is_prompts_turn=True) == {"two": 1, "prompt": 32}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_short_question_does_not_wait_for_a_long_prompt(seed: int) -> None:
+    simulation = Simulation(seed, MODEL, Weather())
+    simulation.add_node("f")
+    simulation.run(3)
+    for length in (3000, 5):
+        simulation.ask([number % 1000 for number in range(length)], 10)
+        simulation.run(0.1)
+    long, short = simulation.clients.values()
+    simulation.run(60, lambda: bool(long.received))
+    assert short.is_done
+    simulation.run(60, simulation.are_answered)
+    simulation.check_answers()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_prompt_does_not_wait_for_ever_for_short_ones(seed: int) -> None:
+    """A question four times a second, for as long as the long one takes; they take half of what the node can do."""
+    simulation = Simulation(seed, MODEL, Weather())
+    simulation.add_node("f")
+    simulation.run(3)
+    simulation.ask([number % 1000 for number in range(1500)], 2)
+    (long,) = simulation.clients.values()
+    for number in range(40):
+        simulation.ask([number] * 100, 2)
+        simulation.run(0.25)
+    assert long.is_done
+    assert long.times[1] - long.times[0] < 8
+    simulation.run(60, simulation.are_answered)
+    simulation.check_answers()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_prompt_is_computed_beside_answers_that_use_other_layers_of_the_same_node(seed: int) -> None:
+    """Two answers always have a step there: their chain goes on at a faster node, which the newcomer cannot reach."""
+    simulation = Simulation(seed, replace(MODEL, layer_seconds=0.004), Weather())
+    simulation.add_node("f")
+    faster = simulation.add_node("4-8 e", speed=4.0)
+    simulation.run(3)
+    for _ in range(2):
+        simulation.ask([1, 2, 3], 2000)
+        simulation.run(1.1)
+    assert all(len(client.machine.route) == 2 for client in simulation.clients.values())
+    running = list(simulation.clients.values())
+    name = simulation.ask(list(range(40)), 5)
+    simulation.cut(name, faster)
+    simulation.run(4)
+    assert simulation.clients[name].is_done
+    assert not any(client.is_done for client in running)
+    simulation.run(60, simulation.are_answered)
+    simulation.check_answers()
