@@ -272,6 +272,7 @@ class Opened(Message, frozen=True, tag="opened"):
     attempt: Small
     hop: Small
     end: Small
+    is_draining: bool = False  # as in Renewed
 
 
 Code = Literal[

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swarm.messages import Channel, Open, Renewed, Tail
+from swarm.messages import Channel, Open, Opened, Renewed, Tail
 from swarm.plan.routes import Hop
 
 RENEW_SECONDS = 1.0
@@ -85,9 +85,12 @@ class Chain:
         self._asked_at = now
         return True
 
-    def open(self, hop: int, end: int, now: float) -> bool:
-        """A hop has opened, its cache ends at `end`; True once all have."""
-        self.ends[hop] = end
+    def opened(self, node: str, message: Opened, now: float) -> bool:
+        """A hop has opened; True once all have."""
+        if message.hop >= len(self.route) or self.route[message.hop].node != node:
+            return False
+        self.ends[message.hop] = message.end
+        self._nodes[node].is_draining = message.is_draining
         self.note_progress(now)
         return len(self.ends) == len(self.route)
 

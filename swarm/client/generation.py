@@ -21,6 +21,7 @@ CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
 CAUGHT_UP_SECONDS = 0.5  # an understudy that computed what it lacked so fast lacks no more than that by now
 CAUGHT_UP_TOKENS = 2  # nor does it where a single token takes as long
 RETRY_SECONDS = 10.0  # after an understudy that failed
+HURRY_SECONDS = 0.3  # likewise, while the lead's chain is about to lose a hop
 
 
 class GenerationMachine:
@@ -110,7 +111,12 @@ class GenerationMachine:
 
     def receive(self, node: str, session: str, message: AnyMessage, now: float) -> list[Effect]:
         """A message about one of the sessions."""
-        return self._have_all(lambda one: one.receive(node, message, now) if one.session == session else [], now)
+        known = self.lead.draining
+        effects = self._have_all(lambda one: one.receive(node, message, now) if one.session == session else [], now)
+        if self.lead.draining <= known:
+            return effects
+        self._look_at = now  # there are a few seconds to compute the whole prompt elsewhere
+        return [*effects, *self._look_elsewhere(now)]
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
@@ -161,6 +167,7 @@ class GenerationMachine:
             return self._do_without(understudy, now)
         rest = self.lead.rest()
         effects = self.lead.close()
+        self._look_at = now  # this chain may be about to lose a hop, too
         self._earlier_attempts += self.lead.attempts
         self.lead, self.understudy = understudy, None
         return [*effects, *self._pass_on(self.lead.take_over(rest, now))]
@@ -168,7 +175,7 @@ class GenerationMachine:
     def _do_without(self, understudy: SessionMachine, now: float) -> list[Effect]:
         """The understudy's chain is no good. If it only lacked room beside the lead's caches, the lead goes there itself."""
         effects = self._dismiss()
-        self._look_at = now + RETRY_SECONDS
+        self._look_at = now + (HURRY_SECONDS if self.lead.draining else RETRY_SECONDS)
         lacks_room = understudy.refusal in ("KV_FULL", "OVERLOADED")
         if lacks_room and self.lead.phase == "running" and self._find_better(now):
             effects += self._pass_on(self.lead.change_chain(now))

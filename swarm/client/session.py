@@ -171,7 +171,7 @@ class SessionMachine:
         """A message about this session."""
         match message:
             case Opened() if message.attempt == self._attempt:
-                return self._opened(message, now)
+                return self._opened(node, message, now)
             case Refused() if message.attempt == self._attempt:
                 return self._refused(node, message, now)
             case Tokens() if message.attempt == self._attempt and self.phase == "running":
@@ -290,8 +290,8 @@ class SessionMachine:
             for order in orders
         ]
 
-    def _opened(self, message: Opened, now: float) -> list[Effect]:
-        if self.phase != "opening" or not self._chain.open(message.hop, message.end, now):
+    def _opened(self, node: str, message: Opened, now: float) -> list[Effect]:
+        if self.phase != "opening" or not self._chain.opened(node, message, now):
             return []
         self.phase = "running"
         self._start = min(*self._chain.ends.values(), len(self.ids) - 1)

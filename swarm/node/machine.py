@@ -212,7 +212,8 @@ class NodeMachine:
         self.phase = "stopping"
         self._leave_at = now + LEAVE_SECONDS
         self.membership.is_leaving = self.sessions.is_leaving = True
-        return [Report("leaving", {}), *self._say(), *self._leave(now)]
+        told = self.sessions.tell_draining(self._tick.tick)
+        return [Report("leaving", {}), *self._say(), *told, *self._leave(now)]
 
     def _leave(self, now: float) -> list[Effect]:
         """Go once the sessions here have gone to other chains, or have had their time."""
@@ -247,7 +248,9 @@ class NodeMachine:
             return []
         before = self.claims.states
         effects = self.moves.advance(self._said, now)
-        return effects if self.claims.states == before else [*effects, *self._say()]
+        if self.claims.states == before:
+            return effects
+        return [*effects, *self._say(), *self.sessions.tell_draining(self._tick.tick)]
 
     def _say(self) -> list[Effect]:
         """Tell every peer how things are now."""

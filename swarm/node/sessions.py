@@ -5,7 +5,7 @@ Decides only: messages and times go in, effects come out. What the sessions then
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm.errors import RequestError
@@ -14,7 +14,7 @@ from swarm.node.batching import Pace
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops import IDLE_SECONDS, LEASE_SECONDS, HopSession, are_ids, tokens_of
 from swarm.node.work import ServedPart
-from swarm.parts import Part, cell_ranges, intersect, parse_part
+from swarm.parts import NOTHING, Part, cell_ranges, intersect, parse_part
 from swarm.wire.events import Asker
 
 MOST_SESSIONS = 256
@@ -131,7 +131,7 @@ class SessionTable:
             return refusal, []
         known = self.sessions.get((order.session, order.hop))
         if known is not None and known.order.attempt == order.attempt:
-            return None, [Answer(asker, _opened(known))]  # asked twice, answered twice
+            return None, [Answer(asker, self._opened(known))]  # asked twice, answered twice
         if order.next != self.node and order.next not in self.links:
             # Asked again meanwhile: one answer is enough.
             self._waiting = [
@@ -156,7 +156,13 @@ class SessionTable:
             hop.ids = ids_of(tensor)
             hop.have = len(hop.ids)
         self.sessions[hop.key] = hop
-        return None, [*effects, Answer(asker, _opened(hop))]
+        return None, [*effects, Answer(asker, self._opened(hop))]
+
+    def _opened(self, hop: HopSession) -> Opened:
+        order = hop.order
+        return Opened(
+            session=order.session, attempt=order.attempt, hop=order.hop, end=hop.end, is_draining=self._is_draining(hop)
+        )
 
     def _judge_open(
         self, asker: Asker, order: Open, tensor: WireTensor | None, served: ServedPart, now: float
@@ -164,17 +170,18 @@ class SessionTable:
         part = parse_part(order.part, served.layers)
         if not served.part.covers(part) or len(cell_ranges(part, served.layers)) != 1:
             return refuse(order, "NOT_SERVING", f'"{order.part}" is not served here, "{served.part}" is')
-        draining = self.draining.get(order.model)
-        if draining is not None and not intersect(draining, part, served.layers).is_empty():
+        mine = [hop for hop in self.sessions.values() if hop.order.session == order.session]
+        goes_on = any(hop.order.part == order.part for hop in mine)  # as a later attempt: it leaves when its client can
+        draining = self.draining.get(order.model, NOTHING)
+        if not goes_on and not intersect(draining, part, served.layers).is_empty():
             return refuse(order, "NOT_SERVING", f'"{draining}" is about to be dropped here')
         if part.end != (order.tail is not None) or part.begin != order.is_first:
             return refuse(order, "BAD_MESSAGE", f'"{order.part}" does not fit this hop\'s place in the chain')
-        if self.is_leaving:
+        if self.is_leaving and not goes_on:
             return refuse(order, "LEAVING", "this node is shutting down", retry_seconds=1.0)
         stone = self._tombstones.get(order.session)
         if stone is not None and order.attempt <= stone.attempt and now < stone.until:
             return refuse(order, "CLOSED", "this session was closed")
-        mine = [hop for hop in self.sessions.values() if hop.order.session == order.session]
         if any(hop.owner != asker.node for hop in mine):
             return refuse(order, "NOT_OWNER", "another key opened this session")
         if any(hop.order.attempt > order.attempt for hop in mine):
@@ -252,11 +259,11 @@ class SessionTable:
     def link_down(self, node: str, tick: int) -> list[Effect]:
         """Our data connection to a node broke: clients whose chain goes on there should not hear of it a renewal later."""
         self.links.discard(node)
-        cut: dict[tuple[str, int], list[HopSession]] = {}
-        for hop in self.sessions.values():
-            if hop.order.next == node:
-                cut.setdefault((hop.order.session, hop.order.attempt), []).append(hop)
-        return [SendClient(hops[0].owner, self._describe(hops, tick), "control") for hops in cut.values()]
+        return self._tell((hop for hop in self.sessions.values() if hop.order.next == node), tick)
+
+    def tell_draining(self, tick: int) -> list[Effect]:
+        """Clients whose sessions must leave hear of it now: they have little time to have another chain compute them."""
+        return self._tell((hop for hop in self.sessions.values() if self._is_draining(hop)), tick)
 
     # Leases -----------------------------------------------------------------------------------------------------------
 
@@ -287,6 +294,13 @@ class SessionTable:
                     effects.append(SendClient(hop.owner, tokens_of(hop, message.have)))
                 hop.have = message.have
         return [Answer(asker, self._describe(hops, tick)), *effects]
+
+    def _tell(self, hops: Iterable[HopSession], tick: int) -> list[Effect]:
+        """What the next renewal would answer, unasked."""
+        told: dict[tuple[str, int], list[HopSession]] = {}
+        for hop in hops:
+            told.setdefault((hop.order.session, hop.order.attempt), []).append(hop)
+        return [SendClient(together[0].owner, self._describe(together, tick), "control") for together in told.values()]
 
     def _describe(self, hops: Sequence[HopSession], tick: int) -> Renewed:
         """Where a session stands here, at one attempt."""
@@ -321,10 +335,6 @@ class SessionTable:
             for waiting in late
         ]
         return effects
-
-
-def _opened(hop: HopSession) -> Opened:
-    return Opened(session=hop.order.session, attempt=hop.order.attempt, hop=hop.order.hop, end=hop.end)
 
 
 def refuse(order: Open, code: Code, message: str, retry_seconds: float = 0.0) -> Refused:
