@@ -109,6 +109,12 @@ class Chain:
         if state is not None and state.down_since is None and link in needed_links(self.route):
             state.down_since = now
 
+    def link_refused(self, link: Link) -> None:
+        """A link that broke cannot be made again: there will be no more of it."""
+        state = self._nodes.get(link[0])
+        if state is not None and state.down_since is not None and link in needed_links(self.route):
+            state.down_since = float("-inf")
+
     def links_up(self, node: str, now: float) -> None:
         """Every link that this chain needs to a node is up again."""
         state = self._nodes.get(node)

@@ -109,6 +109,9 @@ class GenerationMachine:
         for session in self.sessions:
             session.link_down(node, channel, now)
 
+    def link_refused(self, node: str, channel: Channel, now: float) -> list[Effect]:
+        return self._have_all(lambda session: session.link_refused(node, channel, now), now)
+
     def receive(self, node: str, session: str, message: AnyMessage, now: float) -> list[Effect]:
         """A message about one of the sessions."""
         known = self.lead.draining

@@ -23,7 +23,7 @@ from swarm.discovery.peers import PeerTable
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AnyMessage, AskPeers, Beat, Channel, Hello, PeerPage, WireTensor
 from swarm.wire.dialer import Dialer
-from swarm.wire.events import LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkUp
+from swarm.wire.events import LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkRefused, LinkUp
 from swarm.wire.inbox import Inbox
 from swarm.wire.polling import Polling
 
@@ -210,6 +210,8 @@ class ClientLoop:
                     self._knocks.broke(event.address, now)
                 for machine in self._generations:
                     machine.link_down(node, channel, now)
+            case LinkRefused(address, channel, node):
+                self._refused(node or self._only_node_at(address), channel, now)
             case LinkFailed(address, channel, reason):
                 if channel == "control":
                     self._knock(self._knocks.failed(address, now), now)
@@ -219,6 +221,15 @@ class ClientLoop:
                         self.changed.notify_all()
             case LinkMessage(node, _, message, tensor):
                 self._receive(node, message, tensor, now)
+
+    def _only_node_at(self, address: str) -> str:
+        """The node that is at this address and nowhere else; "" if there is none."""
+        return next((beat.node for beat in self.beats if beat.addresses == [address]), "")
+
+    def _refused(self, node: str, channel: Channel, now: float) -> None:
+        if (node, channel) not in self._up:
+            for machine in list(self._generations):
+                self._perform(machine, machine.link_refused(node, channel, now), now)
 
     def _link_up(self, node: str, channel: Channel, address: str, now: float) -> None:
         self.failures.pop(address, None)

@@ -167,6 +167,13 @@ class SessionMachine:
         self.links.discard((node, channel))
         self._chain.link_down((node, channel), now)
 
+    def link_refused(self, node: str, channel: Channel, now: float) -> list[Effect]:
+        """Nobody is where that node was: there is nothing to wait for."""
+        if self.phase == "connecting" and (node, channel) in self._missing_links():
+            return self._reroute({node}, "nobody takes the connection", now)
+        self._chain.link_refused((node, channel))
+        return self.tick(now) if self.phase == "running" else []
+
     def receive(self, node: str, message: AnyMessage, now: float) -> list[Effect]:
         """A message about this session."""
         match message:

@@ -46,7 +46,7 @@ from swarm.node.steps import StepRunner
 from swarm.node.work import BatchResult, ServedPart
 from swarm.parts import Part
 from swarm.plan.claims import Placement
-from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkUp
+from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 
 
 class Started(Struct, frozen=True):
@@ -109,6 +109,7 @@ Event = (
     | Arrived
     | LinkUp
     | LinkDown
+    | LinkRefused
     | LinkFailed
     | LinkMessage
     | PartLoaded
@@ -176,6 +177,8 @@ class NodeMachine:
                     return self.membership.link_down(event, now)
                 self.links.down(event.node)
                 return self.sessions.link_down(event.node, self._tick.tick)
+            case LinkRefused():
+                return []  # a peer counts as dead from when its link broke
             case LinkFailed():
                 if event.channel == "data":
                     return []

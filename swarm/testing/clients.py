@@ -82,6 +82,9 @@ class SimulatedClient:
             self.machine.see(self._beats)
         self.machine.link_down(node, channel, self._outside.now)
 
+    def link_refused(self, node: str, channel: Channel) -> None:
+        self._perform(self.machine.link_refused(node, channel, self._outside.now))
+
     def _perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:

@@ -416,6 +416,14 @@ class Simulation:
                 if other != name:
                     self._break((other, name, channel))
         self.network.broken -= {link for link in self.network.broken if link[0] == name}
+        self._at(RECONNECT_SECONDS, lambda: self._refuse(name))
+
+    def _refuse(self, name: str) -> None:
+        """Nobody takes connections where a node was; those who are cut off from there hear nothing."""
+        for source, target, channel in sorted(self.network.broken):
+            is_told = source in self.clients and self.network.is_whole(source, target)
+            if target == name and not self.nodes[name].is_up and is_told:
+                self.clients[source].link_refused(target, channel)
 
     def _answer(self, name: str, asker: Asker, message: AnyMessage, tensor: WireTensor | None) -> None:
         if asker.node in self.clients:

@@ -1,7 +1,8 @@
 """Outgoing connections: one DEALER and its monitor for each (address, channel) dialled.
 
-Says who answered (`LinkUp`), what they sent (`LinkMessage`), when a connection breaks (`LinkDown`) and why one cannot be
-made (`LinkFailed`). Reconnecting is ZeroMQ's work. Runs in the caller's poll loop and never blocks.
+Says who answered (`LinkUp`), what they sent (`LinkMessage`), when a connection breaks (`LinkDown`), that nobody takes it
+(`LinkRefused`) and why one cannot be made (`LinkFailed`). Reconnecting is ZeroMQ's work. Runs in the caller's poll loop and
+never blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from zmq.utils.monitor import recv_monitor_message
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AnyMessage, Channel, Hello, Welcome, WireTensor
 from swarm.wire.codec import FRAME_LIMIT, SMALLEST_FRAME, WireError, decode, encode
-from swarm.wire.events import UNREACHABLE, WRONG_SECRET, LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkUp
+from swarm.wire.events import (
+    UNREACHABLE,
+    WRONG_SECRET,
+    LinkDown,
+    LinkEvent,
+    LinkFailed,
+    LinkMessage,
+    LinkRefused,
+    LinkUp,
+)
 from swarm.wire.polling import Polling
 from swarm.wire.sockets import make_dealer
 
@@ -75,6 +85,7 @@ class Dialer:
             return  # no descriptor is left: as silent as one where nobody listens
         monitor = socket.get_monitor_socket(
             zmq.EVENT_CONNECTED
+            | zmq.EVENT_CLOSED
             | zmq.EVENT_DISCONNECTED
             | zmq.EVENT_HANDSHAKE_SUCCEEDED
             | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -160,6 +171,8 @@ class Dialer:
             event = recv_monitor_message(dial.monitor, zmq.NOBLOCK)["event"]
             if event == zmq.EVENT_CONNECTED:
                 dial.state, dial.since = "connected", now
+            elif event == zmq.EVENT_CLOSED:
+                yield LinkRefused(dial.address, dial.channel, dial.node)
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 dial.state = "secured"
                 self._send(dial, self._hello)

@@ -43,6 +43,14 @@ class LinkDown(Struct, frozen=True):
     address: str
 
 
+class LinkRefused(Struct, frozen=True):
+    """Nobody took a connection to `address` just now; ZeroMQ goes on trying. node: who did before, if anybody."""
+
+    address: str
+    channel: Channel
+    node: str
+
+
 class LinkFailed(Struct, frozen=True):
     """No connection to `address` yet, and why; said once."""
 
@@ -60,4 +68,4 @@ class LinkMessage(Struct, frozen=True):
     tensor: WireTensor | None = None
 
 
-LinkEvent = LinkUp | LinkDown | LinkFailed | LinkMessage
+LinkEvent = LinkUp | LinkDown | LinkRefused | LinkFailed | LinkMessage

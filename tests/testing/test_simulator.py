@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from swarm.client.chain import LINK_GRACE_SECONDS
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
@@ -51,6 +52,23 @@ def test_lost_repeated_and_reordered_messages_change_no_token(seed: int) -> None
 @pytest.mark.parametrize("seed", range(20))
 def test_a_dead_hop_costs_a_pause_and_no_token(seed: int) -> None:
     simulate(seed, Weather(), kills=1)
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_hop_whose_port_nobody_listens_at_any_more_is_left_at_once(at: int) -> None:
+    """It is not waited for as one is whose connection only broke."""
+    simulation = Simulation(at, MODEL, Weather())
+    for part in (*PARTS, *PARTS):
+        simulation.add_node(part)
+    simulation.run(5)
+    simulation.ask([1, 2, 3], 100)
+    simulation.run(0.5)
+    (client,) = simulation.clients.values()
+    simulation.kill(client.machine.route[at].node)
+    simulation.run(10, simulation.are_answered)
+    simulation.check_answers()
+    assert client.machine.attempts == 2
+    assert max(later - earlier for earlier, later in itertools.pairwise(client.times)) < LINK_GRACE_SECONDS
 
 
 def test_the_same_seed_does_the_same() -> None:
