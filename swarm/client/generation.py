@@ -110,6 +110,8 @@ class GenerationMachine:
             session.link_down(node, channel, now)
 
     def link_refused(self, node: str, channel: Channel, now: float) -> list[Effect]:
+        if channel == "control":
+            self._choice.lose(node)
         return self._have_all(lambda session: session.link_refused(node, channel, now), now)
 
     def receive(self, node: str, session: str, message: AnyMessage, now: float) -> list[Effect]:

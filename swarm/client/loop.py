@@ -29,6 +29,7 @@ from swarm.wire.polling import Polling
 
 TICK_SECONDS = 0.1
 REFRESH_SECONDS = 1.0
+ROUTELESS_REFRESH_SECONDS = 0.25  # while a session waits for a chain
 MOST_NOTED = 256  # foreign swarms, and addresses where nobody answers: anyone can announce any number
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class ClientLoop:
         self._generations: dict[GenerationMachine, Sink] = {}
         self._calls: list[_Call] = []
         self._up: set[tuple[str, Channel]] = set()
+        self._lost: set[str] = set()  # nodes that nothing of ours reaches since its control link broke or was refused
         self._refreshed_at = float("-inf")
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="client", daemon=True)
@@ -144,10 +146,10 @@ class ClientLoop:
     def _tick(self, now: float) -> None:
         for event in self._dialer.check_deadlines(now):
             self._handle(event, now)
-        if now - self._refreshed_at >= REFRESH_SECONDS:
-            self._refreshed_at = now
+        is_waiting = any(session.phase == "routing" for machine in self._generations for session in machine.sessions)
+        if now - self._refreshed_at >= (ROUTELESS_REFRESH_SECONDS if is_waiting else REFRESH_SECONDS):
             self._knock(self._knocks.advance(now), now)
-            self._refresh()
+            self._refresh(now)
         self._calls = [call for call in self._calls if call.until > now]
         for machine in list(self._generations):
             if machine.phase == "over":
@@ -155,8 +157,9 @@ class ClientLoop:
             else:
                 self._perform(machine, machine.tick(now), now)
 
-    def _refresh(self) -> None:
+    def _refresh(self, now: float) -> None:
         """Ask one node that is up for the peer table; any will do, and the next one is asked if it is gone."""
+        self._refreshed_at = now
         for node, channel in sorted(self._up):
             if channel == "control" and self._dialer.send(node, "control", AskPeers()):
                 return
@@ -194,6 +197,8 @@ class ClientLoop:
         if machine not in self._generations:
             for node, channel in self._up:
                 machine.link_up(node, channel, now)
+            for node in self._lost:
+                machine.link_down(node, "control", now)
         self._generations[machine] = sink
         machine.see(self.beats)
         self._perform(machine, act(now), now)
@@ -205,8 +210,10 @@ class ClientLoop:
             case LinkDown(node, channel):
                 self._up.discard((node, channel))
                 if channel == "control":
+                    self._lost.add(node)
                     self._table.mark_lost(node, now)
                     self._show_table(now)
+                    self._refresh(now)  # others may have come that can do its work
                     self._knocks.broke(event.address, now)
                 for machine in self._generations:
                     machine.link_down(node, channel, now)
@@ -227,7 +234,9 @@ class ClientLoop:
         return next((beat.node for beat in self.beats if beat.addresses == [address]), "")
 
     def _refused(self, node: str, channel: Channel, now: float) -> None:
-        if (node, channel) not in self._up:
+        if node and (node, channel) not in self._up:
+            if channel == "control":
+                self._lost.add(node)
             for machine in list(self._generations):
                 self._perform(machine, machine.link_refused(node, channel, now), now)
 
@@ -235,6 +244,7 @@ class ClientLoop:
         self.failures.pop(address, None)
         self._up.add((node, channel))
         if channel == "control":
+            self._lost.discard(node)
             self._knock(self._knocks.answered(address, now), now)
             self.reached = [*(known for known in self.reached if known != address), address]
             self._dialer.send(node, "control", AskPeers())
@@ -289,6 +299,7 @@ class ClientLoop:
     def _show_table(self, now: float) -> None:
         with self.changed:
             self.beats = self._table.live(now)
+            self._lost = {node for node in self._lost if node in self._table}
             self.changed.notify_all()
         for machine in self._generations:
             machine.see(self.beats)
