@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -100,13 +101,13 @@ def settle(simulation: Simulation, seconds: float = 60.0) -> None:
     assert simulation.is_settled(5.0), f"seed {simulation.seed}: still moving after {seconds} s"
 
 
-def check_unbroken(simulation: Simulation) -> None:
-    """Every answer is whole and right, and came without a pause."""
+def check_unbroken(simulation: Simulation, most: float = GAP_SECONDS) -> None:
+    """Every answer is whole and right, and came without a pause once it had begun."""
     simulation.run(120, simulation.are_answered)
     simulation.check_answers()
     for client in simulation.clients.values():
-        gap = max(later - earlier for earlier, later in itertools.pairwise(client.times))
-        assert gap < GAP_SECONDS, f"seed {simulation.seed}: {gap:.2f} s without a token"
+        gap = max(later - earlier for earlier, later in itertools.pairwise(client.times[1:]))
+        assert gap < most, f"seed {simulation.seed}: {gap:.2f} s without a token"
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -149,3 +150,23 @@ def test_a_node_that_moves_away_from_all_that_it_serves_lets_its_sessions_go_fir
     settle(simulation)
     assert first != {name: simulation.part_of(name) for name in simulation.nodes}
     check_unbroken(simulation)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_nodes_of_all_sizes_that_join_disturb_no_answer(seed: int) -> None:
+    """Each is followed by moves of others, and answers to long prompts change chains side by side."""
+    simulation = Simulation(seed, replace(SLOW, layers=8), Weather())
+    rng = simulation.rng
+
+    def join(count: int, longest_pause: float) -> None:
+        for _ in range(count):
+            simulation.add_node(budget_layers=rng.randint(2, 9), speed=rng.choice([0.5, 1.0, 1.0, 2.0, 4.0]))
+            simulation.run(rng.uniform(0.0, longest_pause))
+
+    join(6, 2.0)
+    simulation.run(20)
+    for _ in range(3):
+        simulation.ask([rng.randrange(1000) for _ in range(rng.choice([3, 40, 400]))], rng.choice([300, 600]))
+        simulation.run(rng.uniform(0.0, 2.0))
+    join(4, 6.0)
+    check_unbroken(simulation, most=1.5)
