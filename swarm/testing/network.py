@@ -1,4 +1,4 @@
-"""The network of a simulated swarm: what gets through, how late and how often; which cables and connections are broken.
+"""The network of a simulated swarm: what gets through, how late and how often; which cables are broken.
 
 Decides from its own seeded generator. Knows no machines: names are all it sees.
 """
@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-
-from swarm.messages import Channel
-
-Link = tuple[str, str, Channel]  # a connection: who dialled, whom, for what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +20,10 @@ class Weather:
 
 
 class Network:
-    """Cables between any two, and the connections over them."""
+    """Cables between any two."""
 
     def __init__(self, rng: random.Random, weather: Weather) -> None:
         self.weather = weather
-        self.broken: set[Link] = set()  # connections that are wanted and not there
-        self.given_up: set[Link] = set()  # connections that nobody wants any more
         self._rng = rng
         self._cuts: set[tuple[str, str]] = set()
 

@@ -47,8 +47,9 @@ from swarm.node.work import Batch
 from swarm.parts import NOTHING, Part, join_parts, parse_part, subtract
 from swarm.plan.claims import CellCosts
 from swarm.testing.clients import SimulatedClient
+from swarm.testing.connections import Connections, Link
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
-from swarm.testing.network import Link, Network, Weather
+from swarm.testing.network import Network, Weather
 from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
 
@@ -56,9 +57,6 @@ TICK_SECONDS = 0.2
 CLIENT_TICK_SECONDS = 0.1
 LAYER_BYTES = 100
 LOAD_SECONDS = 0.05
-CONNECT_SECONDS = 0.003
-RECONNECT_SECONDS = 0.2
-HEARTBEAT_SECONDS = 6.0  # without an answer, until a connection counts as broken
 NOTICED_SECONDS = 6.0  # until everyone knows that a node is gone
 
 
@@ -88,6 +86,7 @@ class Simulation:
         self.model = model
         self.rng = random.Random(seed)
         self.network = Network(self.rng, weather)
+        self._connections = Connections(self.network, self)
         self.nodes: dict[str, _Node] = {}
         self.clients: dict[str, SimulatedClient] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -122,10 +121,9 @@ class Simulation:
         self.nodes[name] = node
         placement: dict[str, Part] = {} if part is None else {MODEL_ID: parse_part(part, self.model.layers)}
         peers = [other.address for other_name, other in self.nodes.items() if other_name != name]
-        self._at(0.0, lambda: self._feed(node, Started(7701, placement, peers)))
-        self._at(self.rng.random() * TICK_SECONDS, lambda: self._tick(node))
-        for link in [link for link in self.network.broken if link[1] == name]:
-            self._mend(link)
+        self.after(0.0, lambda: self._feed(node, Started(7701, placement, peers)))
+        self.after(self.rng.random() * TICK_SECONDS, lambda: self._tick(node))
+        self._connections.mend(name)
 
     def ask(self, prompt: Sequence[int], count: int, wait_seconds: float = 0.0, *, stays: bool = False) -> str:
         """A client that asks a question now. stays: it keeps its session when it has been answered, for another one."""
@@ -135,7 +133,7 @@ class Simulation:
         name = f"{self.rng.getrandbits(64):016x}"
         client = self.clients[name] = SimulatedClient(name, machine, self)
         client.ask(prompt, self.model.answer(prompt, count))
-        self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
+        self.after(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
         return name
 
     # Faults -----------------------------------------------------------------------------------------------------------
@@ -172,19 +170,16 @@ class Simulation:
     def cut(self, left: str, right: str, *, one_way: bool = False) -> None:
         """Nothing passes any more, and neither is told until its heartbeats fail."""
         self.network.cut(left, right, one_way=one_way)
-        self._at(HEARTBEAT_SECONDS, lambda: self._give_up(left, right))
+        self._connections.cut(left, right)
 
     def reset(self, left: str, right: str) -> None:
         """The connections between two break, and come back."""
-        for link in self._links(left, right):
-            self._break(link)
-            self._at(RECONNECT_SECONDS, lambda link=link: self._mend(link))
+        self._connections.reset(left, right)
 
     def heal(self) -> None:
         """All cables are whole again."""
         self.network.heal()
-        for link in list(self.network.broken):
-            self._mend(link)
+        self._connections.mend()
 
     def move(self, name: str, part: Part) -> None:
         """A node begins a move as if its view had told it to; it drops nothing that it sees nowhere else."""
@@ -230,7 +225,8 @@ class Simulation:
         if not until():
             self.now = stop
 
-    def _at(self, delay: float, act: Callable[[], None]) -> None:
+    def after(self, delay: float, act: Callable[[], None]) -> None:
+        """Do something when so much time has passed."""
         heapq.heappush(self._events, (self.now + delay, next(self._order), act))
 
     def _tick(self, node: _Node) -> None:
@@ -239,12 +235,12 @@ class Simulation:
         if node.stuck_until <= self.now:
             node.tick += 1
         self._feed(node, Ticked(node.tick, 0))
-        self._at(TICK_SECONDS, lambda: self._tick(node))
+        self.after(TICK_SECONDS, lambda: self._tick(node))
 
     def _tick_client(self, client: SimulatedClient, *, stays: bool) -> None:
         if stays or not client.is_done:
             client.tick()
-            self._at(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
+            self.after(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
 
     def show_table(self, client: str) -> list[Beat]:
         """The peer table, as one node that a client reaches would give it."""
@@ -271,7 +267,7 @@ class Simulation:
         if not node.is_up:
             return
         if node.stalled_until > self.now:
-            self._at(node.stalled_until - self.now, lambda: self._feed(node, event))
+            self.after(node.stalled_until - self.now, lambda: self._feed(node, event))
             return
         for effect in node.machine.handle(event, self.now + node.clock_ahead):
             self._perform(node, effect)
@@ -284,13 +280,13 @@ class Simulation:
     def _send(self, source: str, target: str, act: Callable[[], None]) -> None:
         """Something crosses the network, perhaps."""
         for delay in self.network.delays():
-            self._at(delay, lambda: act() if self.network.passes(source, target) else None)
+            self.after(delay, lambda: act() if self.network.passes(source, target) else None)
 
     def _perform(self, node: _Node, effect: Effect) -> None:
         name = node.machine.node
         match effect:
             case SendPeer(target, channel, message, tensor):
-                if (name, target, channel) not in self.network.broken:
+                if self._connections.is_up(name, target, channel):
                     arrived = Arrived(Asker(name, channel, name.encode()), message, tensor)
                     self._send(name, target, lambda: self._feed_named(target, arrived))
             case Answer(asker, message, tensor):
@@ -299,12 +295,14 @@ class Simulation:
                 if target in self.clients:
                     self._send(name, target, lambda: self.clients[target].receive(name, message))
             case Dial(address):
-                self._dial(name, address, "control")
+                for target in self._nodes_at(address):
+                    self._connections.dial(name, target, "control")
             case HangUp(address):
-                self._hang_up(name, address)
+                for target in self._nodes_at(address):
+                    self._connections.hang_up(name, target)
             case DialData(target):
                 if target in self.nodes:
-                    self._dial(name, self.nodes[target].address, "data")
+                    self._connections.dial(name, target, "data")
             case AskTurn():
                 self._feed(node, TurnTaken())
             case Run(batch):
@@ -315,7 +313,7 @@ class Simulation:
             case Load(_, part):
                 self._moved_at = self.now
                 self._drop(node, part)
-                self._at(node.load_seconds, lambda: self._load(node, part))
+                self.after(node.load_seconds, lambda: self._load(node, part))
             case Unload():
                 self._drop(node, NOTHING)
                 node.engine = None
@@ -326,12 +324,12 @@ class Simulation:
 
     def _run_batch(self, node: _Node, batch: Batch) -> None:
         if node.engine is None:
-            self._at(0.0, lambda: self._feed(node, BatchFailed("nothing is loaded")))
+            self.after(0.0, lambda: self._feed(node, BatchFailed("nothing is loaded")))
             return
         check_fences(self.seed, node.machine, batch)
         result = node.engine.run(batch)
         done = max(self.now + result.seconds, node.stuck_until)
-        self._at(done - self.now, lambda: self._feed(node, BatchDone(result)))
+        self.after(done - self.now, lambda: self._feed(node, BatchDone(result)))
 
     def _drop(self, node: _Node, part: Part) -> None:
         """A node gives up all that is not in `part`; those that began to leave a moment ago could not be missed yet."""
@@ -357,27 +355,17 @@ class Simulation:
 
     # Connections ------------------------------------------------------------------------------------------------------
 
-    def _dial(self, source: str, address: str, channel: Channel) -> None:
-        for target, node in self.nodes.items():
-            if node.address == address:
-                link = (source, target, channel)
-                self.network.broken.add(link)
-                self.network.given_up.discard(link)
-                self._at(CONNECT_SECONDS, lambda link=link: self._mend(link))
+    def _nodes_at(self, address: str) -> list[str]:
+        return [name for name, node in self.nodes.items() if node.address == address]
 
-    def _hang_up(self, source: str, address: str) -> None:
-        for target, node in self.nodes.items():
-            if node.address == address:
-                self.network.given_up.add((source, target, "control"))
+    def is_listening(self, name: str) -> bool:
+        """Whether there is a node of that name now."""
+        return name in self.nodes and self.nodes[name].is_up
 
-    def _mend(self, link: Link) -> None:
-        """ZeroMQ tries again and again; it succeeds once the other side is there."""
+    def link_up(self, link: Link) -> None:
+        """Tell whoever dialled."""
         source, target, channel = link
         node = self.nodes[target]
-        is_wanted = link in self.network.broken and link not in self.network.given_up
-        if not is_wanted or not node.is_up or not self.network.is_whole(source, target):
-            return
-        self.network.broken.discard(link)
         if source in self.clients:
             self.clients[source].link_up(target, channel)
         else:
@@ -386,44 +374,25 @@ class Simulation:
             )
             self._feed_named(source, LinkUp(target, channel, node.address, welcome))
 
-    def _break(self, link: Link) -> None:
+    def link_down(self, link: Link) -> None:
+        """Likewise."""
         source, target, channel = link
-        if link in self.network.broken:
-            return
-        self.network.broken.add(link)
         if source in self.clients:
             self.clients[source].link_down(target, channel)
-        else:
+        elif target in self.nodes:
             self._feed_named(source, LinkDown(target, channel, self.nodes[target].address))
 
-    def _give_up(self, left: str, right: str) -> None:
-        """Heartbeats have failed, if the cable is still cut."""
-        if not self.network.is_whole(left, right):
-            for link in self._links(left, right):
-                self._break(link)
-
-    def _links(self, left: str, right: str) -> list[Link]:
-        """Every connection that there may be between two."""
-        pairs = [pair for pair in ((left, right), (right, left)) if pair[1] in self.nodes]
-        return [(source, target, channel) for source, target in pairs for channel in ("control", "data")]
+    def link_refused(self, link: Link) -> None:
+        """Nodes make nothing of it."""
+        source, target, channel = link
+        if source in self.clients:
+            self.clients[source].link_refused(target, channel)
 
     def _end(self, name: str) -> None:
         self.nodes[name].is_up = False
         self._ended[name] = self.now
         self._moved_at = self.now
-        for other in (*self.nodes, *self.clients):
-            for channel in ("control", "data"):
-                if other != name:
-                    self._break((other, name, channel))
-        self.network.broken -= {link for link in self.network.broken if link[0] == name}
-        self._at(RECONNECT_SECONDS, lambda: self._refuse(name))
-
-    def _refuse(self, name: str) -> None:
-        """Nobody takes connections where a node was; those who are cut off from there hear nothing."""
-        for source, target, channel in sorted(self.network.broken):
-            is_told = source in self.clients and self.network.is_whole(source, target)
-            if target == name and not self.nodes[name].is_up and is_told:
-                self.clients[source].link_refused(target, channel)
+        self._connections.end(name, (*self.nodes, *self.clients))
 
     def _answer(self, name: str, asker: Asker, message: AnyMessage, tensor: WireTensor | None) -> None:
         if asker.node in self.clients:
@@ -441,9 +410,7 @@ class Simulation:
 
     def connect_from(self, client: str, target: str, channel: Channel) -> None:
         """A client's connection to a node, which takes its time."""
-        link = (client, target, channel)
-        self.network.broken.add(link)
-        self._at(CONNECT_SECONDS, lambda: self._mend(link))
+        self._connections.dial(client, target, channel)
 
 
 def _stays(node: _Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -66,6 +67,19 @@ def test_a_failing_seed_can_be_replayed_by_one_line() -> None:
         [sys.executable, "-m", "swarm.testing", "--seed", "3"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("seed 3: all promises kept")
+
+
+def test_a_seed_does_the_same_in_every_process() -> None:
+    """Python orders sets of strings differently in each."""
+    seeds = "for seed in (2, 8): one = run_scenario(seed); print(one.now, one.rng.random())"
+    command = [sys.executable, "-c", f"from swarm.testing.scenarios import run_scenario\n{seeds}"]
+    said = {
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(said) == 1
 
 
 @pytest.mark.slow
