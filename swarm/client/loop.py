@@ -71,7 +71,7 @@ class ClientLoop:
         self._generations: dict[GenerationMachine, Sink] = {}
         self._calls: list[_Call] = []
         self._up: set[tuple[str, Channel]] = set()
-        self._lost: set[str] = set()  # nodes that nothing of ours reaches since its control link broke or was refused
+        self._lost: dict[str, int] = {}  # nodes whose control link broke or was refused: node → incarnation then
         self._refreshed_at = float("-inf")
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="client", daemon=True)
@@ -197,6 +197,8 @@ class ClientLoop:
         if machine not in self._generations:
             for node, channel in self._up:
                 machine.link_up(node, channel, now)
+            for node, channel in {*machine.lead.links} - self._up:
+                machine.link_down(node, channel, now)  # it broke while this conversation rested
             for node in self._lost:
                 machine.link_down(node, "control", now)
         self._generations[machine] = sink
@@ -210,7 +212,7 @@ class ClientLoop:
             case LinkDown(node, channel):
                 self._up.discard((node, channel))
                 if channel == "control":
-                    self._lost.add(node)
+                    self._lose(node)
                     self._table.mark_lost(node, now)
                     self._show_table(now)
                     self._refresh(now)  # others may have come that can do its work
@@ -218,7 +220,7 @@ class ClientLoop:
                 for machine in self._generations:
                     machine.link_down(node, channel, now)
             case LinkRefused(address, channel, node):
-                self._refused(node or self._only_node_at(address), channel, now)
+                self._refused(node or self._only_node_at(address), channel, address, now)
             case LinkFailed(address, channel, reason):
                 if channel == "control":
                     self._knock(self._knocks.failed(address, now), now)
@@ -233,10 +235,15 @@ class ClientLoop:
         """The node that is at this address and nowhere else; "" if there is none."""
         return next((beat.node for beat in self.beats if beat.addresses == [address]), "")
 
-    def _refused(self, node: str, channel: Channel, now: float) -> None:
-        if node and (node, channel) not in self._up:
+    def _lose(self, node: str) -> None:
+        """It is left out of chains until a connection to it is made again."""
+        self._lost.setdefault(node, next((beat.incarnation for beat in self.beats if beat.node == node), -1))
+
+    def _refused(self, node: str, channel: Channel, address: str, now: float) -> None:
+        is_old = channel == "data" and self._dialer.data_address(node) not in (None, address)  # it is elsewhere now
+        if node and (node, channel) not in self._up and not is_old:
             if channel == "control":
-                self._lost.add(node)
+                self._lose(node)
             for machine in list(self._generations):
                 self._perform(machine, machine.link_refused(node, channel, now), now)
 
@@ -244,7 +251,7 @@ class ClientLoop:
         self.failures.pop(address, None)
         self._up.add((node, channel))
         if channel == "control":
-            self._lost.discard(node)
+            self._lost.pop(node, None)
             self._knock(self._knocks.answered(address, now), now)
             self.reached = [*(known for known in self.reached if known != address), address]
             self._dialer.send(node, "control", AskPeers())
@@ -292,14 +299,17 @@ class ClientLoop:
     def _take_page(self, node: str, page: PeerPage, now: float) -> None:
         for beat in page.nodes:
             self._table.apply(beat, now)
+        again = [beat.node for beat in page.nodes if self._lost.get(beat.node, beat.incarnation) != beat.incarnation]
         if page.more and page.nodes:
             self._dialer.send(node, "control", AskPeers(after=page.nodes[-1].node))
         self._show_table(now)
+        for node in again:  # a new process, perhaps at another address
+            del self._lost[node]
+            self._connect(node, "control", now)
 
     def _show_table(self, now: float) -> None:
         with self.changed:
             self.beats = self._table.live(now)
-            self._lost = {node for node in self._lost if node in self._table}
             self.changed.notify_all()
         for machine in self._generations:
             machine.see(self.beats)

