@@ -37,13 +37,14 @@ def choose_steps(
     if not candidates:
         return []
     ordered = sorted(candidates, key=lambda candidate: (candidate.is_prompt, candidate.due))
-    prompts = [candidate for candidate in ordered if candidate.is_prompt]
-    group = prompts[0].group if prompts and is_prompts_turn else ordered[0].group
+    first = ordered[0]
+    if is_prompts_turn:
+        first = next((candidate for candidate in ordered if candidate.is_prompt), first)
     chosen: list[tuple[tuple[str, int], int]] = []
     left = prompt_tokens
     has_prompt = False
     for candidate in ordered:
-        if candidate.group != group or len(chosen) == MOST_SPANS:
+        if candidate.group != first.group or len(chosen) == MOST_SPANS:
             continue
         if not candidate.is_prompt:
             chosen.append((candidate.key, candidate.length))

@@ -170,8 +170,7 @@ class SessionTable:
         part = parse_part(order.part, served.layers)
         if not served.part.covers(part) or len(cell_ranges(part, served.layers)) != 1:
             return refuse(order, "NOT_SERVING", f'"{order.part}" is not served here, "{served.part}" is')
-        mine = [hop for hop in self.sessions.values() if hop.order.session == order.session]
-        goes_on = any(hop.order.part == order.part for hop in mine)  # as a later attempt: it leaves when its client can
+        goes_on = self._find_old(order) is not None  # as a later attempt: it leaves when its client can
         draining = self.draining.get(order.model, NOTHING)
         if not goes_on and not intersect(draining, part, served.layers).is_empty():
             return refuse(order, "NOT_SERVING", f'"{draining}" is about to be dropped here')
@@ -182,6 +181,7 @@ class SessionTable:
         stone = self._tombstones.get(order.session)
         if stone is not None and order.attempt <= stone.attempt and now < stone.until:
             return refuse(order, "CLOSED", "this session was closed")
+        mine = [hop for hop in self.sessions.values() if hop.order.session == order.session]
         if any(hop.owner != asker.node for hop in mine):
             return refuse(order, "NOT_OWNER", "another key opened this session")
         if any(hop.order.attempt > order.attempt for hop in mine):

@@ -108,18 +108,16 @@ class Holdings:
         missing = self.count.count(0)
         if missing:
             return Forecast(missing, math.inf, 0.0)
-        servers = {
-            node: Server(
-                node, part_of(held, self.layers), member.layer_seconds, member.end_seconds, member.link_seconds
-            )
+        servers = [
+            Server(node, part_of(held, self.layers), member.layer_seconds, member.end_seconds, member.link_seconds)
             for node, held in self.held.items()
             if held and (member := self.members[node])
-        }
-        route = find_route(list(servers.values()), self.layers)
+        ]
+        route = find_route(servers, self.layers)
         slowest = max(hop.part.layer_count * self.members[hop.node].prompt_seconds for hop in route)
         return Forecast(
             0,
-            sum(servers[hop.node].seconds_of(hop.part) for hop in route),
+            sum(self.members[hop.node].seconds_of(hop.part.layer_count, hop.part.end) for hop in route),
             min(self.rates) / 1e6,
             1 / slowest if slowest else 0.0,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -46,6 +47,11 @@ class SimulatedClient:
     @property
     def is_done(self) -> bool:
         return bool(self.finished or self.error)
+
+    @property
+    def longest_gap(self) -> float:
+        """Seconds between two tokens."""
+        return max(later - earlier for earlier, later in itertools.pairwise(self.times[1:]))
 
     def ask(self, prompt: Sequence[int], expected: list[int]) -> None:
         """Ask for as many tokens as are expected."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import pytest
@@ -34,7 +33,7 @@ def start(kv_positions: int = 1 << 20) -> tuple[Simulation, str]:
 
 def longest_gap(simulation: Simulation) -> float:
     (client,) = simulation.clients.values()
-    return max(later - earlier for earlier, later in itertools.pairwise(client.times[1:]))
+    return client.longest_gap
 
 
 def finish(simulation: Simulation) -> None:
