@@ -128,6 +128,8 @@ class Beat(Message, frozen=True, tag="beat"):
     refused: Count = 0
     dropped: Count = 0
     resent: Count = 0
+    passed_over: Count = 0  # batches computed although another node had the machine's cores, and did not go on
+    caches: Small = 0  # that its engines hold, one a session and part
     claims: Annotated[list[Claim], Meta(max_length=16)] = []
     capacities: Annotated[list[Capacity], Meta(max_length=16)] = []
     intent: Spec = ""  # the part that this node would move to next, if nobody of a lower id has an intent too

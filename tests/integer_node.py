@@ -3,11 +3,13 @@
 PART "+N": it has room for N layers and finds out by itself which. OPTIONS: JSON, {"model": fields of IntegerModel} and what
 else make_node takes by name. Prints its id and address once it serves. Ends when its
 standard input does, so that no test leaves one behind. After SIGUSR1 its compute thread is stuck; everything else lives on.
+After SIGUSR2 it is stopped, as by SIGSTOP, in the middle of its next batch.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -23,7 +25,12 @@ def main(part: str, host: str, port: str, options: str, *peers: str) -> None:
     may_compute.set()
     signal.signal(signal.SIGUSR1, lambda *_: may_compute.clear())
 
+    stops_next = threading.Event()
+    signal.signal(signal.SIGUSR2, lambda *_: stops_next.set())
+
     def pause(seconds: float) -> None:
+        if stops_next.is_set():
+            os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(seconds)
         may_compute.wait()
 

@@ -36,7 +36,7 @@ class Process:
 
 
 def start_node(
-    part: str, index: int, model: IntegerModel, peers: Sequence[str], host: lan.Host | None = None, **options: int
+    part: str, index: int, model: IntegerModel, peers: Sequence[str], host: lan.Host | None = None, **options: int | str
 ) -> Process:
     """A node that has said where it listens. part: what it serves, or "+N" for one with room for N layers.
 
@@ -65,7 +65,7 @@ def end_nodes(nodes: Sequence[Process]) -> None:
 
 @contextmanager
 def node_processes(
-    parts: Sequence[str], model: IntegerModel, hosts: Sequence[lan.Host] = (), **options: int
+    parts: Sequence[str], model: IntegerModel, hosts: Sequence[lan.Host] = (), **options: int | str
 ) -> Iterator[list[Process]]:
     """A node a part, each told of those before it; on loopback, or each on a host of its own. May be added to."""
     started: list[Process] = []

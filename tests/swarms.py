@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from swarm.client.effects import Delivered
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.keys import SwarmKeys, derive_keys, new_identity
 from swarm.messages import Sampling
+from swarm.node.cores import Cores
 from swarm.node.effects import Report
 from swarm.node.membership import LocalModel, Self
 from swarm.node.process import NodeProcess, NodeSettings
-from swarm.node.turns import Turns
 from swarm.parts import parse_part
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import KV_LAYER_BYTES, IntegerLoader, IntegerModel
@@ -76,8 +77,12 @@ def make_node(
     hosts: Sequence[str] = (HOST,),
     port: int = 17700,
     pause: Callable[[float], None] = time.sleep,
+    cores: str | None = None,
 ) -> IntegerNode:
-    """A node, not started yet. budget_layers: how many layers it may claim, where `part` does not say."""
+    """A node, not started yet.
+
+    budget_layers: how many layers it may claim, where `part` does not say. cores: what nodes of one machine take turns by.
+    """
     identity = new_identity()
     reports: list[Report] = []
 
@@ -106,7 +111,7 @@ def make_node(
         {},
         lambda on_layer: IntegerLoader(model, kv_capacity, on_layer, pause),
         report,
-        Turns(None),
+        Cores(None if cores is None else Path(cores)),
     )
     node = IntegerNode(process, identity.node, reports)
     return node

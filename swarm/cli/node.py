@@ -204,11 +204,11 @@ def build(
     options: Options, hosts: Sequence[str], share: Share, ledger: Ledger, keys: SwarmKeys, lock: NameLock
 ) -> NodeProcess:
     """The node's process, ready to run."""
+    from swarm.node.cores import Cores
     from swarm.node.former import keep_former, read_former
     from swarm.node.membership import LocalModel, Self
     from swarm.node.memory import measure_device, part_bytes
     from swarm.node.process import NodeProcess, NodeSettings
-    from swarm.node.turns import Turns
     from swarm.parts import parse_part
 
     former = state_dir() / "claims" / f"{lock.name}.json"
@@ -262,7 +262,7 @@ def build(
         {digest: path for one in share.models.values() for digest, path in one.documents.items()},
         make_loader,
         report,
-        Turns(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "turns" if share.device == "cpu" else None),
+        Cores(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "cores" if share.device == "cpu" else None),
         printer.show_progress,
     )
     return process

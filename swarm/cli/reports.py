@@ -17,6 +17,7 @@ SENTENCES = {
     "leaving": "leaving the swarm",
     "failed": "cannot serve: {message}",
     "compute-failed": "a batch failed: {message}",
+    "passed-over": "another node on this machine has the cores and does not go on: computing beside it",
     "refused": "node {peer} refused a message: {code}",
     "blocked": "seen by mDNS or --peer, but TCP {address} times out or is refused: open it in the firewall",
     "wrong-secret": "{address}: {reason}",

@@ -85,6 +85,8 @@ def describe(beats: Sequence[Beat]) -> dict[str, object]:
                 "refused": beat.refused,
                 "dropped": beat.dropped,
                 "resent": beat.resent,
+                "passed_over": beat.passed_over,
+                "caches": beat.caches,
                 "rtts": beat.rtts,
                 "bytes_per_second": beat.rates,
             }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 ROUTE_SECONDS = 8.0  # without any chain, once the answer has begun
 REFUSED_SECONDS = 8.0  # without room on any chain
+FAILED_SECONDS = 0.1  # where the only chain cannot compute it: time for another try
+AGAIN_SECONDS = 0.25  # between two tries
 TROUBLE_SECONDS = 30.0  # over chains that all fail
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
 from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, RouteTaken, Send
-from swarm.client.patience import REFUSED_SECONDS, TROUBLE_SECONDS, Patience
+from swarm.client.patience import AGAIN_SECONDS, FAILED_SECONDS, REFUSED_SECONDS, TROUBLE_SECONDS, Patience
 from swarm.errors import PeerError, RequestError, SwarmError
 from swarm.messages import (
     AnyMessage,
@@ -243,8 +243,9 @@ class SessionMachine:
                     code="NO_ROUTE",
                 )
             )
-        self.phase, self._retry_at = "routing", now + 0.25
-        return []
+        effects, self.route = self._close_all(), []  # room for others; what is cached there was waited for long enough
+        self.phase, self._retry_at = "routing", now + AGAIN_SECONDS
+        return effects
 
     def _connect(self, now: float) -> list[Effect]:
         self.phase, self._since = "connecting", now
@@ -320,21 +321,28 @@ class SessionMachine:
             return []
         self.refusal = message.code
         if message.code == "TOO_LONG":
-            effects = self._close_all()
-            return [*effects, *self._fail(RequestError(message.message))]
-        if message.code == "FAILED":
-            effects = self._close_all()
-            return [*effects, *self._fail(PeerError(message.message, peer=node, hop=message.hop, code="FAILED"))]
-        if not self._patience.bears_trouble(REFUSED_SECONDS, now):
-            effects = self._close_all()
-            error = PeerError(f"node {node}: {message.message}", peer=node, hop=message.hop, code=message.code)
-            return [*effects, *self._fail(error)]
-        # One refusal closes all: two clients that each hold half the hops would wait for each other forever.
-        effects = self._close_all()
+            return self._fail(RequestError(message.message))
         self._choice.avoid([node], now)
+        error = PeerError(f"node {node}: {message.message}", peer=node, hop=message.hop, code=message.code)
+        if message.code == "FAILED":
+            return self._failed(node, error, now)
+        if not self._patience.bears_trouble(REFUSED_SECONDS, now):
+            return self._fail(error)
+        # One refusal closes all: two clients that each hold half the hops would wait for each other forever.
+        return self._step_back(now + message.retry_seconds * (0.5 + self._jitter))
+
+    def _failed(self, node: str, error: PeerError, now: float) -> list[Effect]:
+        """A node cannot compute for this session: another chain may; where there is none, it has one more try."""
+        has_other = all(hop.node != node for hop in self._choice.find(now))
+        if not self._patience.bears_trouble(TROUBLE_SECONDS if has_other else FAILED_SECONDS, now):
+            return self._fail(error)
+        return self.change_chain(now) if has_other else self._step_back(now + AGAIN_SECONDS)
+
+    def _step_back(self, retry_at: float) -> list[Effect]:
+        """Give back all that the hops hold, and look for a chain later."""
+        effects = self._close_all()
         self._cached = list(self.ids)
-        self.phase = "routing"
-        self._retry_at = now + message.retry_seconds * (0.5 + self._jitter)
+        self.phase, self._retry_at = "routing", retry_at
         return effects
 
     def _close_all(self) -> list[Effect]:
@@ -342,8 +350,7 @@ class SessionMachine:
         return [Send(node, "control", Close(session=self.session, attempt=self._attempt)) for node in nodes]
 
     def _fail(self, error: SwarmError) -> list[Effect]:
-        self.phase, self.route, self._cached = "over", [], []
-        return [Failed(error)]
+        return [*self.close(), Failed(error)]
 
     # Running ----------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,10 @@ MOST_SPANS = 512
 
 
 class Candidate(Struct, frozen=True):
-    """A session's next waiting step. can_cut: it may be run in pieces (a prompt at the first hop)."""
+    """A session's next waiting step.
+
+    can_cut: it may be run in pieces (a prompt at the first hop). is_suspect: a batch with it has failed.
+    """
 
     key: tuple[str, int]
     group: Hashable  # steps of one group run the same part of the same model
@@ -24,6 +27,7 @@ class Candidate(Struct, frozen=True):
     length: int
     is_prompt: bool
     can_cut: bool
+    is_suspect: bool = False
 
 
 def choose_steps(
@@ -31,7 +35,8 @@ def choose_steps(
 ) -> list[tuple[tuple[str, int], int]]:
     """(key, length) of the steps to run now: every decode step of one group, then prompts up to `prompt_tokens`.
 
-    Decode steps go first; among equals what is due first. The first prompt always gets in, cut if it can be.
+    Decode steps go first; among equals what is due first. The first prompt always gets in, cut if it can be. A suspect
+    runs alone: what fails then is its own fault, and nobody else's answer.
     is_prompts_turn: the group is the first prompt's, for that had to wait for another group's decode steps.
     """
     if not candidates:
@@ -45,6 +50,8 @@ def choose_steps(
     has_prompt = False
     for candidate in ordered:
         if candidate.group != first.group or len(chosen) == MOST_SPANS:
+            continue
+        if candidate is not first and (first.is_suspect or candidate.is_suspect):
             continue
         if not candidate.is_prompt:
             chosen.append((candidate.key, candidate.length))

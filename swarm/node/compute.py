@@ -57,6 +57,11 @@ class ComputeThread:
     def give(self, job: Job) -> None:
         self._jobs.put(job)
 
+    @property
+    def caches(self) -> int:
+        """How many the engines hold."""
+        return sum(len(engine.cached) for engine in list(self._engines.values()))
+
     def stop(self) -> None:
         """Ask the thread to end; it does not wait for a step that is stuck."""
         self._jobs.put(_Stop())
@@ -90,9 +95,9 @@ class ComputeThread:
                     self._post(BatchFailed(f"{type(error).__name__}: {error}"))
                 else:
                     self._post(BatchDone(result))
-            case Forget(model, session):
+            case Forget(model, session, part):
                 if model in self._engines:
-                    self._engines[model].forget(session)
+                    self._engines[model].forget(session, part)
             case Load(model, part):
                 self._loading[model] = loader.load(model, part, self._engines.get(model))
             case Unload(model):

@@ -70,11 +70,11 @@ class HangUp(Struct, frozen=True):
     address: str
 
 
-class AskTurn(Struct, frozen=True):
-    """Work waits: say TurnTaken once this node may compute. What to run is chosen only then, so that steps merge."""
+class AskCores(Struct, frozen=True):
+    """Work waits: say CoresTaken once they are ours. What to run is chosen only then, so that steps merge."""
 
 
-class GiveTurn(Struct, frozen=True):
+class GiveCores(Struct, frozen=True):
     """The batch is done: another node on this machine may compute."""
 
 
@@ -85,10 +85,11 @@ class Run(Struct, frozen=True):
 
 
 class Forget(Struct, frozen=True):
-    """Free a session's caches of a model, after whatever the compute thread was given before."""
+    """Free a session's cache of a part, after whatever the compute thread was given before."""
 
     model: str
     session: str
+    part: Part
 
 
 class Load(Struct, frozen=True):
@@ -134,8 +135,8 @@ Effect = (
     | DialData
     | HangUp
     | LimitFrames
-    | AskTurn
-    | GiveTurn
+    | AskCores
+    | GiveCores
     | Run
     | Forget
     | Load

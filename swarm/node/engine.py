@@ -6,7 +6,7 @@ Lives on the compute thread alone. Knows no queues, leases or peers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -48,7 +48,7 @@ class FalconEngine:
         """
         self.part = part
         self._on_layer = on_layer
-        self._caches: dict[tuple[str, str], Cache] = {} if old is None else old._caches
+        self._caches: dict[tuple[str, Part], Cache] = {} if old is None else old._caches
         if old is not None and old.part.part.layer_count:
             layer_seconds, prompt_seconds = old.served.layer_seconds, old.served.prompt_seconds
         else:
@@ -133,7 +133,7 @@ class FalconEngine:
 
     def _span(self, batch: Batch, index: int) -> Span:
         order = batch.spans[index]
-        key = (order.session, str(batch.part))
+        key = (order.session, batch.part)
         cache = self._caches.get(key)
         if cache is None:
             cache = self._caches[key] = Cache(
@@ -161,10 +161,14 @@ class FalconEngine:
             for index, (_, order) in enumerate(wanted)
         )
 
-    def forget(self, session: str) -> None:
-        """Free a session's caches."""
-        for key in [key for key in self._caches if key[0] == session]:
-            del self._caches[key]
+    @property
+    def cached(self) -> Collection[tuple[str, Part]]:
+        """(session, part) of every cache that is held."""
+        return self._caches.keys()
+
+    def forget(self, session: str, part: Part) -> None:
+        """Free a session's cache of a part."""
+        self._caches.pop((session, part), None)
 
 
 def _to_torch(tensor: WireTensor) -> Tensor:

@@ -55,10 +55,9 @@ class HopSession:
     end: int = 0
     accepted: int = 0
     is_fresh: bool = True  # no step yet in this attempt: the first one may lie below `accepted` and truncates
-    is_running: bool = False
+    running: Pending | None = None  # what the compute thread has of it
+    is_suspect: bool = False  # was in a batch that failed: runs alone until it is known whose fault that was
     is_finished: bool = False
-    grantee: Asker | None = None  # whom the running prompt chunk will grant credit to
-    grantee_since: float = 0.0  # when that chunk came
     queue: deque[Pending] = field(default_factory=deque[Pending])
     kept: list[Kept] = field(default_factory=list[Kept])
     ids: list[int] = field(default_factory=list[int])  # the last hop's: every token id so far
@@ -118,6 +117,31 @@ class HopSession:
         rest = head.tensor.rows(length, head.length)
         self.queue.appendleft(replace(head, position=head.position + length, length=head.length - length, tensor=rest))
         return replace(head, length=length, tensor=head.tensor.rows(0, length))
+
+    def run(self, length: int, now: float) -> Pending:
+        """Take the first `length` positions to be computed now."""
+        self.running = pending = self.cut(length)
+        self.used = now
+        if not pending.is_prompt:
+            self.decoded = now
+        return pending
+
+    def settle(self, seconds: float, now: float) -> Pending:
+        """What ran has been computed, in `seconds`."""
+        pending, self.running = self.running, None
+        assert pending is not None
+        self.is_suspect = False
+        self.end = pending.position + pending.length
+        self.used = now
+        self.busy_seconds += seconds
+        return pending
+
+    def put_back(self) -> None:
+        """What ran has failed: it waits again, to be run alone."""
+        pending, self.running = self.running, None
+        assert pending is not None
+        self.is_suspect = True
+        self.queue.appendleft(pending)
 
 
 def finish_of(hop: HopSession, token: int) -> Literal["", "stop", "length"]:

@@ -59,10 +59,14 @@ class Started(Struct, frozen=True):
 
 
 class Ticked(Struct, frozen=True):
-    """A moment has passed (several a second). tick: the compute thread's; refused: malformed messages so far."""
+    """A moment has passed (several a second).
+
+    tick: the compute thread's; refused: malformed messages so far; caches: of sessions, that the engines hold.
+    """
 
     tick: int
     refused: int
+    caches: int = 0
 
 
 class AddressSeen(Struct, frozen=True):
@@ -84,7 +88,7 @@ class PartFailed(Struct, frozen=True):
     message: str
 
 
-class TurnTaken(Struct, frozen=True):
+class CoresTaken(Struct, frozen=True):
     """This node may compute now. was_contended: it had to wait for another node on this machine."""
 
     was_contended: bool = False
@@ -114,7 +118,7 @@ Event = (
     | LinkMessage
     | PartLoaded
     | PartFailed
-    | TurnTaken
+    | CoresTaken
     | BatchDone
     | BatchFailed
     | StopAsked
@@ -155,8 +159,8 @@ class NodeMachine:
         match event:  # what a decode step passes through comes first: every case tried costs cold memory
             case Arrived():
                 return self._receive(event, now)
-            case TurnTaken():
-                return self.steps.turn_taken(event.was_contended, now)
+            case CoresTaken():
+                return self.steps.cores_taken(event.was_contended, now)
             case BatchDone():
                 return self.steps.batch_done(event.result, now)
             case Started():
@@ -280,6 +284,8 @@ class NodeMachine:
             refused=self._tick.refused,
             dropped=self.steps.dropped,
             resent=self.steps.resent,
+            passed_over=self.steps.passed_over,
+            caches=self._tick.caches,
         )
 
     def _advertise(self) -> list[Effect]:

@@ -18,17 +18,18 @@ from swarm.discovery.remembered import read_remembered, remember
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import FileChunk, Hello, ModelCard, Refused, WireTensor
 from swarm.node.compute import ComputeThread
+from swarm.node.cores import Cores
 from swarm.node.effects import (
     Advertise,
     Answer,
     AnswerFile,
-    AskTurn,
+    AskCores,
     Dial,
     DialData,
     Effect,
     Exit,
     Forget,
-    GiveTurn,
+    GiveCores,
     HangUp,
     LimitFrames,
     Load,
@@ -38,9 +39,8 @@ from swarm.node.effects import (
     SendPeer,
     Unload,
 )
-from swarm.node.machine import AddressSeen, Event, NodeMachine, Started, StopAsked, Ticked, TurnTaken
+from swarm.node.machine import AddressSeen, CoresTaken, Event, NodeMachine, Started, StopAsked, Ticked
 from swarm.node.membership import Membership, Self
-from swarm.node.turns import Turns
 from swarm.node.work import EngineLoader
 from swarm.parts import Part
 from swarm.wire.codec import FRAME_LIMIT
@@ -80,7 +80,7 @@ class NodeProcess:
         documents: Mapping[str, Path],
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         report: Callable[[Report], None],
-        turns: Turns,
+        cores: Cores,
         show_progress: Callable[[str, int, int], None] = lambda model, done, total: None,
     ) -> None:
         """cards: by model id; documents: files that clients may fetch, by sha256; report: tells the user.
@@ -91,7 +91,7 @@ class NodeProcess:
         self._keys = keys
         self._documents = documents
         self._report = report
-        self._turns = turns
+        self._cores = cores
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._inbox: Inbox[Event] = Inbox()
         self._polling = Polling(self._inbox.descriptor)
@@ -129,7 +129,7 @@ class NodeProcess:
                     next_tick = now + TICK_SECONDS
                     for event in self._dialer.check_deadlines(now):
                         self._handle(event)
-                    tick = Ticked(self._compute.tick, self._listener.penalties.total)
+                    tick = Ticked(self._compute.tick, self._listener.penalties.total, self._compute.caches)
                     self._handle(tick)
                 self._turn(next_tick - time.monotonic())
         finally:
@@ -172,11 +172,11 @@ class NodeProcess:
                 self._dialer.send(node, channel, message, tensor)
             case Run() | Forget() | Load() | Unload():
                 self._compute.give(effect)
-            case AskTurn():
-                if self._turns.take(lambda: self._inbox.put(TurnTaken(was_contended=True))):
-                    self._handle(TurnTaken())
-            case GiveTurn():
-                self._turns.give()
+            case AskCores():
+                if self._cores.take(lambda: self._inbox.put(CoresTaken(was_contended=True))):
+                    self._handle(CoresTaken())
+            case GiveCores():
+                self._cores.give()
             case SendClient(node, message, channel):
                 self._listener.send(node, channel, message)
             case Answer(asker, message, tensor):

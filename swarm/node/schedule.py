@@ -45,6 +45,7 @@ class Schedule:
                 hop.queue[0].length,
                 hop.queue[0].is_prompt,
                 can_cut=hop.order.is_first,
+                is_suspect=hop.is_suspect,
             )
             for hop in ready
         ]
@@ -63,7 +64,7 @@ class Schedule:
 
     def _is_ready(self, hop: HopSession, now: float) -> bool:
         """Whether its next step may run. A prompt's chunks fill the chain, unless others decode in it meanwhile."""
-        if not hop.queue or hop.is_running:
+        if not hop.queue or hop.running is not None:
             return False
         if not hop.queue[0].is_prompt:
             return True

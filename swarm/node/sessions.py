@@ -141,7 +141,10 @@ class SessionTable:
             return None, [DialData(order.next)]
         old = self._find_old(order)
         needed = self._kv_bytes(order, part.layer_count)
-        freed = 0 if old is None else self._kv_bytes(old.order, old.part.layer_count)
+        replaced = [one for one in (old, self.sessions.get((order.session, order.hop))) if one is not None]
+        freed = sum(
+            self._kv_bytes(one.order, one.part.layer_count) for one in {one.key: one for one in replaced}.values()
+        )
         effects = self._make_room(order.model, needed - freed, order.session)
         free = self.kv_free(order.model) + freed
         if needed > free:
@@ -151,6 +154,8 @@ class SessionTable:
         if old is not None:
             del self.sessions[old.key]
             hop.end = hop.accepted = min(order.keep, old.end)
+        if hop.key in self.sessions:  # an earlier attempt had another part here
+            effects += self.end(self.sessions[hop.key])
         if order.tail is not None:
             assert tensor is not None
             hop.ids = ids_of(tensor)
@@ -224,7 +229,7 @@ class SessionTable:
     def _is_idle(self, hop: HopSession) -> bool:
         """Whether a session's answer is over; only the last hop knows for sure, the others judge by silence."""
         renewed = hop.lease - LEASE_SECONDS
-        return not hop.queue and not hop.is_running and (hop.is_finished or renewed - hop.used > QUIET_SECONDS)
+        return not hop.queue and hop.running is None and (hop.is_finished or renewed - hop.used > QUIET_SECONDS)
 
     def close(self, asker: Asker, message: Close, now: float) -> list[Effect]:
         """Free a session for its owner; late steps and opens of its attempts are refused for a minute."""
@@ -243,11 +248,9 @@ class SessionTable:
         return effects
 
     def end(self, hop: HopSession) -> list[Effect]:
-        """Forget a session's hop; its caches go with the last one."""
+        """Forget a session's hop, and its cache."""
         self.sessions.pop(hop.key, None)
-        if any(session == hop.order.session for session, _ in self.sessions):
-            return []
-        return [Forget(hop.order.model, hop.order.session)]
+        return [Forget(hop.order.model, hop.order.session, hop.part)]
 
     def link_up(self, node: str, now: float) -> list[Effect]:
         """Our data connection to a node is up: answer the opens that waited for it."""

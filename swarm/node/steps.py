@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 from swarm.messages import Code, Credit, Progress, Refused, Resend, StepRefused, Steps, StepSpan, WireTensor, ids_tensor
-from swarm.node.effects import Answer, AskTurn, Effect, GiveTurn, Run, SendClient, SendPeer
-from swarm.node.hops import HopSession, Kept, are_ids, finish_of, tokens_of
+from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient, SendPeer
+from swarm.node.hops import HopSession, Kept, Pending, are_ids, finish_of, tokens_of
+from swarm.node.place import Place
 from swarm.node.schedule import Schedule
 from swarm.node.sessions import SessionTable, refuse
 from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan
@@ -32,9 +32,19 @@ class StepRunner:
         self._schedule = Schedule(table)
         self._crossings: dict[str, tuple[float, int]] = {}
         self._running: Batch | None = None
-        self._turn: Literal["none", "asked", "held"] = "none"
+        self._place = Place()
         self._has_yielded = False
         self._batch_numbers = itertools.count(1)
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a batch is under way."""
+        return self._running is not None
+
+    @property
+    def passed_over(self) -> int:
+        """Batches computed although another node on this machine had the cores, and did not go on."""
+        return self._place.passed_over
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -139,40 +149,50 @@ class StepRunner:
     # Running ----------------------------------------------------------------------------------------------------------
 
     def pump(self, now: float) -> list[Effect]:
-        """Ask for a turn at computing if there is work and none is asked for."""
-        if self._turn != "none" or not self._schedule.has_ready(now):
+        """Ask for the cores if there is work and they are not asked for; compute without them where that takes too long."""
+        if self._running is not None or not self._schedule.has_ready(now):
             return []
-        self._turn = "asked"
-        return [AskTurn()]
+        if self._place.is_away:
+            self._place.wait(now)
+            return [AskCores()]
+        if not self._place.is_overdue(now):
+            return []
+        said = [Report("passed-over", {})] if self._place.pass_over() else []
+        return [*said, self._run(self._schedule.find_ready(now), now)]
 
-    def turn_taken(self, was_contended: bool, now: float) -> list[Effect]:
-        """Run what waits now; more may have arrived since the turn was asked for, and joins the batch.
+    def cores_taken(self, was_contended: bool, now: float) -> list[Effect]:
+        """Run what waits now; more may have arrived since the cores were asked for, and joins the batch.
 
         Where nodes share a machine, one that lacks the steps of some sessions lets the others go first, once: what they
         compute comes here and is computed together, and reading the weights once for all is what counts.
         """
-        self._turn = "held"
+        self._place.take()
+        if self._running is not None:  # without them: they are given on when that is done
+            return []
         ready = self._schedule.find_ready(now)
         if was_contended and not self._has_yielded and ready and self._schedule.misses_some(ready, now):
             self._has_yielded = True
-            self._turn = "asked"
-            return [GiveTurn(), AskTurn()]
+            self._place.wait(now)
+            return [GiveCores(), AskCores()]
         self._has_yielded = False
-        if not ready:
-            self._turn = "none"
-            return [GiveTurn()]
+        return [self._run(ready, now)] if ready else self._give_cores()
+
+    def _give_cores(self) -> list[Effect]:
+        """Let another node on this machine compute, if it was this one's turn."""
+        if not self._place.is_holding:
+            return []
+        self._place.leave()
+        return [GiveCores()]
+
+    def _run(self, ready: Sequence[HopSession], now: float) -> Effect:
         self._running = batch = self._make_batch(self._schedule.choose(ready, now), now)
-        return [Run(batch)]
+        return Run(batch)
 
     def _make_batch(self, work: Sequence[tuple[HopSession, int]], now: float) -> Batch:
         spans: list[WorkSpan] = []
         inputs: list[WireTensor] = []
         for hop, length in work:
-            pending = hop.cut(length)
-            hop.is_running = True
-            hop.used = now
-            if not pending.is_prompt:
-                hop.decoded = now
+            pending = hop.run(length, now)
             stop = pending.position + pending.length
             spans.append(
                 WorkSpan(
@@ -187,8 +207,6 @@ class StepRunner:
                 )
             )
             inputs.append(pending.tensor)
-            hop.grantee = pending.asker if pending.is_prompt else None
-            hop.grantee_since = pending.arrived
         first = work[0][0]
         groups: tuple[int, ...] = ()
         if first.tail is None:
@@ -197,57 +215,48 @@ class StepRunner:
         return Batch(next(self._batch_numbers), first.order.model, first.part, tuple(spans), tuple(inputs), groups)
 
     def batch_done(self, result: BatchResult, now: float) -> Iterator[Effect]:
-        """Send a batch's outputs on, its tokens to clients, credit to the hops before; ask for the next turn.
+        """Send a batch's outputs on, its tokens to clients, credit to the hops before; ask for the cores again.
 
         One effect at a time: what the next hop waits for leaves before the rest is decided.
         """
         batch, self._running = self._running, None
-        self._turn = "none"
         assert batch is not None
         assert batch.number == result.number
         share = result.seconds / len(batch.spans)
-        current = [self._settle(span, share, now) for span in batch.spans]
+        current = [self._hop_of(span) for span in batch.spans]
+        done = [(hop, hop.settle(share, now)) for hop in current if hop is not None]
         if batch.groups:
             yield from self._forward(batch, result, current, now)
         else:
             yield from self._deliver(batch, result, current, now)
-        yield from self._grant_credit(current, now)
+        yield from _grant_credit(done, now)
         pace = self._table.paces.get(batch.model)
         if pace is not None:
             pace.note(batch, result)
-        yield GiveTurn()
+        self._place.note_batch(result.seconds)
+        yield from self._give_cores()
         yield from self.pump(now)
 
     def batch_failed(self, message: str) -> list[Effect]:
-        """A batch could not be computed: its sessions end here, and their clients are told."""
+        """A batch could not be computed. Its steps run again one by one; one that fails alone ends its session here.
+
+        The client is told why, and goes on over another chain if there is one.
+        """
         batch, self._running = self._running, None
         assert batch is not None
-        self._turn = "none"
-        effects: list[Effect] = [GiveTurn()]
-        for span in batch.spans:
-            hop = self._table.sessions.get((span.session, span.hop))
-            if hop is not None:
-                refusal = refuse(hop.order, "FAILED", message)
-                effects += [SendClient(hop.owner, refusal, "control"), *self._table.end(hop)]
+        effects = self._give_cores()
+        for hop in filter(None, map(self._hop_of, batch.spans)):
+            if len(batch.spans) > 1:
+                hop.put_back()
+                continue
+            refusal = refuse(hop.order, "FAILED", f'"{hop.part}" fails: {message}')
+            effects += [SendClient(hop.owner, refusal, "control"), *self._table.end(hop)]
         return effects
 
-    def _settle(self, span: WorkSpan, seconds: float, now: float) -> HopSession | None:
-        """The hop that a span was run for, moved on; None if the session has ended or changed chains meanwhile."""
+    def _hop_of(self, span: WorkSpan) -> HopSession | None:
+        """The hop that a span was run for; None if the session has ended or changed chains meanwhile."""
         hop = self._table.sessions.get((span.session, span.hop))
-        if hop is None or hop.order.attempt != span.attempt:
-            return None
-        hop.is_running = False
-        hop.end = span.position + span.length
-        hop.used = now
-        hop.busy_seconds += seconds
-        return hop
-
-    def _grant_credit(self, current: Sequence[HopSession | None], now: float) -> list[Effect]:
-        grants: dict[Asker, list[Progress]] = {}
-        for hop in current:
-            if hop is not None and hop.grantee is not None:
-                grants.setdefault(hop.grantee, []).append(_progress(hop, now - hop.grantee_since))
-        return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
+        return hop if hop is not None and hop.order.attempt == span.attempt else None
 
     def _forward(
         self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
@@ -336,6 +345,15 @@ def _step_span(hop: HopSession, kept: Kept) -> StepSpan:
 
 def _progress(hop: HopSession, held_seconds: float = 0.0) -> Progress:
     return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end, held_seconds)
+
+
+def _grant_credit(done: Sequence[tuple[HopSession, Pending]], now: float) -> list[Effect]:
+    """For each chunk of a prompt that has been computed, to the hop that sent it."""
+    grants: dict[Asker, list[Progress]] = {}
+    for hop, pending in done:
+        if pending.is_prompt and pending.asker is not None:
+            grants.setdefault(pending.asker, []).append(_progress(hop, now - pending.arrived))
+    return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
 
 
 def _is_hop_before(hop: HopSession, node: str, session: str, attempt: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -82,8 +82,13 @@ class Engine(Protocol):
         """Run a batch; the spans' caches grow by their lengths."""
         ...
 
-    def forget(self, session: str) -> None:
-        """Free a session's caches."""
+    @property
+    def cached(self) -> Collection[tuple[str, Part]]:
+        """(session, part) of every cache that is held."""
+        ...
+
+    def forget(self, session: str, part: Part) -> None:
+        """Free a session's cache of a part."""
         ...
 
 

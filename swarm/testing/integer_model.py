@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from swarm.messages import ModelCard, Sampling, WireTensor, ids_of
@@ -109,7 +109,7 @@ class IntegerEngine:
         self._model = model
         self._pause = pause
         self._on_layer = on_layer
-        self._states: dict[tuple[str, str], dict[int, list[int]]] = {} if old is None else old._states
+        self._states: dict[tuple[str, Part], dict[int, list[int]]] = {} if old is None else old._states
         self.served = ServedPart(
             model=model.model,
             part=part,
@@ -161,7 +161,7 @@ class IntegerEngine:
     def _run_span(self, batch: Batch, index: int) -> list[int]:
         span, tensor = batch.spans[index], batch.inputs[index]
         layers = batch.part.layers
-        states = self._states.setdefault((span.session, str(batch.part)), {layer: [] for layer in layers})
+        states = self._states.setdefault((span.session, batch.part), {layer: [] for layer in layers})
         if batch.part.begin:
             values = [embed(token, span.position + offset) for offset, token in enumerate(ids_of(tensor))]
         else:
@@ -177,9 +177,12 @@ class IntegerEngine:
                 history.append(values[offset])
         return values
 
-    def forget(self, session: str) -> None:
-        for key in [key for key in self._states if key[0] == session]:
-            del self._states[key]
+    @property
+    def cached(self) -> Collection[tuple[str, Part]]:
+        return self._states.keys()
+
+    def forget(self, session: str, part: Part) -> None:
+        self._states.pop((session, part), None)
 
 
 class IntegerLoader:

@@ -52,7 +52,10 @@ def run_scenario(seed: int) -> Simulation:
 
 
 def _add_node(simulation: Simulation, rng: random.Random) -> str:
-    name = simulation.add_node(budget_layers=rng.randint(2, 9), speed=rng.choice([0.5, 1.0, 1.0, 2.0, 4.0]))
+    up = [name for name, node in simulation.nodes.items() if node.is_up]
+    beside = rng.choice(up) if up and rng.random() < 0.3 else None
+    speed = rng.choice([0.5, 1.0, 1.0, 2.0, 4.0])
+    name = simulation.add_node(budget_layers=rng.randint(2, 9), speed=speed, beside=beside)
     if rng.random() < 0.4:
         simulation.slow_disk(name, rng.uniform(0.5, 15.0))
     return name
@@ -136,6 +139,10 @@ def _stick(simulation: Simulation, rng: random.Random) -> None:
     simulation.stick(_living(simulation, rng), rng.uniform(0.5, 10.0))
 
 
+def _fail(simulation: Simulation, rng: random.Random) -> None:
+    simulation.fail(_living(simulation, rng), rng.uniform(0.5, 10.0))
+
+
 def _jump_clock(simulation: Simulation, rng: random.Random) -> None:
     simulation.jump_clock(_living(simulation, rng), rng.uniform(0.5, 30.0))
 
@@ -168,6 +175,7 @@ _FAULTS: list[Callable[[Simulation, random.Random], None]] = [
     _join,
     _stall,
     _stick,
+    _fail,
     _jump_clock,
     _reset,
     _cut_one_way,
@@ -184,6 +192,7 @@ def _calm(simulation: Simulation) -> None:
     simulation.heal()
     for name, node in list(simulation.nodes.items()):
         node.stalled_until = node.stuck_until = 0.0
+        node.fails = lambda batch: False
         if node.is_up and node.machine.phase == "stopping":
             simulation.kill(name)
         simulation.restart(name)
@@ -223,3 +232,5 @@ def _check_end(simulation: Simulation) -> None:
     for name, node in simulation.nodes.items():
         if node.is_up and node.machine.sessions.sessions:
             raise BrokenPromiseError(simulation.seed, f"{name[:4]} still holds sessions")
+        if node.is_up and node.engine is not None and node.engine.cached:
+            raise BrokenPromiseError(simulation.seed, f"{name[:4]} still has caches of sessions that are gone")

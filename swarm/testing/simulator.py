@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from swarm.client.effects import Send as ClientSend
 from swarm.client.generation import GenerationMachine
@@ -18,12 +18,13 @@ from swarm.discovery.members import claimed_part
 from swarm.messages import AnyMessage, AskPeers, Beat, Channel, PeerPage, Welcome, WireTensor
 from swarm.node.effects import (
     Answer,
-    AskTurn,
+    AskCores,
     Dial,
     DialData,
     Effect,
     Exit,
     Forget,
+    GiveCores,
     HangUp,
     Load,
     Run,
@@ -34,13 +35,13 @@ from swarm.node.effects import (
 from swarm.node.machine import (
     BatchDone,
     BatchFailed,
+    CoresTaken,
     Event,
     NodeMachine,
     PartLoaded,
     Started,
     StopAsked,
     Ticked,
-    TurnTaken,
 )
 from swarm.node.membership import LocalModel, Membership, Self
 from swarm.node.work import Batch
@@ -51,6 +52,7 @@ from swarm.testing.connections import Connections, Link
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
 from swarm.testing.network import Network, Weather
 from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences
+from swarm.testing.shared_cores import SharedCores
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
 
 TICK_SECONDS = 0.2
@@ -72,7 +74,9 @@ class _Node:
     stalled_until: float = 0.0  # nothing is handled before
     stuck_until: float = 0.0  # nothing is computed before
     clock_ahead: float = 0.0
+    fails: Callable[[Batch], bool] = lambda batch: False  # whether a batch cannot be computed
     load_seconds: float = LOAD_SECONDS
+    cores: SharedCores = field(default_factory=SharedCores)
 
 
 class Simulation:
@@ -96,11 +100,17 @@ class Simulation:
 
     # Building ---------------------------------------------------------------------------------------------------------
 
-    def add_node(self, part: str | None = None, budget_layers: int = 0, speed: float = 1.0) -> str:
-        """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others."""
+    def add_node(
+        self, part: str | None = None, budget_layers: int = 0, speed: float = 1.0, beside: str | None = None
+    ) -> str:
+        """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others.
+
+        beside: a node on whose machine it runs, too.
+        """
         name = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
-        self._start(name, address, speed, lambda: self._make_machine(name, address, budget_layers), part)
+        cores = SharedCores() if beside is None else self.nodes[beside].cores
+        self._start(name, address, speed, lambda: self._make_machine(name, address, budget_layers), part, cores)
         return name
 
     def _make_machine(self, name: str, address: str, budget_layers: int) -> NodeMachine:
@@ -116,8 +126,16 @@ class Simulation:
         )
         return NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
 
-    def _start(self, name: str, address: str, speed: float, make: Callable[[], NodeMachine], part: str | None) -> None:
-        node = _Node(make(), address, speed, lambda: self._start(name, address, speed, make, part))
+    def _start(
+        self,
+        name: str,
+        address: str,
+        speed: float,
+        make: Callable[[], NodeMachine],
+        part: str | None,
+        cores: SharedCores,
+    ) -> None:
+        node = _Node(make(), address, speed, lambda: self._start(name, address, speed, make, part, cores), cores=cores)
         self.nodes[name] = node
         placement: dict[str, Part] = {} if part is None else {MODEL_ID: parse_part(part, self.model.layers)}
         peers = [other.address for other_name, other in self.nodes.items() if other_name != name]
@@ -159,6 +177,11 @@ class Simulation:
     def stick(self, name: str, seconds: float) -> None:
         """The compute thread hangs; everything else goes on."""
         self.nodes[name].stuck_until = self.now + seconds
+
+    def fail(self, name: str, seconds: float) -> None:
+        """No batch can be computed there, as without memory; everything else goes on."""
+        until = self.now + seconds
+        self.nodes[name].fails = lambda batch: self.now < until
 
     def jump_clock(self, name: str, seconds: float) -> None:
         """A node's monotonic clock leaps ahead, as after a suspended virtual machine."""
@@ -303,13 +326,15 @@ class Simulation:
             case DialData(target):
                 if target in self.nodes:
                     self._connections.dial(name, target, "data")
-            case AskTurn():
-                self._feed(node, TurnTaken())
+            case AskCores():
+                node.cores.ask(name, lambda waited: self._take_cores(node, waited))
+            case GiveCores():
+                node.cores.give(name)
             case Run(batch):
                 self._run_batch(node, batch)
-            case Forget(_, session):
+            case Forget(_, session, part):
                 if node.engine is not None:
-                    node.engine.forget(session)
+                    node.engine.forget(session, part)
             case Load(_, part):
                 self._moved_at = self.now
                 self._drop(node, part)
@@ -322,9 +347,18 @@ class Simulation:
             case _:
                 pass
 
+    def _take_cores(self, node: _Node, has_waited: bool) -> None:
+        if has_waited:
+            self.after(0.0, lambda: self._feed(node, CoresTaken(was_contended=True)))
+        else:
+            self._feed(node, CoresTaken())
+
     def _run_batch(self, node: _Node, batch: Batch) -> None:
         if node.engine is None:
             self.after(0.0, lambda: self._feed(node, BatchFailed("nothing is loaded")))
+            return
+        if node.fails(batch):
+            self.after(0.001, lambda: self._feed(node, BatchFailed("out of order")))
             return
         check_fences(self.seed, node.machine, batch)
         result = node.engine.run(batch)
@@ -390,6 +424,7 @@ class Simulation:
 
     def _end(self, name: str) -> None:
         self.nodes[name].is_up = False
+        self.nodes[name].cores.end(name)
         self._ended[name] = self.now
         self._moved_at = self.now
         self._connections.end(name, (*self.nodes, *self.clients))
