@@ -12,9 +12,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from swarm.falcon.attention import KEY_BLOCK, padded_keys
 from swarm.falcon.config import FalconConfig
 
 FIRST_POSITIONS = 64
+
+
+class Scratch:
+    """Where sessions that reserve less than a block of keys are padded to one, one layer after the other."""
+
+    def __init__(self, config: FalconConfig, dtype: torch.dtype, device: torch.device | str) -> None:
+        shape = (2, config.kv_heads, KEY_BLOCK, config.head_dim)
+        self._block = torch.zeros(shape, dtype=dtype, device=device)  # whatever lies behind the keys is finite
+
+    def pad(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """[kv, stop, d] → [kv, 512, d], valid until the next call."""
+        stop = keys.shape[1]
+        self._block[0, :, :stop] = keys
+        self._block[1, :, :stop] = values
+        return self._block[0], self._block[1]
 
 
 @dataclass(slots=True)
@@ -27,7 +43,13 @@ class Cache:
     """KV of one session: absolute layer → buffers. `end` is the number of positions that every layer holds."""
 
     def __init__(
-        self, config: FalconConfig, layers: Iterable[int], reserve: int, dtype: torch.dtype, device: torch.device | str
+        self,
+        config: FalconConfig,
+        layers: Iterable[int],
+        reserve: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        scratch: Scratch,
     ) -> None:
         """reserve: positions that the session may use at most."""
         self.reserve = reserve
@@ -35,12 +57,13 @@ class Cache:
         self._config = config
         self._dtype = dtype
         self._device = device
+        self._scratch = scratch
         empty = self._buffer(0)
         self._layers = {layer: _Layer(empty, empty) for layer in layers}
 
     def _buffer(self, positions: int) -> Tensor:
         shape = (self._config.kv_heads, positions, self._config.head_dim)
-        return torch.empty(shape, dtype=self._dtype, device=self._device)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     @property
     def nbytes(self) -> int:
@@ -59,21 +82,34 @@ class Cache:
         self.reserve = max(self.reserve, reserve)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [kv, new, d] behind `end` in one layer; return that layer's K and V, [kv, end + new, d].
+        """Put [kv, new, d] behind `end` in one layer; return that layer's K and V, [kv, padded_keys(end + new), d].
 
-        `end` itself moves in `advance`, once every layer has written.
+        What is padded is finite. They are valid until the next call. `end` itself moves in `advance`, once every layer has
+        written.
         """
         stop = self.end + keys.shape[1]
         buffers = self._layers[layer]
         if stop > buffers.keys.shape[1]:
-            capacity = min(max(FIRST_POSITIONS, 2 * buffers.keys.shape[1], stop), max(self.reserve, stop))
-            for name in ("keys", "values"):
-                grown = self._buffer(capacity)
-                grown[:, : self.end] = getattr(buffers, name)[:, : self.end]
-                setattr(buffers, name, grown)
+            self._grow(buffers, self._capacity(buffers.keys.shape[1], stop))
         buffers.keys[:, self.end : stop] = keys
         buffers.values[:, self.end : stop] = values
-        return buffers.keys[:, :stop], buffers.values[:, :stop]
+        wanted = padded_keys(stop, self._device)
+        if wanted > buffers.keys.shape[1]:
+            return self._scratch.pad(buffers.keys[:, :stop], buffers.values[:, :stop])
+        return buffers.keys[:, :wanted], buffers.values[:, :wanted]
+
+    def _capacity(self, now: int, stop: int) -> int:
+        """What a buffer grows to: whole blocks of keys, unless all that is reserved is less than one."""
+        most = max(self.reserve, stop)
+        grown = min(max(FIRST_POSITIONS, 2 * now, stop), most)
+        return grown if most < KEY_BLOCK else padded_keys(grown, self._device)
+
+    def _grow(self, buffers: _Layer, capacity: int) -> None:
+        """Both or neither: what fails for want of memory may be tried again."""
+        keys, values = self._buffer(capacity), self._buffer(capacity)
+        keys[:, : self.end] = buffers.keys[:, : self.end]
+        values[:, : self.end] = buffers.values[:, : self.end]
+        buffers.keys, buffers.values = keys, values
 
     def advance(self, count: int) -> None:
         self.end += count

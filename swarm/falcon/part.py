@@ -5,14 +5,14 @@ Owns the mathematics. Knows no sessions beyond the spans it is given, no files a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from swarm.falcon.attention import attend, rope_tables, rotate, split_fused
-from swarm.falcon.cache import Cache
+from swarm.falcon.attention import PositionTables, Sight, attend, look_back, rotate, split_fused
+from swarm.falcon.cache import Cache, Scratch
 from swarm.falcon.config import FalconConfig
 from swarm.falcon.linear import Linear
 from swarm.parts import Part
@@ -33,6 +33,14 @@ class Span:
 
     cache: Cache
     length: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a span's positions mean to every layer: how to rotate them, and what they see."""
+
+    rope: tuple[Tensor, Tensor] | None
+    sight: Sight
 
 
 class Norm(nn.Module):
@@ -65,10 +73,10 @@ class Layer(nn.Module):
         second = {"one": None, "two_parallel": "ln_mlp", "sequential": "post_attention_layernorm"}[config.norms]
         self.mlp_norm = None if second is None else _norm(config, tensors, second)
 
-    def forward(self, hidden: Tensor, spans: Sequence[Span], tables: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """hidden: [tokens, hidden], packed by span; tables: each span's RoPE tables; returns the same shape."""
+    def forward(self, hidden: Tensor, spans: Sequence[Span], views: Sequence[View]) -> Tensor:
+        """hidden: [tokens, hidden], packed by span; views: each span's; returns the same shape."""
         normed = self.attention_norm(hidden)
-        attended = self.dense(self._attend(self.query_key_value(normed), spans, tables))
+        attended = self.dense(self._attend(self.query_key_value(normed), spans, views))
         match self.config.norms:
             case "sequential":
                 assert self.mlp_norm is not None
@@ -84,15 +92,15 @@ class Layer(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x)))
 
-    def _attend(self, fused: Tensor, spans: Sequence[Span], tables: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _attend(self, fused: Tensor, spans: Sequence[Span], views: Sequence[View]) -> Tensor:
         outputs: list[Tensor] = []
         row = 0
-        for index, span in enumerate(spans):
+        for span, view in zip(spans, views, strict=True):
             q, k, v = split_fused(self.config, fused[row : row + span.length])
-            if tables:
-                q, k = rotate(q, tables[index]), rotate(k, tables[index])
+            if view.rope is not None:
+                q, k = rotate(q, view.rope), rotate(k, view.rope)
             k, v = span.cache.write(self.number, k, v)
-            outputs.append(attend(self.config, q, k, v))
+            outputs.append(attend(self.config, q, k, v, view.sight))
             row += span.length
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -139,10 +147,13 @@ class FalconPart(nn.Module):
         self.head = head
         self.dtype = dtype
         self.device = device
+        self._tables = PositionTables(config, dtype, device)
+        self._scratch = Scratch(config, dtype, device)
 
-    def new_cache(self, reserve: int | None = None) -> Cache:
-        """An empty cache for this part's layers; reserve: positions, the model's context by default."""
-        return Cache(self.config, self.part.layers, reserve or self.config.context, self.dtype, self.device)
+    def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> Cache:
+        """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""
+        wanted = self.part.layers if layers is None else layers
+        return Cache(self.config, wanted, reserve or self.config.context, self.dtype, self.device, self._scratch)
 
     @torch.inference_mode()
     def forward(self, inputs: Tensor, cache: Cache | None = None) -> Tensor:
@@ -172,15 +183,16 @@ class FalconPart(nn.Module):
         hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
         on_layer is called after each layer.
         """
-        tables: list[tuple[Tensor, Tensor]] = []
-        if not self.config.alibi and len(self.layers):
-            for span in spans:
-                positions = torch.arange(span.cache.end, span.cache.end + span.length, device=hidden.device)
-                tables.append(rope_tables(self.config, positions, hidden.dtype))
+        views = [self._view(span, hidden) for span in spans] if len(self.layers) else []
         for layer in self.layers:
             if only is None or layer.number in only:
-                hidden = layer(hidden, spans, tables)
+                hidden = layer(hidden, spans, views)
                 on_layer()
         for span in spans:
             span.cache.advance(span.length)
         return hidden
+
+    def _view(self, span: Span, like: Tensor) -> View:
+        start = span.cache.end
+        sight = look_back(self.config, self._tables, start, span.length, like)
+        return View(self._tables.rope(start, start + span.length), sight)

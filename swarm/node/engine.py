@@ -136,9 +136,7 @@ class FalconEngine:
         key = (order.session, batch.part)
         cache = self._caches.get(key)
         if cache is None:
-            cache = self._caches[key] = Cache(
-                self.part.config, batch.part.layers, order.reserve, self.part.dtype, self.part.device
-            )
+            cache = self._caches[key] = self.part.new_cache(order.reserve, batch.part.layers)
         cache.extend(order.reserve)
         cache.truncate(order.position)
         if cache.end != order.position:
