@@ -3,9 +3,11 @@
 Knows one session at a time: batch mates never meet here, which is what makes an answer independent of them.
 
 On a CPU a position's result has the same bits however its sequence is cut into steps. torch's kernel takes keys in blocks of
-512 and queries in blocks of 32 or more, and rounds otherwise where the last block of keys is cut elsewhere, where a block of
+512 and queries in blocks of 32 or more, and rounds otherwise where the last block of keys ends elsewhere, where a block of
 queries has fewer than four rows, where there is no mask, or where a single block is all there is (then the product inside it
-is spread over the cores). So keys are padded to whole blocks, and queries to a multiple of four; what is padded is masked.
+is spread over the cores). So each position takes as many keys as its own number decides, a multiple of 128 (of 512 cost
+prompts a tenth more); positions that take different numbers of keys are computed apart; queries are padded to a multiple of
+four; what is padded is masked.
 """
 
 from __future__ import annotations
@@ -19,9 +21,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from swarm.falcon.config import FalconConfig
+from swarm.falcon.config import KEY_BLOCK, FalconConfig
 
-KEY_BLOCK = 512
 QUERY_BLOCK = 32
 LEAST_ROWS = 4
 MOST_MASK_ROWS = (
@@ -45,7 +46,7 @@ def split_fused(config: FalconConfig, fused: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def padded_keys(stop: int, device: torch.device | str) -> int:
-    """How many keys attention over `stop` positions takes."""
+    """How many keys the last of `stop` positions takes."""
     return -(-stop // KEY_BLOCK) * KEY_BLOCK if torch.device(device).type == "cpu" else stop
 
 
@@ -80,7 +81,7 @@ class PositionTables:
 
 def _at_least(stop: int) -> int:
     """A table's length: it is computed anew a few times only."""
-    return max(KEY_BLOCK, 1 << (stop - 1).bit_length())
+    return max(512, 1 << (stop - 1).bit_length())
 
 
 def rope_tables(config: FalconConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -127,52 +128,71 @@ def alibi_bias(config: FalconConfig, stop: int, dtype: torch.dtype, device: torc
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a span's new positions may look at; made once for all layers.
+    """What some neighbouring new positions may look at; made once for all layers.
 
-    keys: how many attention takes, padding included. rows: of queries a head, likewise; 0 where the heads of a group are
-    the rows of one kv head. mask: additive, [rows, keys], or [1, keys] where all rows see the same; None where that is all.
-    bias: ALiBi's, [heads, keys].
+    start, stop: which of a span's rows. keys: how many they take, padding included. rows: of queries a head, likewise; 0
+    where the heads of a group are the rows of one kv head. mask: additive, [rows, keys], or [1, keys] where all rows see the
+    same; None where that is all. bias: ALiBi's, [heads, keys].
     """
 
-    length: int
+    start: int
+    stop: int
     rows: int
     keys: int
     mask: Tensor | None
     bias: Tensor | None
 
 
-def look_back(config: FalconConfig, tables: PositionTables, start: int, length: int, like: Tensor) -> Sight:
-    """The sight of `length` new positions behind `start` cached ones, in the dtype and on the device of `like`."""
-    stop = start + length
-    is_cpu = like.device.type == "cpu"
-    keys = padded_keys(stop, like.device)
-    rows = 0 if _has_rows_of_heads(config) else LEAST_ROWS
+def look_back(config: FalconConfig, tables: PositionTables, start: int, stop: int, like: Tensor) -> list[Sight]:
+    """What positions start..stop see, in the dtype and on the device of `like`."""
+    sights: list[Sight] = []
+    first = start
+    while first < stop:
+        last = min(stop, padded_keys(first + 1, like.device)) if like.device.type == "cpu" else stop
+        keys = padded_keys(last, like.device)
+        rows = _rows_of(config, last - first, like.device)
+        mask = _mask(first, last - first, max(1, rows), keys, like)
+        sights.append(Sight(first - start, last - start, rows, keys, mask, tables.bias(keys)))
+        first = last
+    return sights
+
+
+def _rows_of(config: FalconConfig, length: int, device: torch.device) -> int:
     if length > 1:
-        rows = -(-length // LEAST_ROWS) * LEAST_ROWS if is_cpu else length
-    mask: Tensor | None = None
-    if length > 1 or is_cpu:
-        mask = torch.full((length, keys), float("-inf"), dtype=like.dtype, device=like.device).triu_(start + 1)
-        if length > 1 and rows > length:
-            mask = torch.cat((mask, mask[-1:].expand(rows - length, -1)))
-    return Sight(length, rows, keys, mask, tables.bias(keys))
-
-
-def _has_rows_of_heads(config: FalconConfig) -> bool:
-    """Whether a single position's heads fill the blocks of queries: more than one of them in all."""
+        return -(-length // LEAST_ROWS) * LEAST_ROWS if device.type == "cpu" else length
     rows = max(config.heads // config.kv_heads, LEAST_ROWS)
-    return config.kv_heads * -(-rows // QUERY_BLOCK) > 1
+    has_blocks = config.kv_heads * -(-rows // QUERY_BLOCK) > 1  # of queries, more than one
+    return 0 if has_blocks else LEAST_ROWS
 
 
-def attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+def _mask(start: int, length: int, rows: int, keys: int, like: Tensor) -> Tensor | None:
+    """Hides what comes after each of `length` positions; rows beyond them see what the last one sees."""
+    if length == 1 and like.device.type != "cpu":
+        return None
+    mask = torch.full((length, keys), float("-inf"), dtype=like.dtype, device=like.device).triu_(start + 1)
+    return mask if length == 1 or rows == length else torch.cat((mask, mask[-1:].expand(rows - length, -1)))
+
+
+def attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[Sight]) -> Tensor:
     """Causal attention of the last positions over all of k and v.
 
-    q: [heads, new, d]; k, v: [kv heads, sight.keys, d], finite where they are padded; returns [new, heads * d].
+    q: [heads, new, d]; k, v: [kv heads, as many keys as the last sight has, d], finite where they are padded; returns
+    [new, heads * d].
     """
+    outputs = [
+        _attend(config, q[:, sight.start : sight.stop], k[:, : sight.keys], v[:, : sight.keys], sight)
+        for sight in sights
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
     group = config.heads // config.kv_heads
     if not sight.rows:
         return _attend_by_rows(q, k, v, sight, group)
-    if sight.rows > sight.length:
-        q = pad(q, (0, 0, 0, sight.rows - sight.length))
+    length = q.shape[1]
+    if sight.rows > length:
+        q = pad(q, (0, 0, 0, sight.rows - length))
     if sight.bias is not None:
         out = _attend_with_bias(q, k, v, sight.mask, sight.bias, group)
     else:
@@ -180,7 +200,7 @@ def attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sight: Sight) 
         keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
         mask = None if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
         out = rearrange(scaled_dot_product_attention(grouped, keys, values, attn_mask=mask), "kv g t d -> (kv g) t d")
-    return rearrange(out[:, : sight.length], "h t d -> t (h d)")
+    return rearrange(out[:, :length], "h t d -> t (h d)")
 
 
 def _attend_by_rows(q: Tensor, k: Tensor, v: Tensor, sight: Sight, group: int) -> Tensor:
@@ -205,8 +225,8 @@ def _attend_with_bias(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias
     heads, rows, _ = q.shape
     parts = -(-heads // max(1, MOST_MASK_ROWS // rows))
     outputs: list[Tensor] = []
-    for chosen in torch.arange(heads).tensor_split(parts):
-        first, last = int(chosen[0]), int(chosen[-1]) + 1
+    for part in range(parts):
+        first, last = heads * part // parts, heads * (part + 1) // parts
         of_kv: slice | Sequence[int] = (
             slice(first, last) if group == 1 else [head // group for head in range(first, last)]
         )

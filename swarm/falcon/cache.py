@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swarm.falcon.attention import KEY_BLOCK, padded_keys
-from swarm.falcon.config import FalconConfig
+from swarm.falcon.attention import padded_keys
+from swarm.falcon.config import KEY_BLOCK, FalconConfig
 
 FIRST_POSITIONS = 64
 
@@ -26,7 +26,7 @@ class Scratch:
         self._block = torch.zeros(shape, dtype=dtype, device=device)  # whatever lies behind the keys is finite
 
     def pad(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[kv, stop, d] → [kv, 512, d], valid until the next call."""
+        """[kv, stop, d] → [kv, 128, d], valid until the next call."""
         stop = keys.shape[1]
         self._block[0, :, :stop] = keys
         self._block[1, :, :stop] = values

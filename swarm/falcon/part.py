@@ -40,7 +40,7 @@ class View:
     """What a span's positions mean to every layer: how to rotate them, and what they see."""
 
     rope: tuple[Tensor, Tensor] | None
-    sight: Sight
+    sights: Sequence[Sight]
 
 
 class Norm(nn.Module):
@@ -100,7 +100,7 @@ class Layer(nn.Module):
             if view.rope is not None:
                 q, k = rotate(q, view.rope), rotate(k, view.rope)
             k, v = span.cache.write(self.number, k, v)
-            outputs.append(attend(self.config, q, k, v, view.sight))
+            outputs.append(attend(self.config, q, k, v, view.sights))
             row += span.length
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -146,9 +146,9 @@ class FalconPart(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.head = head
         self.dtype = dtype
-        self.device = device
-        self._tables = PositionTables(config, dtype, device)
-        self._scratch = Scratch(config, dtype, device)
+        self.device = torch.device(device)
+        self._tables = PositionTables(config, dtype, self.device)
+        self._scratch = Scratch(config, dtype, self.device)
 
     def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> Cache:
         """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""
@@ -194,5 +194,5 @@ class FalconPart(nn.Module):
 
     def _view(self, span: Span, like: Tensor) -> View:
         start = span.cache.end
-        sight = look_back(self.config, self._tables, start, span.length, like)
-        return View(self._tables.rope(start, start + span.length), sight)
+        stop = start + span.length
+        return View(self._tables.rope(start, stop), look_back(self.config, self._tables, start, stop, like))

@@ -13,6 +13,7 @@ DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by
 SMALLEST_CHUNK = 8
 LARGEST_CHUNK = 512
 MOST_SPANS = 512
+SAMPLED_ROWS = 16  # whose logits are computed at a time: each is as wide as the vocabulary
 
 
 class Candidate(Struct, frozen=True):

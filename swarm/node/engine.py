@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from swarm.falcon.cache import Cache
+from swarm.falcon.config import KEY_BLOCK
 from swarm.falcon.loading import iterate_loading
 from swarm.falcon.part import FalconPart, Span
 from swarm.messages import WireTensor
+from swarm.node.batching import SAMPLED_ROWS
 from swarm.node.work import Batch, BatchResult, Engine, ServedPart, packed_rows
 from swarm.parts import Part
 from swarm.sampling import sample
@@ -63,6 +65,7 @@ class FalconEngine:
             hidden=config.hidden,
             dtypes=("float32", "float16", "bfloat16"),
             cache_bytes=config.cache_bytes(part.dtype.itemsize),
+            cache_block=KEY_BLOCK if part.device.type == "cpu" else 1,
             kv_capacity=kv_capacity,
             layer_seconds=layer_seconds,
             end_seconds=self._time_head(),
@@ -152,12 +155,13 @@ class FalconEngine:
         if not wanted:
             return ()
         assert self.part.head is not None
-        rows = hidden[[row for row, _ in wanted]] if len(wanted) != hidden.shape[0] else hidden
-        logits = self.part.head(rows).cpu()
-        return tuple(
-            sample(logits[index], order.sampling, order.position, order.ids or ())
-            for index, (_, order) in enumerate(wanted)
-        )
+        sampled: list[int] = []
+        for start in range(0, len(wanted), SAMPLED_ROWS):
+            some = wanted[start : start + SAMPLED_ROWS]
+            logits = self.part.head(hidden[[row for row, _ in some]]).cpu()
+            for row, (_, order) in zip(logits, some, strict=True):
+                sampled.append(sample(row, order.sampling, order.position, order.ids or ()))
+        return tuple(sampled)
 
     @property
     def cached(self) -> Collection[tuple[str, Part]]:

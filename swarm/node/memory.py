@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 
 from swarm.errors import RequestError
-from swarm.falcon.config import FalconConfig
-from swarm.node.batching import LARGEST_CHUNK
+from swarm.falcon.config import KEY_BLOCK, FalconConfig
+from swarm.node.batching import LARGEST_CHUNK, SAMPLED_ROWS
+from swarm.node.sessions import MOST_SESSIONS
 from swarm.parts import Part
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
@@ -20,7 +21,6 @@ from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
 SPARED_SHARE = 0.1  # of the free memory: left for the rest of the machine
 RESERVED_POSITIONS = 2048  # KV kept free for each layer, or one whole context where that is shorter
 KV_CONTEXTS = 16  # KV for so many whole reserves is the most that a node takes
-SAMPLED_ROWS = 16
 
 _SIZE = re.compile(r"([0-9.]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
@@ -127,13 +127,26 @@ def model_memory(manifest: Manifest, config: FalconConfig, dtype: str | None, de
     kv = positions * config.cache_bytes(item)
     weights = CellCosts(config.layers, begin, layer, end)
     costs = CellCosts(config.layers, begin, layer + kv, end)
-    # While running: activations of the largest batch, logits of a few rows. While loading: a tensor as stored, as
-    # converted and reordered, all at once.
-    activations = LARGEST_CHUNK * (2 * config.ffn + config.fused_width + 6 * config.hidden) * item
-    logits = SAMPLED_ROWS * config.vocabulary * 4
+    # While loading: a tensor as stored, as converted and reordered, all at once.
     largest = max(config.ffn * config.hidden, config.fused_width * config.hidden) * item
     loading = largest + (largest // item * ITEM_BYTES[manifest.dtype] if dtype != manifest.dtype else 0)
-    return ModelMemory(costs, weights, max(activations + logits, loading))
+    return ModelMemory(costs, weights, max(running_bytes(config, item), loading))
+
+
+def running_bytes(config: FalconConfig, item: int) -> int:
+    """Scratch while the largest batch runs: a prompt's chunk, and a token of every other session.
+
+    Activations of one layer, masks, tables of positions, logits of a few rows. item: bytes of a number.
+    """
+    tokens = LARGEST_CHUNK + MOST_SESSIONS
+    attention = 2 * config.fused_width + 2 * config.hidden
+    activations = tokens * (max(2 * config.ffn, attention) + 4 * config.hidden)
+    masks = (tokens + (LARGEST_CHUNK if config.alibi else 0)) * (config.context + KEY_BLOCK)
+    width = config.heads if config.alibi else 2 * config.head_dim
+    tables = 2 * width * max(512, config.context)  # their length is a power of two
+    block = 2 * config.kv_heads * KEY_BLOCK * config.head_dim
+    logits = SAMPLED_ROWS * config.vocabulary * (item + 4)
+    return (activations + masks + tables + block) * item + logits
 
 
 def _tensor_items(manifest: Manifest, key: str) -> int:

@@ -97,7 +97,8 @@ class SessionTable:
         return self.is_leaving or (part is not None and self._runs_through(hop, part))
 
     def _kv_bytes(self, order: Open, layer_count: int) -> int:
-        return order.positions * layer_count * self.served[order.model].cache_bytes
+        served = self.served[order.model]
+        return served.reserved_positions(order.positions) * layer_count * served.cache_bytes
 
     @property
     def session_count(self) -> int:

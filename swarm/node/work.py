@@ -67,10 +67,15 @@ class ServedPart(Struct, frozen=True):
     hidden: int
     dtypes: tuple[str, ...]  # of hidden states that it takes
     cache_bytes: int  # a position in one layer
+    cache_block: int  # positions beyond the first block are reserved in whole ones
     kv_capacity: int  # bytes for all sessions together
     layer_seconds: float  # one token through one layer, measured at load
     end_seconds: float  # one token through the final norm and head, likewise; 0 without them
     prompt_seconds: float  # one token of a prompt through one layer, likewise
+
+    def reserved_positions(self, positions: int) -> int:
+        """How many positions a cache for `positions` of them takes."""
+        return positions if positions < self.cache_block else -(-positions // self.cache_block) * self.cache_block
 
 
 class Engine(Protocol):

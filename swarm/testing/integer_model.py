@@ -119,6 +119,7 @@ class IntegerEngine:
             hidden=model.hidden,
             dtypes=("int64",),
             cache_bytes=CACHE_BYTES,
+            cache_block=1,
             kv_capacity=kv_capacity,
             layer_seconds=model.layer_seconds,
             end_seconds=model.end_seconds if part.end else 0.0,

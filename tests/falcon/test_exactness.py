@@ -28,6 +28,8 @@ CUTS: dict[str, list[int]] = {
     "a prompt, then one by one": [100] + [1] * 100,
     "one, then the rest": [1, LENGTH - 1],
     "odd": [35, 67, 5, 31, 1, 61],
+    "around a block": [127, 1, 1, 71],
+    "over a block": [125, 6, 69],
 }
 LONG = 1300
 LONG_CUTS: dict[str, list[int]] = {
@@ -73,10 +75,16 @@ def test_any_cut_of_a_long_sequence_gives_the_bits_of_one_pass(full: FalconPart,
     assert torch.equal(in_pieces(full, ids, cuts), full(ids))
 
 
-@pytest.mark.parametrize("reserve", [200, 300, 511, 512, 2000])
+@pytest.mark.parametrize("reserve", [200, 255, 256, 2000])
 def test_what_a_session_reserves_changes_no_bit(full: FalconPart, reserve: int) -> None:
     ids = make_ids(LENGTH)
     assert torch.equal(in_pieces(full, ids, [90, *[1] * 110], reserve), full(ids))
+
+
+@pytest.mark.parametrize("reserve", [40, 127, 128])
+def test_what_a_short_session_reserves_changes_no_bit(full: FalconPart, reserve: int) -> None:
+    ids = make_ids(40)
+    assert torch.equal(in_pieces(full, ids, [9, *[1] * 31], reserve), full(ids))
 
 
 def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(full: FalconPart) -> None:
@@ -134,4 +142,4 @@ def test_the_number_of_threads_changes_no_bit(
 def test_the_cuts_are_cuts() -> None:
     assert all(sum(cuts) == LENGTH for cuts in CUTS.values())
     assert all(sum(cuts) == LONG for cuts in LONG_CUTS.values())
-    assert len({tuple(cuts) for cuts in itertools.chain(CUTS.values(), LONG_CUTS.values())}) == 13
+    assert len({tuple(cuts) for cuts in itertools.chain(CUTS.values(), LONG_CUTS.values())}) == 15

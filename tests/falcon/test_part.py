@@ -91,9 +91,10 @@ def test_ragged_batches_equal_each_session_alone(full: FalconPart) -> None:
 
 
 def test_cache_bytes_are_what_the_config_predicts(full: FalconPart) -> None:
-    cache = full.new_cache(reserve=200)
-    full(torch.randint(0, 90, (200,)), cache)
-    assert cache.nbytes == 200 * full.config.layers * full.config.cache_bytes(4)
+    for positions, held in ((100, 100), (200, 256), (1024, 1024), (1100, 1152)):
+        cache = full.new_cache(reserve=positions)
+        full(torch.randint(0, 90, (positions,)), cache)
+        assert cache.nbytes == held * full.config.layers * full.config.cache_bytes(4)
 
 
 def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(full: FalconPart) -> None:

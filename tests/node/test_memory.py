@@ -1,0 +1,83 @@
+"""What a batch takes while it runs is what the account says, on every layout at its true size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from swarm.falcon.config import FalconConfig, layer_tensors, read_falcon_config
+from swarm.falcon.part import FalconPart, Head, Layer, Span
+from swarm.node.batching import LARGEST_CHUNK
+from swarm.node.memory import SAMPLED_ROWS, running_bytes
+from swarm.node.sessions import MOST_SESSIONS
+from swarm.parts import Part
+from tests.alive import AliveBytes
+
+SHAPES = {
+    "7b": {"hidden_size": 4544, "num_attention_heads": 71, "multi_query": True},
+    "40b": {"hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8, "new_decoder_architecture": True},
+    "180b": {"hidden_size": 14848, "num_attention_heads": 232, "num_kv_heads": 8, "new_decoder_architecture": True},
+    "11b": {
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_kv_heads": 8,
+        "new_decoder_architecture": True,
+        "num_ln_in_parallel_attn": 1,
+        "max_position_embeddings": 8192,
+    },
+    "rw": {
+        "hidden_size": 2048,
+        "num_attention_heads": 32,
+        "multi_query": False,
+        "alibi": True,
+        "parallel_attn": False,
+        "bias": True,
+    },
+    "sequential": {"hidden_size": 4544, "num_attention_heads": 71, "multi_query": True, "parallel_attn": False},
+}
+
+
+def shape(name: str) -> FalconConfig:
+    return read_falcon_config({"model_type": "falcon", "vocab_size": 65024, "num_hidden_layers": 1} | SHAPES[name])
+
+
+def run_batch(config: FalconConfig, lengths: list[int]) -> AliveBytes:
+    """What is allocated while one layer and the head run on steps of so many positions at the end of the context."""
+    dtype = torch.bfloat16
+    with FakeTensorMode(), torch.no_grad():
+        layer = Layer(config, 0, {name: torch.empty(size, dtype=dtype) for name, size in layer_tensors(config).items()})
+        norm = {f"ln_f.{kind}": torch.empty(config.hidden, dtype=dtype) for kind in ("weight", "bias")}
+        head = Head(config, norm | {"lm_head.weight": torch.empty(config.vocabulary, config.hidden, dtype=dtype)})
+        part = FalconPart(config, Part(ranges=((0, 1),), end=True), None, [layer], None, dtype, "cpu")
+        spans: list[Span] = []
+        for length in lengths:
+            cache = part.new_cache()
+            filled = torch.empty(config.kv_heads, config.context, config.head_dim, dtype=dtype)
+            cache.write(0, filled, filled)
+            cache.advance(config.context - length)
+            spans.append(Span(cache, length))
+        hidden = torch.empty(sum(lengths), config.hidden, dtype=dtype)
+        with AliveBytes() as alive:
+            out = FalconPart.run_layers.__wrapped__(part, hidden, spans)  # in inference mode what is inside is not seen
+            head(out[:SAMPLED_ROWS])
+    return alive
+
+
+CHUNK = [LARGEST_CHUNK]
+FULL = [*CHUNK, *[1] * MOST_SESSIONS]
+
+
+@pytest.mark.parametrize(("name", "lengths"), [*((name, CHUNK) for name in SHAPES), ("180b", FULL), ("rw", FULL)])
+def test_the_account_covers_the_largest_batches(name: str, lengths: list[int]) -> None:
+    config = shape(name)
+    alive, counted = run_batch(config, lengths), running_bytes(config, 2)
+    assert 0.3 * counted < alive.peak <= counted
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_mask_is_larger_than_positions_by_keys(name: str) -> None:
+    """Nothing is larger than a chunk's widest activations or its mask, however many heads there are."""
+    config = shape(name)
+    widest = max(config.context, config.ffn, config.fused_width)
+    assert run_batch(config, CHUNK).largest <= 2 * LARGEST_CHUNK * widest
