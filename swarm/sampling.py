@@ -16,6 +16,8 @@ from torch import Tensor
 
 from swarm.messages import Sampling
 
+GREEDY_TEMPERATURE = 1e-5  # below it logits divided by it overflow, and nothing but the likeliest token is ever drawn
+
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the increment of splitmix64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -27,7 +29,7 @@ def sample(logits: Tensor, sampling: Sampling, position: int, ids: Sequence[int]
     logits: float32 [vocabulary]; ids: every token id before `position`, read only for the repetition penalty.
     """
     scores = penalise(logits, ids, sampling.repetition_penalty)
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_TEMPERATURE:
         return int(scores.argmax())
     scores = keep_typical(
         keep_top_p(keep_top_k(scores / sampling.temperature, sampling.top_k), sampling.top_p), sampling.typical_p

@@ -40,13 +40,13 @@ VARIANTS = {
 }
 
 
-def make_model(variant: str, seed: int = 1) -> FalconForCausalLM:
+def make_model(variant: str, seed: int = 1, **changes: int) -> FalconForCausalLM:
     """A random float32 Falcon whose weights are large enough that greedy answers do not repeat one token.
 
     Its attention is the default `sdpa`: with `eager`, transformers 5.23 adds the ALiBi bias twice.
     """
     torch.manual_seed(seed)
-    config = FalconConfig(**{**COMMON, **VARIANTS[variant]})
+    config = FalconConfig(**{**COMMON, **VARIANTS[variant], **changes})
     model = FalconForCausalLM(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -55,16 +55,21 @@ def make_model(variant: str, seed: int = 1) -> FalconForCausalLM:
     return model
 
 
-def save_checkpoint(variant: str, directory: Path, seed: int = 1) -> FalconForCausalLM:
+def save_checkpoint(variant: str, directory: Path, seed: int = 1, **changes: int) -> FalconForCausalLM:
     """Write the checkpoint in Hugging Face's form and return the model."""
-    model = make_model(variant, seed)
+    model = make_model(variant, seed, **changes)
     model.save_pretrained(directory)
     return model
 
 
-def save_sepweight(variant: str, directory: Path, seed: int = 1) -> FalconForCausalLM:
-    """Write the model as a sepweight directory (by way of a checkpoint) and return it."""
+def save_sepweight(
+    variant: str, directory: Path, seed: int = 1, dtype: str | None = None, **changes: int
+) -> FalconForCausalLM:
+    """Write the model as a sepweight directory (by way of a checkpoint) and return it.
+
+    dtype: what the directory holds. changes: of the variant's config.
+    """
     checkpoint = directory.parent / f"{directory.name}-checkpoint"
-    model = save_checkpoint(variant, checkpoint, seed)
-    convert(checkpoint, directory, FALCON)
+    model = save_checkpoint(variant, checkpoint, seed, **changes)
+    convert(checkpoint, directory, FALCON, dtype=dtype)
     return model

@@ -41,12 +41,18 @@ def peak_memory(code: str) -> int:
 class Node:
     """A swarm-node process; its output is collected as it comes."""
 
-    def __init__(self, home: Path, arguments: Sequence[str], prefix: Sequence[str] = ()) -> None:
-        """prefix: a command that runs the node somewhere else, such as `ip netns exec NAME`."""
+    def __init__(
+        self,
+        home: Path,
+        arguments: Sequence[str],
+        prefix: Sequence[str] = (),
+        program: Sequence[str] = ("swarm.cli",),
+    ) -> None:
+        """prefix: a command that runs the node somewhere else, such as `ip netns exec NAME`. program: another module."""
         self.lines: list[str] = []
         self.errors: list[str] = []
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "swarm.cli", "node", *arguments],
+            [*prefix, sys.executable, "-m", *program, "node", *arguments],
             env=environment(home),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

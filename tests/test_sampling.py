@@ -22,6 +22,16 @@ def test_temperature_zero_is_greedy() -> None:
     assert sample(LOGITS, Sampling(), 10) == int(LOGITS.argmax())
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-12, 1e-6, 1e-5, 1e-3])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    for keep in ({}, {"top_k": 5}, {"top_p": 0.5}, {"typical_p": 0.5}):
+        sampling = Sampling(temperature=temperature, seed=3, **keep)
+        chosen = sample(LOGITS, sampling, 10)
+        assert 0 <= chosen < len(LOGITS)
+        if "typical_p" not in keep:
+            assert chosen == int(LOGITS.argmax())
+
+
 def test_filters_are_those_of_transformers() -> None:
     ids = torch.tensor([IDS])
     row = LOGITS[None]

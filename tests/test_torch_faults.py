@@ -1,9 +1,13 @@
-"""Real nodes with real layers join, leave and die under running answers: the tokens are those of transformers."""
+"""Real nodes with real layers join, leave and die under running answers.
+
+The tokens are those of transformers in float32, and in bfloat16 those of one part that computes everything in one go.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +17,8 @@ import torch
 from swarm.client.effects import Delivered, RouteTaken
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
+from swarm.errors import PeerError
+from swarm.falcon import init_part
 from swarm.keys import derive_keys, new_identity, read_secret
 from swarm.messages import Sampling
 from swarm.plan.routes import Hop
@@ -36,11 +42,11 @@ class Swarm:
         self._weights = weights
         self._home = home
 
-    def start(self, part: str) -> Node:
-        """A node that serves a part; does not wait for it."""
+    def start(self, part: str, program: Sequence[str] = ("swarm.cli",)) -> Node:
+        """A node that serves a part; does not wait for it. program: as Node has it."""
         peers = [word for node in self.nodes[:1] for word in ("--peer", node.wait_ready()[4])]
         common = ["--weights", str(self._weights), "--host", HOST, "--port", "18900", "--no-mdns"]
-        self.nodes.append(Node(self._home, [*common, "--part", part, *peers]))
+        self.nodes.append(Node(self._home, [*common, "--part", part, *peers], program=program))
         return self.nodes[-1]
 
     @contextmanager
@@ -75,15 +81,29 @@ def answer(
     return ids, routes
 
 
+def expect_unbroken(weights: Path, tokens: int) -> list[int]:
+    """What one part says that holds the whole model, as the weights are stored."""
+    part = init_part(weights, "f")
+    cache = part.new_cache(len(IDS) + tokens)
+    new, ids = list(IDS), list[int]()
+    for _ in range(tokens):
+        new = [int(part(torch.tensor(new), cache)[-1].argmax())]
+        ids += new
+    return ids
+
+
 def expect(model: torch.nn.Module, tokens: int) -> list[int]:
     """What transformers says."""
     out = model.generate(torch.tensor([IDS]), max_new_tokens=tokens, do_sample=False, eos_token_id=None)  # pyright: ignore
     return out[0, len(IDS) :].tolist()
 
 
-@pytest.mark.parametrize("variant", ["7b", "40b"])
-def test_killed_hops_change_no_token(variant: str, tmp_path: Path) -> None:
-    expected = expect(save_sepweight(variant, tmp_path / "weights"), KILL_TOKENS)
+@pytest.mark.parametrize(
+    ("variant", "dtype"), [("7b", "float32"), ("40b", "float32"), ("40b", "bfloat16"), ("rw", "bfloat16")]
+)
+def test_killed_hops_change_no_token(variant: str, dtype: str, tmp_path: Path) -> None:
+    model = save_sepweight(variant, tmp_path / "weights", dtype=dtype)
+    expected = expect(model, KILL_TOKENS) if dtype == "float32" else expect_unbroken(tmp_path / "weights", KILL_TOKENS)
     swarm = Swarm(tmp_path / "weights", tmp_path)
     try:
         by_id: dict[str, Node] = {}
@@ -108,8 +128,10 @@ def test_killed_hops_change_no_token(variant: str, tmp_path: Path) -> None:
         swarm.stop()
 
 
-def test_a_node_joins_and_leaves_under_running_answers(tmp_path: Path) -> None:
-    expected = expect(save_sepweight("7b", tmp_path / "weights"), MOVE_TOKENS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_node_joins_and_leaves_under_running_answers(dtype: str, tmp_path: Path) -> None:
+    model = save_sepweight("7b", tmp_path / "weights", dtype=dtype)
+    expected = expect(model, MOVE_TOKENS) if dtype == "float32" else expect_unbroken(tmp_path / "weights", MOVE_TOKENS)
     swarm = Swarm(tmp_path / "weights", tmp_path)
     try:
         swarm.start("b 0-2").wait_ready()
@@ -136,3 +158,61 @@ def test_a_node_joins_and_leaves_under_running_answers(tmp_path: Path) -> None:
             assert [len(route) for route in routes] == [1, 2]
     finally:
         swarm.stop()
+
+
+FULL_AT = 128  # positions
+
+
+def test_a_cache_that_cannot_grow_moves_its_session_elsewhere(tmp_path: Path) -> None:
+    """Six answers at once over two nodes, of which one has no memory for so many positions."""
+    expected = expect(save_sepweight("40b", tmp_path / "weights"), 2 * FULL_AT)
+    swarm = Swarm(tmp_path / "weights", tmp_path)
+    try:
+        swarm.start("b 0-2").wait_ready()
+        full = swarm.start("2-4 e", ("tests.failing_torch_node", str(FULL_AT))).wait_ready()[1]
+        swarm.start("2-4 e").wait_ready()
+        with swarm.client() as client, ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(answer, client, 2 * FULL_AT, lambda count, route: None) for _ in range(6)]
+            answers = [one.result() for one in asked]
+        assert all(ids == expected for ids, _ in answers)
+        began_there = [routes for _, routes in answers if routes[0][1].node == full]
+        assert began_there
+        assert all(len(routes) > 1 for routes in began_there)
+    finally:
+        swarm.stop()
+
+
+def test_where_no_other_node_has_room_the_user_hears_why(tmp_path: Path) -> None:
+    save_sepweight("40b", tmp_path / "weights")
+    swarm = Swarm(tmp_path / "weights", tmp_path)
+    try:
+        swarm.start("b 0-2").wait_ready()
+        swarm.start("2-4 e", ("tests.failing_torch_node", str(FULL_AT))).wait_ready()
+        with swarm.client() as client, pytest.raises(PeerError, match=r'"2-4 e" fails: .*not enough memory') as caught:
+            answer(client, 2 * FULL_AT, lambda count, route: None)
+        assert caught.value.code == "FAILED"
+    finally:
+        swarm.stop()
+
+
+def test_weights_that_are_not_finite_end_the_answer_with_the_node_and_its_layers(tmp_path: Path) -> None:
+    save_sepweight("40b", tmp_path / "weights")
+    spoil(tmp_path / "weights" / "mid.00003.safetensors")
+    swarm = Swarm(tmp_path / "weights", tmp_path)
+    try:
+        swarm.start("b 0-2").wait_ready()
+        node = swarm.start("2-4 e").wait_ready()[1]
+        with (
+            swarm.client() as client,
+            pytest.raises(PeerError, match=f'node {node}: "2-4 e" fails: .*NaN or infinity'),
+        ):
+            answer(client, 20, lambda count, route: None)
+    finally:
+        swarm.stop()
+
+
+def spoil(file: Path) -> None:
+    """Make some of its last numbers NaN."""
+    data = bytearray(file.read_bytes())
+    data[-64:] = b"\xff" * 64
+    file.write_bytes(data)

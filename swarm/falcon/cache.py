@@ -23,13 +23,14 @@ class Scratch:
 
     def __init__(self, config: FalconConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         shape = (2, config.kv_heads, KEY_BLOCK, config.head_dim)
-        self._block = torch.zeros(shape, dtype=dtype, device=device)  # whatever lies behind the keys is finite
+        self._block = torch.empty(shape, dtype=dtype, device=device)
 
     def pad(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """[kv, stop, d] → [kv, 128, d], valid until the next call."""
         stop = keys.shape[1]
         self._block[0, :, :stop] = keys
         self._block[1, :, :stop] = values
+        self._block[:, :, stop:] = 0  # another session's may not be finite
         return self._block[0], self._block[1]
 
 

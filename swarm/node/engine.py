@@ -121,6 +121,7 @@ class FalconEngine:
             hidden = packed.to(self.part.device, self.part.dtype)
         only = None if batch.part == self.part.part else batch.part.layers
         hidden = self.part.run_layers(hidden, spans, only, self._on_layer)
+        _check_finite(hidden, "hidden states")
         sampled: tuple[int, ...] = ()
         outputs: list[WireTensor] = []
         if batch.part.end:
@@ -159,6 +160,7 @@ class FalconEngine:
         for start in range(0, len(wanted), SAMPLED_ROWS):
             some = wanted[start : start + SAMPLED_ROWS]
             logits = self.part.head(hidden[[row for row, _ in some]]).cpu()
+            _check_finite(logits, "logits")
             for row, (_, order) in zip(logits, some, strict=True):
                 sampled.append(sample(row, order.sampling, order.position, order.ids or ()))
         return tuple(sampled)
@@ -171,6 +173,12 @@ class FalconEngine:
     def forget(self, session: str, part: Part) -> None:
         """Free a session's cache of a part."""
         self._caches.pop((session, part), None)
+
+
+def _check_finite(numbers: Tensor, what: str) -> None:
+    """Raise ArithmeticError rather than answer with what follows from damaged weights or an overflow."""
+    if not bool(numbers.isfinite().all()):
+        raise ArithmeticError(f"{what} hold NaN or infinity; check the weights with swarm-weights verify")
 
 
 def _to_torch(tensor: WireTensor) -> Tensor:
