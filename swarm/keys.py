@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,10 @@ def make_secret(path: Path) -> bytes:
 
 
 class NameLock:
-    """A node name held by this process as long as it lives, with the key that belongs to the name."""
+    """A node name held by this process as long as it lives, with the key that belongs to the name.
+
+    incarnation: of this run; higher than those of all runs of this name before.
+    """
 
     def __init__(self, directory: Path, name: str) -> None:
         """Raises RequestError if another process holds the name."""
@@ -115,17 +119,24 @@ class NameLock:
         except BlockingIOError:
             os.close(self._descriptor)
             raise RequestError(f'a node named "{name}" runs on this machine already; pass another --name') from None
-        self.identity = self._read_or_make()
+        self.identity, last = self._read() or (new_identity(), 0)
+        # Peers believe the highest one: a clock that was set back must not make a restart look like the past.
+        self.incarnation = max(time.time_ns() // 1_000_000, last + 1)
+        self._write()
 
-    def _read_or_make(self) -> Identity:
+    def _read(self) -> tuple[Identity, int] | None:
+        """The name's key and its last incarnation; None if the file holds no key."""
         stored = os.pread(self._descriptor, 256, 0).split()
-        if len(stored) == 2 and all(len(key) == 40 for key in stored) and zmq.curve_public(stored[1]) == stored[0]:
-            return Identity(stored[0], stored[1])
-        identity = new_identity()
+        keys, last = stored[:2], stored[2] if len(stored) > 2 else b""
+        if len(keys) < 2 or any(len(key) != 40 for key in keys) or zmq.curve_public(keys[1]) != keys[0]:
+            return None
+        return Identity(keys[0], keys[1]), int(last) if last.isdigit() and len(last) < 15 else 0
+
+    def _write(self) -> None:
+        lines = self.identity.public, self.identity.secret, str(self.incarnation).encode()
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, identity.public + b"\n" + identity.secret + b"\n", 0)
+        os.pwrite(self._descriptor, b"".join(line + b"\n" for line in lines), 0)
         os.fsync(self._descriptor)
-        return identity
 
 
 def take_name(directory: Path, name: str | None, fallback: str) -> NameLock:

@@ -96,6 +96,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     end_seconds: Seconds = 0.0
     prompt_seconds: Seconds = 0.0
     kv_free_positions: Count = 0
+    loaded_bytes: Count = 0  # so far, of what is loading: one that stands still is not waited for
 
 
 class Capacity(Struct, frozen=True, kw_only=True):
@@ -115,13 +116,14 @@ class Beat(Message, frozen=True, tag="beat"):
 
     node: NodeId
     incarnation: Count
-    sequence: Count
+    sequence: Count  # of every word about itself, asked for or not
     name: Name
     addresses: Annotated[list[Address], Meta(max_length=8)]
     device: Name
     memory_total: Count
     memory_free: Count
     tick: Count
+    round: Count = 0  # of the words that it gives each second by itself
     layer_seconds: Seconds = 0.0
     sessions: Small = 0
     queue: Small = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,5 +53,17 @@ def test_a_name_is_held_by_one_and_keeps_its_key(tmp_path: Path) -> None:
     assert second.name == "kitchen-2"
     assert second.identity != first.identity
     identity = first.identity
-    __import__("os").close(first._descriptor)
+    os.close(first._descriptor)
     assert NameLock(tmp_path, "kitchen").identity == identity
+
+
+def test_each_run_of_a_name_is_newer_than_the_last_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incarnations: list[int] = []
+    for seconds in (2e9, 1e9, 1.5e9):
+        monkeypatch.setattr(time, "time_ns", lambda seconds=seconds: int(seconds * 1e9))
+        lock = NameLock(tmp_path, "kitchen")
+        incarnations.append(lock.incarnation)
+        os.close(lock._descriptor)
+    assert incarnations == sorted(set(incarnations))

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,7 +246,7 @@ def build(
         lock.identity,
         Self(
             node=lock.identity.node,
-            incarnation=time.time_ns() // 1_000_000,
+            incarnation=lock.incarnation,
             name=lock.name[:64],
             device=share.device,
             memory_total=measure_device(share.device).total,
@@ -263,7 +262,6 @@ def build(
         make_loader,
         report,
         Cores(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "cores" if share.device == "cpu" else None),
-        printer.show_progress,
     )
     return process
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,8 +37,14 @@ class Printer:
         self._addresses = addresses
         self._said: defaultdict[str, set[str]] = defaultdict(set)
         self._is_terminal = sys.stderr.isatty()
+        self._has_open_line = False
+        self._quarters = 0
 
     def report(self, report: Report) -> None:
+        if report.kind == "loading":
+            self._show_progress(report.fields)
+            return
+        self._end_line()
         if report.kind == "ready":
             self._say_ready(report.fields)
             return
@@ -62,7 +68,22 @@ class Printer:
             )
         sys.stdout.flush()
 
-    def show_progress(self, model: str, done: int, total: int) -> None:
-        del model
+    def _show_progress(self, fields: Mapping[str, Any]) -> None:
+        """On a terminal as it goes on, else every quarter."""
+        from swarm.node.memory import format_size
+
+        percent = 100 * fields["done"] // max(1, fields["total"])
+        said = f'loading "{fields["part"]}" of {fields["model"]}: {percent}% of {format_size(fields["total"])}'
         if self._is_terminal:
-            click.echo(f"\rloading {done}/{total}", nl=done == total, err=True)
+            click.echo(f"\rswarm-node: {said}", nl=False, err=True)
+            self._has_open_line = True
+        elif percent // 25 > self._quarters:
+            self._quarters = percent // 25
+            click.echo(f"swarm-node: {said}", err=True)
+
+    def _end_line(self) -> None:
+        """What comes next is said on a line of its own."""
+        self._quarters = 0
+        if self._has_open_line:
+            self._has_open_line = False
+            click.echo(err=True)

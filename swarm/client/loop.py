@@ -150,6 +150,7 @@ class ClientLoop:
         if now - self._refreshed_at >= (ROUTELESS_REFRESH_SECONDS if is_waiting else REFRESH_SECONDS):
             self._knock(self._knocks.advance(now), now)
             self._refresh(now)
+            self._table.forget_dead(now)
         self._calls = [call for call in self._calls if call.until > now]
         for machine in list(self._generations):
             if machine.phase == "over":

@@ -11,8 +11,13 @@ from swarm.plan.routes import HOP_SECONDS
 from swarm.plan.shares import Member
 
 
-def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collection[str] = ()) -> list[Member]:
-    """The nodes that hold some of a model or could, as they describe themselves. passed: nodes to leave as they are."""
+def members_of(
+    beats: Sequence[Beat], model: str, layers: int, passed: Collection[str] = (), stuck: Collection[str] = ()
+) -> list[Member]:
+    """The nodes that hold some of a model or could, as they describe themselves.
+
+    passed: nodes to leave as they are. stuck: likewise, and what they load is not counted upon.
+    """
     members: list[Member] = []
     for beat in sorted(beats, key=lambda beat: beat.node):
         claims = [claim for claim in beat.claims if (claim.model, claim.layers) == (model, layers)]
@@ -30,8 +35,8 @@ def members_of(beats: Sequence[Beat], model: str, layers: int, passed: Collectio
                 end_seconds=max((claim.end_seconds for claim in claims), default=0.0),
                 prompt_seconds=max((claim.prompt_seconds for claim in claims), default=0.0),
                 link_seconds=beat.link_seconds or HOP_SECONDS,
-                part=claimed_part(beat, model, layers, "serving", "loading"),
-                stays=capacity is None or beat.node in passed,
+                part=claimed_part(beat, model, layers, "serving", *(() if beat.node in stuck else ("loading",))),
+                stays=capacity is None or beat.node in passed or beat.node in stuck,
             )
         )
     return members

@@ -35,13 +35,13 @@ class PeerTable:
 
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
-        self._gone: dict[str, int] = {}  # node → incarnation that said goodbye
+        self._gone: dict[str, tuple[int, float]] = {}  # node → incarnation that said goodbye, and when
         self.changed = 0.0  # when the set of live peers last changed
 
     def apply(self, beat: Beat, now: float) -> bool:
         """Take a beat; False if it is older than what is known (another incarnation, or reordered)."""
         known = self._peers.get(beat.node)
-        if self._gone.get(beat.node, -1) >= beat.incarnation:
+        if self._gone.get(beat.node, (-1, 0.0))[0] >= beat.incarnation:
             return False
         if known is not None:
             if (beat.incarnation, beat.sequence) <= (known.beat.incarnation, known.beat.sequence):
@@ -58,7 +58,7 @@ class PeerTable:
 
     def say_goodbye(self, node: str, incarnation: int, now: float) -> bool:
         """A node leaves; True if it was known."""
-        self._gone[node] = max(incarnation, self._gone.get(node, -1))
+        self._gone[node] = max(incarnation, self._gone.get(node, (-1, 0.0))[0]), now
         known = self._peers.get(node)
         if known is None or known.beat.incarnation > incarnation:
             return False
@@ -92,10 +92,9 @@ class PeerTable:
         return "suspect" if silence >= SUSPECT_SECONDS else "alive"
 
     def forget_dead(self, now: float) -> None:
-        """Drop those of whom nothing was heard for a minute."""
-        for node, peer in list(self._peers.items()):
-            if now - peer.heard > FORGET_SECONDS:
-                del self._peers[node]
+        """Drop those of whom nothing was heard for a minute, and goodbyes: no late word comes after them any more."""
+        self._peers = {node: peer for node, peer in self._peers.items() if now - peer.heard <= FORGET_SECONDS}
+        self._gone = {node: gone for node, gone in self._gone.items() if now - gone[1] <= FORGET_SECONDS}
 
     def live(self, now: float) -> list[Beat]:
         """The last beats of peers that are neither dead nor hung nor leaving, in id order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import cast
 
@@ -15,12 +15,12 @@ from swarm.errors import WeightsError
 from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
 from swarm.falcon.linear import Linear
 from swarm.falcon.part import FalconPart, Head, Layer
-from swarm.parts import Part, parse_part
-from swarm.sepweight.manifest import layer_key
+from swarm.parts import Part, parse_part, runs, subtract
+from swarm.sepweight.manifest import file_keys, layer_key
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import TensorFile
 
-Progress = Callable[[int, int], None]  # pieces loaded, pieces in all
+Progress = Callable[[int, int], None]  # bytes read, bytes in all
 
 
 class StoredEmbedding:
@@ -33,6 +33,9 @@ class StoredEmbedding:
 
     def __call__(self, ids: Tensor) -> Tensor:
         return self._file.read_rows(self._tensor, ids.tolist()).to(self._dtype)
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 class ResidentEmbedding:
@@ -72,10 +75,11 @@ def iterate_loading(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     old: FalconPart | None = None,
-) -> Iterator[tuple[int, int]]:
-    """The same a piece at a time, for a thread that has other work between: yields (done, total), returns the part.
+) -> Generator[tuple[int, int], None, FalconPart]:
+    """The same a piece of a tensor at a time, for a thread that has other work between.
 
-    old: a part loaded from the same directory in the same way; its modules are used, not read again.
+    Yields bytes read and bytes in all, returns the part. old: a part loaded from the same directory in the same way; its
+    modules are used, not read again.
     """
     store = Store(Path(weights_dir))
     if store.manifest.family != FALCON.name:
@@ -84,50 +88,75 @@ def iterate_loading(
     part = spec if isinstance(spec, Part) else parse_part(spec, config.layers)
     store.check(part)
     builder = _Builder(store, config, torch.device(device), dtype or getattr(torch, store.manifest.dtype))
-    total = part.layer_count + part.begin + part.end
     loaded = {} if old is None else {layer.number: layer for layer in cast("Iterable[Layer]", old.layers)}
-    embed = None
-    if part.begin:
-        embed = builder.embedding() if old is None or old.embed is None else old.embed
-    layers: list[Layer] = []
-    for number in part.layers:
-        layers.append(loaded[number] if number in loaded else builder.layer(number))
-        yield len(layers), total
-    head = None
-    if part.end:
-        head = builder.head() if old is None or old.head is None else old.head
-    yield total, total
-    return FalconPart(config, part, embed, layers, head, builder.dtype, builder.device)
+    embed, head = (None, None) if old is None else (old.embed, old.head)
+    missing = subtract(part, Part(embed is not None, tuple(runs(sorted(loaded))), head is not None), config.layers)
+    total = builder.size_of(missing)
+    done = 0
+    building = builder.build(missing)
+    while True:
+        try:
+            done += next(building)
+        except StopIteration as stop:
+            new_embed, new_layers, new_head = stop.value
+            break
+        yield done, total
+    layers = [loaded[number] if number in loaded else new_layers[number] for number in part.layers]
+    return FalconPart(
+        config,
+        part,
+        (embed or new_embed) if part.begin else None,
+        layers,
+        (head or new_head) if part.end else None,
+        builder.dtype,
+        builder.device,
+    )
+
+
+Embedding = Callable[[Tensor], Tensor]
+Built = tuple[Embedding | None, dict[int, Layer], Head | None]
 
 
 class _Builder:
+    """Makes modules of a part; each method yields the bytes of a piece that it has read, and returns what it made."""
+
     def __init__(self, store: Store, config: FalconConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.store = store
         self.config = config
         self.device = device
         self.dtype = dtype
 
-    def embedding(self) -> StoredEmbedding | ResidentEmbedding:
+    def size_of(self, part: Part) -> int:
+        """Bytes to be read."""
+        keys = [key for key in file_keys(part) if key != "begin" or self.device.type != "cpu"]
+        return sum(self.store.size_of(key, name) for key in keys for name in self.store.manifest.tensor_names(key))
+
+    def build(self, part: Part) -> Generator[int, None, Built]:
+        embed = (yield from self._embedding()) if part.begin else None
+        layers: dict[int, Layer] = {}
+        for number in part.layers:
+            layers[number] = Layer(self.config, number, (yield from self._tensors(layer_key(number))))
+            self._prepare(layers[number])
+        head = None
+        if part.end:
+            head = Head(self.config, (yield from self._tensors("end")))
+            self._prepare(head)
+        return embed, layers, head
+
+    def _embedding(self) -> Generator[int, None, Embedding]:
         owner, tensor = self.store.manifest.resolve("begin", "word_embeddings.weight")
         if self.device.type == "cpu":
             return StoredEmbedding(self.store.open(owner), tensor, self.dtype)
-        return ResidentEmbedding(self._read(owner, tensor))
+        return ResidentEmbedding((yield from self._tensor(owner, tensor)))
 
-    def layer(self, number: int) -> Layer:
-        key = layer_key(number)
-        layer = Layer(
-            self.config, number, {name: self._read(key, name) for name in self.store.manifest.tensor_names(key)}
-        )
-        self._prepare(layer)
-        return layer
+    def _tensors(self, key: str) -> Generator[int, None, dict[str, Tensor]]:
+        tensors: dict[str, Tensor] = {}
+        for name in self.store.manifest.tensor_names(key):
+            tensors[name] = yield from self._tensor(key, name)
+        return tensors
 
-    def head(self) -> Head:
-        head = Head(self.config, {name: self._read("end", name) for name in self.store.manifest.tensor_names("end")})
-        self._prepare(head)
-        return head
-
-    def _read(self, key: str, tensor: str) -> Tensor:
-        return self.store.read(key, tensor).to(self.device, self.dtype)
+    def _tensor(self, key: str, name: str) -> Generator[int, None, Tensor]:
+        return (yield from self.store.reading(key, name)).to(self.device, self.dtype)
 
     def _prepare(self, module: torch.nn.Module) -> None:
         """Reorder linears one by one and hand the plain copies' memory back to the system."""

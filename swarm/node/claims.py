@@ -23,6 +23,7 @@ class OwnClaim:
     serving: Part = NOTHING  # sessions may be opened here
     loading: Part = NOTHING  # will be served
     draining: Part = NOTHING  # runs the sessions that it has and takes no more
+    loaded_bytes: int = 0  # of what is loading
 
     @property
     def wanted(self) -> Part:
@@ -113,6 +114,7 @@ class OwnClaims:
             layer_seconds=self._layer_seconds[model].value,
             end_seconds=self._end_seconds[model].value,
             prompt_seconds=self._prompt_seconds[model].value,
+            loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
             kv_free_positions=0 if served is None else max(0, self._sessions.kv_free(model)) // position_bytes,
         )
 

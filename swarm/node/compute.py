@@ -1,6 +1,7 @@
 """The compute thread: owns every engine and runs what it is given, one job after another.
 
-Its tick moves after each layer and while it is idle; a tick that stands still means that it is stuck.
+Its tick moves after each layer, after each piece of a tensor that is loaded, and while it is idle; a tick that stands still
+means that it is stuck.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from swarm.errors import SwarmError
 from swarm.node.effects import Forget, Load, Run, Unload
-from swarm.node.machine import BatchDone, BatchFailed, Event, PartFailed, PartLoaded
+from swarm.node.machine import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded, PartProgress
 from swarm.node.work import Engine, EngineLoader
 
 IDLE_TICK_SECONDS = 0.5
+PROGRESS_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +39,12 @@ class ComputeThread:
         self,
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         post: Callable[[Event], None],
-        show_progress: Callable[[str, int, int], None],
     ) -> None:
-        """make_loader: builds the loader on the thread itself (torch is imported there), given the tick.
-
-        show_progress: (model, pieces done, pieces in all), called on this thread.
-        """
+        """make_loader: builds the loader on the thread itself (torch is imported there), given the tick."""
         self.tick = 0
         self._make_loader = make_loader
         self._post = post
-        self._show_progress = show_progress
+        self._told_at = float("-inf")  # of how far a load is
         self._jobs: queue.SimpleQueue[Job | _Stop] = queue.SimpleQueue()
         self._engines: dict[str, Engine] = {}
         self._loading: dict[str, Iterator[tuple[int, int] | Engine]] = {}
@@ -71,7 +70,13 @@ class ComputeThread:
         self.tick += 1
 
     def _work(self) -> None:
-        loader = self._make_loader(self._advance)
+        try:
+            self._loop(self._make_loader(self._advance))
+        except Exception as error:  # without this thread the node is of no use: it ends, and others hear of it
+            log.exception("compute thread ended")
+            self._post(ComputeEnded(f"{type(error).__name__}: {error}"))
+
+    def _loop(self, loader: EngineLoader) -> None:
         while True:
             try:
                 # While a part loads, its next piece is always waiting; sessions' work comes between the pieces.
@@ -117,8 +122,11 @@ class ComputeThread:
             del self._loading[model]
             self._post(PartFailed(model, f"{type(error).__name__}: {error}"))
             return
+        self._advance()
         if isinstance(piece, tuple):
-            self._show_progress(model, *piece)
+            if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+                self._told_at = time.monotonic()
+                self._post(PartProgress(model, *piece))
         else:
             del self._loading[model]
             self._engines[model] = piece

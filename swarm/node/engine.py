@@ -73,17 +73,22 @@ class FalconEngine:
         )
 
     def _warm_up(self) -> tuple[float, float]:
-        """Seconds of one layer for one token and for one token of a prompt; the first run of each is not counted."""
+        """Seconds of one layer for one token and for one token of a prompt; 0 without layers.
+
+        The first run of each is not counted.
+        """
+        if not self.part.part.layer_count:
+            return 0.0, 0.0
         figures: list[float] = []
         for tokens in (1, WARM_UP_TOKENS):
             times: list[float] = []
             for _ in range(4):
                 started = time.perf_counter()
                 hidden = torch.zeros(tokens, self.part.config.hidden, dtype=self.part.dtype, device=self.part.device)
-                out = self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)])
+                out = self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)], on_layer=self._on_layer)
                 self._finish(out)
                 times.append(time.perf_counter() - started)
-            figures.append(min(times[1:]) / max(1, self.part.part.layer_count) / tokens)
+            figures.append(min(times[1:]) / self.part.part.layer_count / tokens)
         return figures[0], figures[1]
 
     def _time_head(self) -> float:

@@ -81,6 +81,20 @@ class PartLoaded(Struct, frozen=True):
     served: ServedPart
 
 
+class PartProgress(Struct, frozen=True):
+    """A Load has come so far, in bytes."""
+
+    model: str
+    done: int
+    total: int
+
+
+class ComputeEnded(Struct, frozen=True):
+    """Nothing can be computed or loaded here any more."""
+
+    message: str
+
+
 class PartFailed(Struct, frozen=True):
     """A Load failed for good."""
 
@@ -117,7 +131,9 @@ Event = (
     | LinkFailed
     | LinkMessage
     | PartLoaded
+    | PartProgress
     | PartFailed
+    | ComputeEnded
     | CoresTaken
     | BatchDone
     | BatchFailed
@@ -189,6 +205,10 @@ class NodeMachine:
                 return [_explain_failure(event), *self.membership.link_failed(event, now)]
             case PartLoaded():
                 return self._loaded(event.served, now)
+            case PartProgress():
+                return self._progressed(event)
+            case ComputeEnded():
+                return [Report("failed", {"message": event.message}), Exit(1)]
             case PartFailed():
                 report = Report("failed", {"model": event.model, "message": event.message})
                 effects = self.moves.failed(event.model, now)
@@ -245,6 +265,7 @@ class NodeMachine:
                 rtt = self.links.without_load(node, seconds, size)
                 if rtt is not None:
                     self.membership.note_rtt(node, rtt)
+            self.membership.begin_round()
             self._said = self.make_beat()
             effects += [*self.membership.beat(self._said, now), *self.links.advance(now)]
         return effects + self._advertise() + self.steps.pump(now)
@@ -328,6 +349,12 @@ class NodeMachine:
             *self._say(),
             *self.steps.pump(now),
         ]
+
+    def _progressed(self, event: PartProgress) -> list[Effect]:
+        claim = self.claims.of(event.model)
+        claim.loaded_bytes = event.done
+        fields = {"model": self._cards[event.model].name, "part": str(claim.loading)}
+        return [Report("loading", {**fields, "done": event.done, "total": event.total})]
 
     # Messages ---------------------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class Membership:
         self.links: dict[str, str] = {}  # node → control address at which it answered
         self.is_leaving = False
         self._started = started
-        self._sequence = 0
+        self._sequence = self._round = 0
         self._sent_at: dict[int, float] = {}
         self._rtts: dict[str, float] = {}
         self._link_seconds = Published()
@@ -174,6 +174,7 @@ class Membership:
             node=self.me.node,
             incarnation=self.me.incarnation,
             sequence=self._sequence,
+            round=self._round,
             name=self.me.name,
             addresses=self.addresses[:8],
             device=self.me.device,
@@ -191,6 +192,10 @@ class Membership:
             peers=dict(sorted(self.links.items())[:512]),
             **counters,
         )
+
+    def begin_round(self) -> None:
+        """A second has passed: what is said from now on, everyone hears."""
+        self._round += 1
 
     def beat(self, beat: Beat, now: float) -> list[Effect]:
         """Send a beat to every peer, and go on looking for those that are not there."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from swarm.discovery.members import claimed_part, members_of
 from swarm.discovery.peers import PeerTable
-from swarm.messages import AskHold, Beat, EndHold, HoldAnswer
+from swarm.messages import AskHold, Beat, ClaimState, EndHold, HoldAnswer
 from swarm.node.claims import OwnClaim, OwnClaims
 from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
 from swarm.node.membership import STILL_SECONDS
@@ -23,7 +23,7 @@ from swarm.plan.shares import Member
 from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
-BEATS_TO_WAIT = 2  # of every live peer, so that a better intent would have been heard
+ROUNDS_TO_WAIT = 2  # of beats of every live peer, so that a better intent would have been heard
 HOLD_SECONDS = 30.0  # a hold ends by itself then
 TRUST_SECONDS = 25.0  # and is no longer relied on then, counted from when it was asked for
 ASK_SECONDS = 25.0  # for holds, until a move is given up
@@ -31,6 +31,7 @@ RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions lea
 DRAIN_SECONDS = 60.0  # for sessions to leave what is dropped: a long prompt is computed elsewhere meanwhile
 PATIENCE_SECONDS = 30.0  # a node that is to move and does not is passed over
 PASSED_SECONDS = 60.0  # for so long
+STUCK_SECONDS = 30.0  # a load that makes no progress is not waited for
 
 Phase = Literal["intending", "growing", "holding", "draining", "shrinking"]
 
@@ -51,7 +52,7 @@ class _Moving:
     target: Part
     since: float  # when the phase began
     phase: Phase = "intending"
-    heard: dict[str, int] = field(default_factory=dict[str, int])  # peer → its beat when it could first know
+    heard: dict[str, int] = field(default_factory=dict[str, int])  # peer → its round when it could first know
     asked_at: float = float("-inf")
     asked: dict[int, float] = field(default_factory=dict[int, float])  # request for a hold → when it was made
     holds: dict[str, _Hold] = field(default_factory=dict[str, _Hold])
@@ -64,6 +65,22 @@ class _Promise:
     model: str
     part: Part
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _SeenMove:
+    """What a node says that it loads or drains, and since when that has not changed."""
+
+    model: str
+    part: str
+    state: ClaimState
+    loaded_bytes: int
+    since: float
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether others should no longer wait for it."""
+        patience = STUCK_SECONDS if self.state == "loading" else DRAIN_SECONDS + STUCK_SECONDS
+        return now - self.since > patience
 
 
 class MoveRunner:
@@ -81,6 +98,7 @@ class MoveRunner:
         self._plans: dict[str, tuple[Sequence[Member], Plan]] = {}  # by model: the last view, and what it leads to
         self._due: dict[str, tuple[str, Part, float]] = {}  # by model: whose move is first, where to, since when
         self._passed: dict[str, float] = {}
+        self._others_moves: dict[tuple[str, str, str], _SeenMove] = {}  # by node, model and state; this node's own, too
 
     @property
     def intent(self) -> Part:
@@ -116,10 +134,13 @@ class MoveRunner:
     def _look(self, own: Beat, now: float) -> list[Effect]:
         """Whose move is it? Ours, once two beats of every peer have shown no better intent."""
         beats = self._table.live(now)
-        if now - self._table.changed < STILL_SECONDS or any(_is_moving(beat) for beat in (own, *beats)):
+        self._watch([own, *beats], now)
+        if now - self._table.changed < STILL_SECONDS:
             self._moving = None
             return []
         for model, claim in sorted(self._claims.by_model.items()):
+            if any(one.model == model and not one.is_stuck(now) for one in self._others_moves.values()):
+                continue
             move = self._first_move(model, claim.layers, [own, *beats], now)
             if move is None or move[0] != self._node:
                 continue
@@ -127,8 +148,22 @@ class MoveRunner:
         self._moving = None
         return []
 
+    def _watch(self, beats: Sequence[Beat], now: float) -> None:
+        """Note who loads or drains, and since when without progress."""
+        known = self._others_moves
+        self._others_moves = {}
+        for beat in beats:
+            for claim in beat.claims:
+                if claim.state in ("loading", "draining"):
+                    key = beat.node, claim.model, claim.state
+                    seen = known.get(key)
+                    if seen is None or (seen.part, seen.loaded_bytes) != (claim.part, claim.loaded_bytes):
+                        seen = _SeenMove(claim.model, claim.part, claim.state, claim.loaded_bytes, now)
+                    self._others_moves[key] = seen
+
     def _first_move(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> tuple[str, Part] | None:
-        members = members_of(beats, model, layers, self._passed)
+        stuck = {node for (node, other, _), one in self._others_moves.items() if other == model and one.is_stuck(now)}
+        members = members_of(beats, model, layers, self._passed, stuck)
         known = self._plans.get(model)
         plan = plan_moves(members, layers) if known is None or known[0] != members else known[1]
         self._plans[model] = members, plan
@@ -150,9 +185,9 @@ class MoveRunner:
         if any(beat.intent and beat.node < self._node for beat in beats):
             moving.heard = {}
             return []
-        heard = {beat.node: moving.heard.get(beat.node, beat.sequence) for beat in beats}
+        heard = {beat.node: moving.heard.get(beat.node, beat.round) for beat in beats}
         moving.heard = heard
-        if now == moving.since or any(beat.sequence < heard[beat.node] + BEATS_TO_WAIT for beat in beats):
+        if now == moving.since or any(beat.round < heard[beat.node] + ROUNDS_TO_WAIT for beat in beats):
             return []
         return self.begin(model, target, now)
 
@@ -190,7 +225,7 @@ class MoveRunner:
         """Just this part of a model is loaded now."""
         claim = self._claims.of(model)
         moving = self._moving
-        claim.serving, claim.loading = subtract(part, claim.draining, claim.layers), NOTHING
+        claim.serving, claim.loading, claim.loaded_bytes = subtract(part, claim.draining, claim.layers), NOTHING, 0
         if moving is None or moving.model != model:
             return []
         if moving.phase == "shrinking":
@@ -202,7 +237,7 @@ class MoveRunner:
     def failed(self, model: str, now: float) -> list[Effect]:
         """A part could not be loaded: what was served before still is."""
         claim = self._claims.of(model)
-        claim.loading = NOTHING
+        claim.loading, claim.loaded_bytes = NOTHING, 0
         moving = self._moving
         if moving is None or moving.model != model:
             return []
@@ -347,7 +382,3 @@ class MoveRunner:
                 *self.loaded(moving.model, NOTHING, now),
             ]
         return [*effects, Load(moving.model, claim.serving)]
-
-
-def _is_moving(beat: Beat) -> bool:
-    return any(claim.state in ("loading", "draining") for claim in beat.claims)

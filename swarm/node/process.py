@@ -81,7 +81,6 @@ class NodeProcess:
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         report: Callable[[Report], None],
         cores: Cores,
-        show_progress: Callable[[str, int, int], None] = lambda model, done, total: None,
     ) -> None:
         """cards: by model id; documents: files that clients may fetch, by sha256; report: tells the user.
 
@@ -98,7 +97,7 @@ class NodeProcess:
         self._listener = Listener(self._context, self._polling, settings.hosts, settings.port, keys)
         hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
         self._dialer = Dialer(self._context, self._polling, keys, identity, hello)
-        self._compute = ComputeThread(make_loader, self._inbox.put, show_progress)
+        self._compute = ComputeThread(make_loader, self._inbox.put)
         self.machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
         self._lan: Lan | None = None
         self._me = me

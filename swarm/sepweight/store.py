@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from swarm.errors import WeightsError
 from swarm.parts import Part, parse_part
 from swarm.sepweight.manifest import Manifest, check_sizes, file_keys, file_name, read_manifest
-from swarm.sepweight.tensorfile import TensorFile
+from swarm.sepweight.tensorfile import TensorFile, finish
 
 
 class Store:
@@ -47,9 +48,18 @@ class Store:
 
     def read(self, key: str, tensor: str) -> Tensor:
         """One tensor in memory of its own, with the stored dtype and shape."""
+        return finish(self.reading(key, tensor))
+
+    def reading(self, key: str, tensor: str) -> Generator[int, None, Tensor]:
+        """The same a piece at a time: yields the bytes of each."""
         owner, name = self.manifest.resolve(key, tensor)
         with self.open(owner) as file:
-            return file.read(name)
+            return (yield from file.reading(name))
+
+    def size_of(self, key: str, tensor: str) -> int:
+        """Bytes of a tensor as stored."""
+        owner, name = self.manifest.resolve(key, tensor)
+        return self.manifest.files[owner].tensors[name].nbytes
 
     def map(self, key: str) -> dict[str, Tensor]:
         """Every tensor of a key as a view of the mapped file (read-only use)."""

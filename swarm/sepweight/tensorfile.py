@@ -9,9 +9,10 @@ Format: 8 bytes little-endian header length, a JSON header, then the raw tensors
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor
 from swarm.errors import WeightsError
 
 HEADER_LIMIT = 100 << 20
+PIECE_BYTES = 32 << 20  # 0.1 s of a slow disk
+Result = TypeVar("Result")
 DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -36,6 +39,15 @@ DTYPES = {
 def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor of any dtype (bfloat16 has no numpy form of its own)."""
     return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def finish(reading: Generator[object, None, Result]) -> Result:
+    """What a reading returns, without a pause."""
+    while True:
+        try:
+            next(reading)
+        except StopIteration as stop:
+            return stop.value
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -115,9 +127,13 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         """A new CPU tensor with the stored dtype and shape."""
+        return finish(self.reading(name))
+
+    def reading(self, name: str) -> Generator[int, None, Tensor]:
+        """The same a piece at a time, for a thread that has other work between: yields the bytes of each piece."""
         entry = self._entry(name)
         tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-        self._fill(tensor, self._data_start + entry.data_offsets[0])
+        yield from self._filling(tensor, self._data_start + entry.data_offsets[0])
         return tensor
 
     def read_rows(self, name: str, rows: list[int]) -> Tensor:
@@ -127,15 +143,16 @@ class TensorFile:
         tensor = torch.empty((len(rows), columns), dtype=DTYPES[entry.dtype])
         row_bytes = columns * tensor.element_size()
         for index, row in enumerate(rows):
-            self._fill(tensor[index], self._data_start + entry.data_offsets[0] + row * row_bytes)
+            finish(self._filling(tensor[index], self._data_start + entry.data_offsets[0] + row * row_bytes))
         return tensor
 
-    def _fill(self, tensor: Tensor, offset: int) -> None:
+    def _filling(self, tensor: Tensor, offset: int) -> Generator[int]:
         if tensor.numel() == 0:
             return
         view = bytes_of(tensor)
         while view:
-            count = os.preadv(self._descriptor, [view], offset)
+            count = os.preadv(self._descriptor, [view[:PIECE_BYTES]], offset)
             if count == 0:
                 raise WeightsError(f"{self.path} is cut short at byte {offset}")
             view, offset = view[count:], offset + count
+            yield count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.discovery.peers import PeerTable
+from swarm.discovery.peers import FORGET_SECONDS, PeerTable
 from swarm.messages import Beat
 
 
@@ -67,3 +67,15 @@ def test_a_broken_connection_counts_as_death_until_the_next_beat() -> None:
     assert table.changed == 0.5
     table.apply(beat(sequence=2), 0.7)
     assert table.verdict("a" * 16, 0.8) == "alive"
+
+
+def test_a_goodbye_is_forgotten_when_no_late_word_can_follow_it() -> None:
+    table = PeerTable()
+    table.apply(beat(incarnation=9), 0.0)
+    table.say_goodbye("a" * 16, 9, 1.0)
+    assert not table.apply(beat(sequence=2, incarnation=9), 1.1)
+    for number in range(1000):
+        table.say_goodbye(f"{number:016x}", 1, 2.0)
+    table.forget_dead(3.0 + FORGET_SECONDS)
+    assert not table._gone
+    assert table.apply(beat(incarnation=5), 3.0 + FORGET_SECONDS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.messages import Beat, Claim, Refused
+from swarm.messages import AskPeers, Beat, Claim, Refused
 from swarm.node.effects import Answer
 from swarm.node.machine import NodeMachine, PartFailed
 from swarm.node.membership import Membership, Self
-from swarm.node.moves import DRAIN_SECONDS, HOLD_SECONDS
+from swarm.node.moves import DRAIN_SECONDS, HOLD_SECONDS, STUCK_SECONDS
 from swarm.parts import cells, parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
@@ -137,3 +137,46 @@ def test_a_beat_that_claims_what_no_model_has_is_refused() -> None:
     assert isinstance(answer.message, Refused)
     assert answer.message.code == "BAD_MESSAGE"
     assert machine.membership.table.live(1.0) == []
+
+
+FAST = IntegerModel(layers=12, layer_seconds=0.004)
+
+
+def add_fast_node(seed: int = 1) -> tuple[Simulation, str]:
+    """Three nodes that serve the model, and one that is four times as fast and has room for all of it."""
+    simulation = Simulation(seed, FAST, Weather())
+    for _ in range(3):
+        simulation.add_node(budget_layers=6)
+    simulation.run(15)
+    return simulation, simulation.add_node(budget_layers=12, speed=4.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_load_that_never_ends_holds_nobody_elses_move_up_for_long(seed: int) -> None:
+    simulation, fast = add_fast_node(seed)
+    stuck = simulation.add_node(budget_layers=12)
+    simulation.slow_disk(stuck, 1e9)
+    simulation.run(STUCK_SECONDS + 30)
+    assert simulation.nodes[stuck].machine.claims.by_model[MODEL_ID].is_moving, "it does not load"
+    assert simulation.part_of(fast).layer_count == 12
+
+
+def test_those_who_ask_for_the_peer_table_make_no_intent_older() -> None:
+    """An intent stands for two rounds of beats, however many words are asked for between them."""
+    simulation, _ = add_fast_node()
+    asker = Asker("c" * 16, "control", b"c")
+    since: dict[str, float] = {}
+    waited: list[float] = []
+    stop = simulation.now + 20
+    while simulation.now < stop:
+        simulation.run(0.02)
+        for name, node in simulation.nodes.items():
+            for _ in range(3):
+                list(node.machine.handle(Arrived(asker, AskPeers()), simulation.now))
+            if not node.machine.moves.intent.is_empty():
+                since.setdefault(name, simulation.now)
+            elif name in since:
+                begun = since.pop(name)
+                waited += [simulation.now - begun] if node.machine.moves.is_moving else []
+    assert waited, "nobody has moved"
+    assert min(waited) > 2.0
