@@ -242,7 +242,7 @@ def test_a_node_without_a_secret_that_sees_a_swarm_says_how_to_join(tmp_path: Pa
         (["--weights", WEIGHTS, "--part", "40-60"], 2, 'part "40-60" exceeds this model\'s 6 layers'),
         (["--weights", WEIGHTS, "--part", "b-4"], 2, '"b-4" is not a layer range'),
         (["--weights", WEIGHTS, "--memory", "1MB"], 2, "is too little for one layer of swarm-demo"),
-        (["--weights", WEIGHTS, "--memory", "4MB", "--part", "f"], 2, 'part "b 0-6 e" of swarm-demo needs'),
+        (["--weights", WEIGHTS, "--memory", "6MB", "--part", "f"], 2, 'part "b 0-6 e" of swarm-demo needs'),
         (["--weights", WEIGHTS, "--memory", "much"], 2, "write for example 6GB"),
         (["--weights", WEIGHTS, "--device", "gpu"], 2, "write auto, cpu or cuda:0"),
     ],
