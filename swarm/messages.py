@@ -22,7 +22,8 @@ KnownModelId = Annotated[str, Meta(min_length=32, max_length=32)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(max_length=64)]
 Text = Annotated[str, Meta(max_length=500)]
-Spec = Annotated[str, Meta(max_length=200)]
+MOST_SPEC = 200
+Spec = Annotated[str, Meta(max_length=MOST_SPEC)]
 Address = Annotated[str, Meta(max_length=80, pattern=r"^[0-9A-Za-z.:\[\]%_-]+:[0-9]{1,5}$")]
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Small = Annotated[int, Meta(ge=0, le=1 << 24)]
@@ -109,6 +110,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
     begin_bytes: Count
     end_bytes: Count
     budget_bytes: Count
+    present: Spec = "f"  # what the node has the weights of
 
 
 class Beat(Message, frozen=True, tag="beat"):

@@ -158,6 +158,8 @@ def serve(options: Options) -> int:
         if len(models) > 1:
             raise RequestError("--part needs exactly one --weights")
         placement = {model: parse_part(options.part, one.config.layers) for model, one in models.items()}
+        for model, part in placement.items():
+            models[model].check(part)
     hosts = list(options.hosts) or lan_hosts()
     may_browse = options.use_mdns and not options.new_swarm
     secret = find_secret(options.secret_file, hosts, may_browse=may_browse)
@@ -187,9 +189,8 @@ def promise_memory(
     Raises RequestError if that is too little for a layer, or for the part asked for.
     """
     from swarm.node.memory import SPARED_SHARE, check_budget, check_part, measure_device, parse_size
-    from swarm.parts import whole
 
-    useful = sum(one.memory.useful(placement.get(model) or whole(one.config.layers)) for model, one in models.items())
+    useful = sum(one.memory.useful(placement.get(model) or one.present) for model, one in models.items())
     most = useful if options.memory is None else min(useful, parse_size(options.memory))
     budget = ledger.promise(lambda: int(measure_device(device).free * (1 - SPARED_SHARE)), most)
     for one in models.values():
@@ -252,8 +253,7 @@ def build(
             memory_total=measure_device(share.device).total,
             budget=share.budget - max(one.memory.scratch for one in share.models.values()),
             models=tuple(
-                LocalModel(model, one.name, one.memory.costs, one.memory.kv_layer_bytes)
-                for model, one in share.models.items()
+                LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in share.models.items()
             ),
             former=read_former(former, {model: one.config.layers for model, one in share.models.items()}),
         ),

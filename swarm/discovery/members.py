@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from swarm.messages import Beat, ClaimState
-from swarm.parts import Part, join_parts, parse_part
+from swarm.messages import Beat, Capacity, ClaimState
+from swarm.parts import NOTHING, Part, cells, join_parts, parse_part
 from swarm.plan.claims import CellCosts
 from swarm.plan.routes import HOP_SECONDS
 from swarm.plan.shares import Member
@@ -28,9 +28,7 @@ def members_of(
             Member(
                 node=beat.node,
                 budget=0 if capacity is None else capacity.budget_bytes,
-                costs=CellCosts(layers, 0, 1, 0)
-                if capacity is None
-                else CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes),
+                costs=CellCosts(layers, 0, 1, 0) if capacity is None else costs_of(capacity),
                 layer_seconds=max((claim.layer_seconds for claim in claims), default=0.0),
                 end_seconds=max((claim.end_seconds for claim in claims), default=0.0),
                 prompt_seconds=max((claim.prompt_seconds for claim in claims), default=0.0),
@@ -40,6 +38,14 @@ def members_of(
             )
         )
     return members
+
+
+def costs_of(capacity: Capacity) -> CellCosts:
+    """What a model's cells cost a node. Raises RequestError if what it has the weights of is no part of the model."""
+    layers = capacity.layers
+    present = parse_part(capacity.present, layers) if capacity.present else NOTHING
+    absent = frozenset(range(layers + 2)) - frozenset(cells(present, layers))
+    return CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes, absent)
 
 
 def claimed_part(beat: Beat, model: str, layers: int, *states: ClaimState) -> Part:

@@ -5,13 +5,13 @@ Who changes a claim, and when, is moves.py's affair and the machine's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from swarm.messages import Capacity, Claim, ClaimState
+from swarm.messages import MOST_SPEC, Capacity, Claim, ClaimState
 from swarm.node.membership import LocalModel, Self
 from swarm.node.sessions import SessionTable
-from swarm.parts import NOTHING, Part, cells, join_parts
+from swarm.parts import NOTHING, Part, cell_ranges, cells, join_parts, part_of
 from swarm.plan.figures import Published
 
 
@@ -43,10 +43,11 @@ class OwnClaim:
 class OwnClaims:
     """This node's claims by model id."""
 
-    def __init__(self, me: Self, sessions: SessionTable) -> None:
+    def __init__(self, me: Self, models: Mapping[str, LocalModel], sessions: SessionTable) -> None:
+        """models: whose weights lie here; kept up to date by the caller."""
         self.by_model: dict[str, OwnClaim] = {}
         self._me = me
-        self._models: dict[str, LocalModel] = {local.model: local for local in me.models}
+        self._models = models
         self._sessions = sessions
         self._layer_seconds = {model: Published() for model in self._models}
         self._end_seconds = {model: Published() for model in self._models}
@@ -129,6 +130,16 @@ class OwnClaims:
                 begin_bytes=local.costs.begin,
                 end_bytes=local.costs.end,
                 budget_bytes=max(0, self.memory_free(but=local.model)),
+                present=_bounded(local.present, local.costs.layers),
             )
-            for local in self._me.models
+            for local in self._models.values()
         ]
+
+
+def _bounded(part: Part, layers: int) -> str:
+    """A part as beats may carry it: of one that is too scattered, the longest stretches."""
+    stretches = sorted(cell_ranges(part, layers), key=lambda run: (run[0] - run[1], run[0]))
+    while len(str(part)) > MOST_SPEC:
+        stretches.pop()
+        part = part_of((cell for run in stretches for cell in range(*run)), layers)
+    return str(part)

@@ -150,7 +150,7 @@ class NodeMachine:
         self.membership = membership
         self.sessions = SessionTable(membership.me.node)
         self.steps = StepRunner(self.sessions)
-        self.claims = OwnClaims(membership.me, self.sessions)
+        self.claims = OwnClaims(membership.me, membership.local, self.sessions)
         self.moves = MoveRunner(membership.me.node, self.claims, self.sessions, membership.table)
         self.links = LinkMeter(membership.me.node)
         self.phase: Phase = "running"

@@ -6,16 +6,17 @@ takes its own row of the placement that every node computes alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from swarm.discovery.knocks import Knock, Knocks
+from swarm.discovery.members import costs_of
 from swarm.discovery.peers import PeerTable
 from swarm.errors import RequestError
 from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage, Refused
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
-from swarm.parts import Part, parse_part
+from swarm.parts import Part, parse_part, part_of
 from swarm.plan.claims import (
     CellCosts,
     Held,
@@ -46,6 +47,15 @@ class LocalModel:
     costs: CellCosts
     kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
 
+    @property
+    def present(self) -> Part:
+        """What this machine has the weights of."""
+        return part_of(set(range(self.costs.layers + 2)) - self.costs.absent, self.costs.layers)
+
+    def without(self, cells: Iterable[int]) -> LocalModel:
+        """The same, with fewer cells."""
+        return replace(self, costs=replace(self.costs, absent=self.costs.absent | frozenset(cells)))
+
 
 @dataclass(frozen=True, slots=True)
 class Self:
@@ -66,6 +76,7 @@ class Membership:
 
     def __init__(self, me: Self, addresses: Sequence[str], started: float) -> None:
         self.me = me
+        self.local = {local.model: local for local in me.models}
         self.addresses = list(addresses)
         self.table = PeerTable()
         self.links: dict[str, str] = {}  # node → control address at which it answered
@@ -131,6 +142,8 @@ class Membership:
         try:
             for claim in beat.claims:
                 parse_part(claim.part, claim.layers)
+            for capacity in beat.capacities:
+                costs_of(capacity)
         except RequestError as error:  # whoever plans with it later could do nothing about it
             return [Answer(arrived.asker, Refused(code="BAD_MESSAGE", message=str(error)))]
         self.table.apply(beat, now)
@@ -224,15 +237,16 @@ class Membership:
             return None if now - self._started < BROWSE_SECONDS else self._first_claims(now)
         return self._yielding(placed, now) if is_loading else None
 
+    @property
+    def _seat(self) -> Seat:
+        return Seat(self.me.node, self.me.budget, {model: local.costs for model, local in self.local.items()})
+
     def _first_claims(self, now: float) -> Placement | None:
         beats = self.table.live(now)
-        seats = [Seat(self.me.node, self.me.budget, {local.model: local.costs for local in self.me.models})]
+        seats = [self._seat]
         for beat in beats:
             if not beat.claims and beat.capacities:
-                costs = {
-                    one.model: CellCosts(one.layers, one.begin_bytes, one.layer_bytes, one.end_bytes)
-                    for one in beat.capacities
-                }
+                costs = {one.model: costs_of(one) for one in beat.capacities}
                 seats.append(Seat(beat.node, beat.capacities[0].budget_bytes, costs))
         layers = self._layers(beats)
         held = self._held(beats, layers)
@@ -247,15 +261,14 @@ class Membership:
         for model, part in placed.items():
             others = [(claim.node, claim.part) for claim in held if claim.model == model]
             if must_yield(self.me.node, part, others, layers[model]):
-                seat = Seat(self.me.node, self.me.budget, {local.model: local.costs for local in self.me.models})
-                placement = place_one(seat, count_coverage(held, layers))
+                placement = place_one(self._seat, count_coverage(held, layers))
                 return None if placement == placed or not placement else placement
         return None
 
     def _layers(self, beats: Sequence[Beat]) -> dict[str, int]:
         layers = {claim.model: claim.layers for beat in beats for claim in beat.claims}
         layers |= {capacity.model: capacity.layers for beat in beats for capacity in beat.capacities}
-        return layers | {local.model: local.costs.layers for local in self.me.models}
+        return layers | {local.model: local.costs.layers for local in self.local.values()}
 
     @staticmethod
     def _held(beats: Sequence[Beat], layers: Mapping[str, int]) -> list[Held]:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swarm.errors import WeightsError
 from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
 from swarm.messages import DocumentCard, ModelCard
 from swarm.node.memory import ModelMemory, model_memory
-from swarm.sepweight.manifest import Manifest, read_manifest
+from swarm.parts import Part, cells, subtract
+from swarm.plan.claims import CellCosts
+from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
 class LocalWeights:
-    """A sepweight directory on this machine. memory: on the node's device, in the dtype that it computes in."""
+    """A sepweight directory on this machine.
+
+    memory: on the node's device, in the dtype that it computes in. present: what the directory holds.
+    """
 
     directory: Path
     manifest: Manifest
     config: FalconConfig
     memory: ModelMemory
+    present: Part
 
     @property
     def model(self) -> str:
@@ -29,6 +35,22 @@ class LocalWeights:
     @property
     def name(self) -> str:
         return self.manifest.name[:64]
+
+    @property
+    def costs(self) -> CellCosts:
+        """Of each cell; those that are not here cannot be had."""
+        absent = frozenset(range(self.config.layers + 2)) - frozenset(cells(self.present, self.config.layers))
+        return replace(self.memory.costs, absent=absent)
+
+    def check(self, part: Part) -> None:
+        """Raise WeightsError naming the files that a part lacks."""
+        lacking = subtract(part, self.present, self.config.layers)
+        if not lacking.is_empty():
+            files = " ".join(file_name(key) for key in self.manifest.needed_files(lacking))
+            raise WeightsError(
+                f'{self.directory} holds "{self.present}" of {self.name}, not all of "{part}"; copy from a complete '
+                f"directory what is missing of: {files}"
+            )
 
     @property
     def card(self) -> ModelCard:
@@ -61,5 +83,10 @@ def read_weights(directories: Sequence[Path], dtype: str | None, device: str) ->
             raise WeightsError(f'{directory} holds a model of family "{manifest.family}"; this version runs falcon')
         config = read_falcon_config(manifest.config)
         memory = model_memory(manifest, config, dtype, device)
-        found[manifest.model_id] = LocalWeights(directory, manifest, config, memory)
+        present = present_part(directory, manifest)
+        if present.is_empty():
+            raise WeightsError(
+                f"{directory} holds {MANIFEST_NAME} and no file of weights; copy those of some layers, too"
+            )
+        found[manifest.model_id] = LocalWeights(directory, manifest, config, memory, present)
     return found

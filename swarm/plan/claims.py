@@ -11,18 +11,31 @@ from dataclasses import dataclass
 
 from swarm.parts import Part, cells, part_of_cells, runs
 
+UNAFFORDABLE = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class CellCosts:
-    """Bytes that a node needs for each kind of cell of one model, its KV reserve included."""
+    """Bytes that a node needs for each kind of cell of one model, its KV reserve included.
+
+    absent: cells whose weights the node has not got, which no memory makes up for.
+    """
 
     layers: int
     begin: int
     layer: int
     end: int
+    absent: frozenset[int] = frozenset()
 
     def of(self, cell: int) -> int:
+        if cell in self.absent:
+            return UNAFFORDABLE
         return self.begin if cell == 0 else self.end if cell == self.layers + 1 else self.layer
+
+    @property
+    def present_layers(self) -> int:
+        """How many layers the node has the weights of."""
+        return self.layers - sum(0 < cell <= self.layers for cell in self.absent)
 
 
 @dataclass(frozen=True, slots=True)

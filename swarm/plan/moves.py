@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from swarm.parts import runs
 from swarm.plan.holdings import Cells, Forecast, Holdings, Move
 from swarm.plan.routes import UNMEASURED_SECONDS
 from swarm.plan.shares import Member, Share, seconds_of, share_out
@@ -77,7 +78,8 @@ def _explain_standby(members: Iterable[Member], shares: Sequence[Share]) -> dict
 
 def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
     """Move nodes to their windows of the best chain, one after the other, dropping only what others serve by then."""
-    pending = {node: window for node, window in _arrange(shares, holdings).items() if not holdings.held[node] >= window}
+    windows = {node: _possible(holdings, node, window) for node, window in _arrange(shares, holdings).items()}
+    pending = {node: window for node, window in windows.items() if not holdings.held[node] >= window}
     while pending:
         free = [node for node, window in pending.items() if holdings.may_drop(holdings.held[node] - window)]
         if free:
@@ -88,21 +90,34 @@ def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
             return
 
 
+def _possible(holdings: Holdings, node: str, window: Cells) -> Cells:
+    """The longest stretch of a window that a node has the weights of; the chain is left as it is if that opens a gap."""
+    stretches = runs(sorted(window - holdings.members[node].costs.absent))
+    start, stop = max(stretches, key=lambda run: (run[1] - run[0], -run[0]), default=(0, 0))
+    return frozenset(range(start, stop))
+
+
 def _arrange(shares: Sequence[Share], holdings: Holdings) -> dict[str, Cells]:
     """Where on the chain each share goes, so that little has to be loaded: node → cells."""
     held = holdings.held
     first = [share for share in shares if share.begin]
     last = [share for share in shares if share.end and not share.begin]
     middle = [share for share in shares if not share.begin and not share.end]
-    placed = [share for share in middle if held[share.member.node]]
-    order = sorted(placed, key=lambda share: (_center(held[share.member.node]), share.member.node))
+    anchors = {share.member.node: held[share.member.node] or _present_if_not_all(share.member) for share in middle}
+    placed = [share for share in middle if anchors[share.member.node]]
+    order = sorted(placed, key=lambda share: (_center(anchors[share.member.node]), share.member.node))
     for share in middle:
-        if not held[share.member.node]:
+        if not anchors[share.member.node]:
             places = range(len(order) + 1) if placed else [len(order)]
             trials = [[*order[:place], share, *order[place:]] for place in places]
             order = max(trials, key=lambda trial: _count_kept(_windows([*first, *trial, *last]), holdings))
     windows = _windows([*first, *order, *last])
     return {node: frozenset(range(start, stop)) for node, (start, stop) in windows.items()}
+
+
+def _present_if_not_all(member: Member) -> Cells:
+    absent = member.costs.absent
+    return frozenset(range(member.costs.layers + 2)) - absent if absent else frozenset()
 
 
 def _center(held: Cells) -> float:

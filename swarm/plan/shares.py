@@ -30,8 +30,10 @@ class Member:
 
     def capacity(self, begin: bool, end: bool) -> int:
         """How many layers fit beside begin and end; negative if those alone do not."""
-        left = self.budget - begin * self.costs.begin - end * self.costs.end
-        return left // self.costs.layer if left >= 0 else -1
+        left = self.budget
+        left -= self.costs.of(0) if begin else 0
+        left -= self.costs.of(self.costs.layers + 1) if end else 0
+        return min(left // self.costs.layer, self.costs.present_layers) if left >= 0 else -1
 
     def seconds_of(self, layers: int, end: bool) -> float:
         """What a token costs on a hop to it that runs so many layers, and the end or not."""

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from swarm.errors import WeightsError
-from swarm.parts import Part
+from swarm.parts import Part, part_of, part_of_cells
 
 FORMAT = 1
 MANIFEST_NAME = "sepweight.json"
@@ -200,6 +200,20 @@ def present_keys(directory: Path, manifest: Manifest) -> list[str]:
         if not entry.tensors or (path.is_file() and path.stat().st_size == entry.bytes):
             found.append(key)
     return found
+
+
+def present_part(directory: Path, manifest: Manifest) -> Part:
+    """What can be loaded from here: cells all of whose files are there (a tied head needs the embedding's)."""
+    present = set(present_keys(directory, manifest))
+    layers = manifest.layers
+    return part_of(
+        (
+            cell
+            for cell in range(layers + 2)
+            if present.issuperset(manifest.needed_files(part_of_cells(cell, cell + 1, layers)))
+        ),
+        layers,
+    )
 
 
 def find_faults(directory: Path, manifest: Manifest) -> Iterator[str]:

@@ -40,6 +40,12 @@ def check_drop(seed: int, machine: NodeMachine, before: Part, after: Part, other
         raise BrokenPromiseError(seed, f'{machine.node[:4]} dropped "{lost}", which nobody else serves')
 
 
+def check_present(seed: int, machine: NodeMachine, part: Part) -> None:
+    """Nothing is loaded that a node has no weights of."""
+    if not machine.membership.local[MODEL_ID].present.covers(part):
+        raise BrokenPromiseError(seed, f'{machine.node[:4]} loads "{part}", which it has not got')
+
+
 def check_tokens(seed: int, client: str, received: list[int], expected: list[int]) -> None:
     """Each token once, in order, and the right one."""
     if received != expected[: len(received)]:

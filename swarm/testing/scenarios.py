@@ -55,7 +55,8 @@ def _add_node(simulation: Simulation, rng: random.Random) -> str:
     up = [name for name, node in simulation.nodes.items() if node.is_up]
     beside = rng.choice(up) if up and rng.random() < 0.3 else None
     speed = rng.choice([0.5, 1.0, 1.0, 2.0, 4.0])
-    name = simulation.add_node(budget_layers=rng.randint(2, 9), speed=speed, beside=beside)
+    present = rng.choice(["f", "f", "f", "f", "b 0-5", "3-8 e", "2-6"])
+    name = simulation.add_node(budget_layers=rng.randint(2, 9), speed=speed, beside=beside, present=present)
     if rng.random() < 0.4:
         simulation.slow_disk(name, rng.uniform(0.5, 15.0))
     return name
@@ -196,6 +197,8 @@ def _calm(simulation: Simulation) -> None:
         if node.is_up and node.machine.phase == "stopping":
             simulation.kill(name)
         simulation.restart(name)
+    if any(node.machine.membership.local[MODEL_ID].costs.absent for node in simulation.nodes.values()):
+        simulation.add_node(budget_layers=9)  # some lack weights: without it nobody might have those of some layer
     stop = simulation.now + QUIET_SECONDS
     while simulation.now < stop and not (
         simulation.are_answered() and not _missing(simulation) and _is_done(simulation)

@@ -45,13 +45,13 @@ from swarm.node.machine import (
 )
 from swarm.node.membership import LocalModel, Membership, Self
 from swarm.node.work import Batch
-from swarm.parts import NOTHING, Part, join_parts, parse_part, subtract
+from swarm.parts import NOTHING, Part, cells, join_parts, parse_part, subtract
 from swarm.plan.claims import CellCosts
 from swarm.testing.clients import SimulatedClient
 from swarm.testing.connections import Connections, Link
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
 from swarm.testing.network import Network, Weather
-from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences
+from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences, check_present
 from swarm.testing.shared_cores import SharedCores
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkMessage, LinkUp
 
@@ -101,20 +101,29 @@ class Simulation:
     # Building ---------------------------------------------------------------------------------------------------------
 
     def add_node(
-        self, part: str | None = None, budget_layers: int = 0, speed: float = 1.0, beside: str | None = None
+        self,
+        part: str | None = None,
+        budget_layers: int = 0,
+        speed: float = 1.0,
+        beside: str | None = None,
+        present: str = "f",
     ) -> str:
         """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others.
 
-        beside: a node on whose machine it runs, too.
+        beside: a node on whose machine it runs, too. present: what it has the weights of.
         """
         name = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
         cores = SharedCores() if beside is None else self.nodes[beside].cores
-        self._start(name, address, speed, lambda: self._make_machine(name, address, budget_layers), part, cores)
+        self._start(
+            name, address, speed, lambda: self._make_machine(name, address, budget_layers, present), part, cores
+        )
         return name
 
-    def _make_machine(self, name: str, address: str, budget_layers: int) -> NodeMachine:
-        costs = CellCosts(self.model.layers, 0, LAYER_BYTES, 0)
+    def _make_machine(self, name: str, address: str, budget_layers: int, present: str) -> NodeMachine:
+        layers = self.model.layers
+        absent = frozenset(range(layers + 2)) - frozenset(cells(parse_part(present, layers), layers))
+        costs = CellCosts(layers, 0, LAYER_BYTES, 0, absent)
         me = Self(
             node=name,
             incarnation=int(self.now * 1000) + 1,
@@ -336,6 +345,7 @@ class Simulation:
                 if node.engine is not None:
                     node.engine.forget(session, part)
             case Load(_, part):
+                check_present(self.seed, node.machine, part)
                 self._moved_at = self.now
                 self._drop(node, part)
                 self.after(node.load_seconds, lambda: self._load(node, part))

@@ -83,3 +83,33 @@ def test_a_restarted_node_takes_up_what_it_held_if_that_is_still_wanted() -> Non
     missing_elsewhere = [Held("99", MODEL, parse_part("b 0-12", LAYERS))]
     assert take_up_again(seat, {MODEL: part}, count_coverage(missing_elsewhere, {MODEL: LAYERS})) == {}
     assert take_up_again(Seat("00", 10, seat.costs), {MODEL: part}, count_coverage(alone, {MODEL: LAYERS})) == {}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.frozensets(st.integers(0, LAYERS + 1))), min_size=1, max_size=6),
+)
+@settings(max_examples=200)
+def test_nobody_claims_what_lies_on_no_disk_of_its_own(nodes: list[tuple[int, frozenset[int]]]) -> None:
+    seats = [
+        Seat(f"{index:02}", budget, {MODEL: CellCosts(LAYERS, 0, 10, 15, absent)})
+        for index, (budget, absent) in enumerate(nodes)
+    ]
+    rows = place_all(seats, [], {MODEL: LAYERS})
+    for index, (budget, absent) in enumerate(nodes):
+        part = rows[f"{index:02}"].get(MODEL)
+        if part is not None:
+            assert not absent & set(cells(part, LAYERS))
+        else:
+            affordable = [cell for cell in range(LAYERS + 2) if seats[index].costs[MODEL].of(cell) <= budget]
+            assert not affordable
+
+
+def test_thirds_that_lie_on_three_machines_are_claimed_there() -> None:
+    """README: copy only the files of a part. Each has memory for more."""
+    thirds = ["16-24 e", "b 0-8", "8-16"]
+    seats = [
+        Seat(f"{index:02}", 300, {MODEL: CellCosts(LAYERS, 0, 10, 15, frozenset(range(26)) - set(cells(part, LAYERS)))})
+        for index, part in enumerate(parse_part(third, LAYERS) for third in thirds)
+    ]
+    rows = place_all(seats, [], {MODEL: LAYERS})
+    assert [str(rows[f"{index:02}"][MODEL]) for index in range(3)] == thirds

@@ -169,3 +169,15 @@ def test_nodes_of_all_sizes_that_join_disturb_no_answer(seed: int) -> None:
         simulation.run(rng.uniform(0.0, 2.0))
     join(4, 6.0)
     check_unbroken(simulation, most=1.5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nodes_with_a_part_of_the_files_serve_what_they_have(seed: int) -> None:
+    simulation = Simulation(seed, SLOW, Weather())
+    for present in ("b 0-4", "4-8", "8-12 e", "2-10"):
+        simulation.add_node(budget_layers=12, present=present)
+    simulation.run(8)
+    simulation.ask([1, 2, 3], 200)
+    simulation.add_node(budget_layers=12, present="4-12 e", speed=4.0)  # which plans would have hold everything
+    settle(simulation)
+    check_unbroken(simulation)
