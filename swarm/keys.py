@@ -59,6 +59,15 @@ def _derive(secret: bytes, label: bytes) -> bytes:
     return hashlib.blake2b(b"swarm 1 " + label, key=secret).digest()
 
 
+def machine_id() -> str:
+    """The same for processes that share processors, containers included; "" where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return ""
+    return hashlib.sha256(b"swarm machine " + boot).hexdigest()[:16]
+
+
 def new_identity() -> Identity:
     """A fresh key pair, for a client or a test."""
     public, secret = zmq.curve_keypair()

@@ -97,6 +97,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     end_seconds: Seconds = 0.0
     prompt_seconds: Seconds = 0.0
     kv_free_positions: Count = 0
+    kind: Name = ""  # of processor that computes it: those of one kind round alike
     loaded_bytes: Count = 0  # so far, of what is loading: one that stands still is not waited for
 
 
@@ -139,6 +140,7 @@ class Beat(Message, frozen=True, tag="beat"):
     intent: Spec = ""  # the part that this node would move to next, if nobody of a lower id has an intent too
     link_seconds: Seconds = 0.0  # what a hop to it costs a token; 0: not measured
     leaving: bool = False
+    machine: Name = ""  # the same for nodes that share processors; "": not known
     rtts: Annotated[dict[NodeId, Seconds], Meta(max_length=512)] = {}
     rates: Annotated[dict[NodeId, Count], Meta(max_length=512)] = {}  # bytes a second to nodes that it sends data to
     peers: Annotated[dict[NodeId, Address], Meta(max_length=512)] = {}

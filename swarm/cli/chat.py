@@ -237,8 +237,8 @@ def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_
 
     for event in events:
         match event:
-            case RouteTaken(route, attempts) if each_token:
-                click.echo(json.dumps({"route": describe_route(route), "attempts": attempts}))
+            case RouteTaken() if each_token:
+                click.echo(json.dumps({"route": describe_route(event.route), "attempts": event.attempts}))
             case Piece(token, text) if each_token:
                 click.echo(json.dumps({"token_id": token, "text": text}))
             case Report():
@@ -262,6 +262,7 @@ def describe_report(report: Report, model: str, settings: Settings) -> dict[str,
         "seed": settings.sampling.seed,
         "route": describe_route(report.route),
         "attempts": report.attempts,
+        "crossed_kinds": report.has_crossed_kinds,
         "timings": {
             "first_token_seconds": round(report.first_token_seconds, 4),
             "tokens_per_second": round(report.tokens_per_second, 3),

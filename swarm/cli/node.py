@@ -204,6 +204,7 @@ def build(
     options: Options, hosts: Sequence[str], share: Share, ledger: Ledger, keys: SwarmKeys, lock: NameLock
 ) -> NodeProcess:
     """The node's process, ready to run."""
+    from swarm.keys import machine_id
     from swarm.node.cores import Cores
     from swarm.node.former import keep_former, read_former
     from swarm.node.membership import LocalModel, Self
@@ -250,6 +251,7 @@ def build(
             incarnation=lock.incarnation,
             name=lock.name[:64],
             device=share.device,
+            machine=machine_id(),
             memory_total=measure_device(share.device).total,
             budget=share.budget - max(one.memory.scratch for one in share.models.values()),
             models=tuple(

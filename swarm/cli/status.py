@@ -76,6 +76,7 @@ def describe(beats: Sequence[Beat]) -> dict[str, object]:
                 "node": beat.node,
                 "name": beat.name,
                 "device": beat.device,
+                "machine": beat.machine,
                 "addresses": beat.addresses,
                 "memory_total": beat.memory_total,
                 "memory_free": beat.memory_free,
@@ -114,6 +115,7 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
         "layer_seconds": claim.layer_seconds,
         "end_seconds": claim.end_seconds,
         "prompt_seconds": claim.prompt_seconds,
+        "kind": claim.kind,
         "kv_free_positions": claim.kv_free_positions,
     }
 

@@ -104,8 +104,8 @@ class Terminal:
                         text = text.lstrip() if is_first else text
                         is_first = is_first and not text
                         click.echo(text, nl=False)
-                    case RouteTaken(_, number):
-                        attempts = number
+                    case RouteTaken():
+                        attempts = event.attempts
                     case Report():
                         self._last = event
             click.echo()

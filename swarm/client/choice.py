@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from swarm.discovery.members import Machine, machine_of, paces_of
 from swarm.discovery.peers import serving_claims
 from swarm.messages import Beat, ModelCard
 from swarm.parts import describe_cells, parse_part
@@ -57,28 +58,42 @@ class RouteChoice:
         serving = {server.node: server.part for server in self._servers()}
         return all(hop.node in serving and serving[hop.node].covers(hop.part) for hop in route)
 
-    def find_clearly_faster(self, route: Sequence[Hop], now: float) -> list[Hop]:
+    def find_clearly_faster(self, route: Sequence[Hop], done: int, rest: int, now: float) -> list[Hop]:
         """The chain to take instead, if it would be clearly faster with both idle; empty while a hop's beats are late.
 
-        Who is busy decides which chain it is, but not whether it is worth it: this session is part of the load where it
-        runs now.
+        done: tokens that it would have to compute again where it is new; rest: tokens still to come, in which that has to be
+        earned. Who is busy decides which chain it is, but not whether it is worth it: this session is part of the load where
+        it runs now.
         """
         by_node = {server.node: server for server in self._servers()}
         other = self.find(now)
         if not other or any(hop.node not in by_node for hop in route):
             return []
         here, there = (_idle_seconds(chain, by_node) for chain in (route, other))
-        return other if there < (1 - CHANGE_GAIN) * here else []
+        new = [by_node[hop.node].prompt_seconds * hop.part.layer_count for hop in other if hop not in route]
+        is_earned = (here - there) * rest > sum(new) * done
+        return other if there < (1 - CHANGE_GAIN) * here and is_earned else []
+
+    def kind_of(self, node: str) -> str:
+        """What computes there; "" if that is not known."""
+        return next(
+            (claim.kind for beat, claim in serving_claims(self._beats, self._card.model) if beat.node == node), ""
+        )
 
     def _servers(self) -> list[Server]:
+        paces = paces_of(self._beats, self._card.model)
+        sessions: dict[Machine, int] = {}  # those of one node slow the others of its machine, too
+        for beat in self._beats:
+            sessions[machine_of(beat)] = max(sessions.get(machine_of(beat), 0), beat.sessions)
         return [
             Server(
                 beat.node,
                 parse_part(claim.part, claim.layers),
-                claim.layer_seconds,
-                claim.end_seconds,
+                paces[machine_of(beat)].layer,
+                paces[machine_of(beat)].end,
                 beat.link_seconds or HOP_SECONDS,
-                beat.sessions,
+                sessions[machine_of(beat)],
+                paces[machine_of(beat)].prompt,
             )
             for beat, claim in serving_claims(self._beats, self._card.model)
             if claim.layers == self._card.layers

@@ -50,6 +50,7 @@ class Report:
     finish: str = ""
     route: tuple[Hop, ...] = ()
     attempts: int = 0
+    has_crossed_kinds: bool = False
     first_token_seconds: float = 0.0
     tokens_per_second: float = 0.0
     longest_gap_seconds: float = 0.0
@@ -125,8 +126,9 @@ class Conversation:
         try:
             for event in events:
                 match event:
-                    case RouteTaken(route, attempts):
-                        report.route, report.attempts = route, attempts
+                    case RouteTaken():
+                        report.route, report.attempts = event.route, event.attempts
+                        report.has_crossed_kinds = event.has_crossed_kinds
                         yield event
                     case Delivered(ids):
                         for piece, is_stopped in self._read(ids, stream, scanner):

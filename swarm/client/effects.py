@@ -36,10 +36,14 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class RouteTaken:
-    """The chain that the answer now comes from."""
+    """The chain that the answer now comes from.
+
+    has_crossed_kinds: layers have gone from one kind of processor to another meanwhile, which may round otherwise.
+    """
 
     route: tuple[Hop, ...]
     attempts: int
+    has_crossed_kinds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

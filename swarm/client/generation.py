@@ -15,6 +15,7 @@ from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Delivered, Effect, RouteTaken, Send
 from swarm.client.session import Phase, SessionMachine, Turn
 from swarm.messages import AnyMessage, Beat, Channel, ModelCard
+from swarm.parts import cells
 from swarm.plan.routes import Hop
 
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
@@ -38,6 +39,8 @@ class GenerationMachine:
         self._choice = RouteChoice(card)
         self.lead = SessionMachine(name_session(), card, self._choice, jitter, wait_seconds)
         self.understudy: SessionMachine | None = None
+        self.has_crossed_kinds = False  # a layer has gone from one kind of processor to another within this answer
+        self._kinds: dict[int, str] = {}  # cell → of the processor that computes it
         self._earlier_attempts = 0  # of the sessions that led in this turn before
         self._look_at = float("-inf")
         self._fed_at = 0.0  # when the understudy was last given ids
@@ -82,6 +85,7 @@ class GenerationMachine:
         """Ask for an answer."""
         effects = self._dismiss()
         self._earlier_attempts = 0
+        self.has_crossed_kinds, self._kinds = False, {}
         return [*effects, *self._pass_on(self.lead.begin(turn, now))]
 
     def halt(self, keep: int) -> list[Effect]:
@@ -138,10 +142,15 @@ class GenerationMachine:
         return [*effects, *self._watch(self.understudy, act(self.understudy), now)]
 
     def _pass_on(self, effects: Sequence[Effect]) -> list[Effect]:
-        """What the lead does, with all sessions' attempts counted."""
-        return [
-            replace(effect, attempts=self.attempts) if isinstance(effect, RouteTaken) else effect for effect in effects
-        ]
+        """What the lead does, with all sessions' attempts counted and the kinds of processor watched."""
+        return [self._note_route(effect) if isinstance(effect, RouteTaken) else effect for effect in effects]
+
+    def _note_route(self, taken: RouteTaken) -> RouteTaken:
+        layers = self.card.layers
+        kinds = {cell: self._choice.kind_of(hop.node) for hop in taken.route for cell in cells(hop.part, layers)}
+        self.has_crossed_kinds = self.has_crossed_kinds or self._kinds not in ({}, kinds)
+        self._kinds = kinds
+        return replace(taken, attempts=self.attempts, has_crossed_kinds=self.has_crossed_kinds)
 
     def _watch(self, understudy: SessionMachine, effects: Sequence[Effect], now: float) -> list[Effect]:
         """What the understudy has done, and what follows from it."""
@@ -217,7 +226,7 @@ class GenerationMachine:
             if any(hop.node in lead.draining for hop in route):
                 return []
         elif now - lead.chosen_at >= CHANGE_SECONDS:
-            route = self._choice.find_clearly_faster(lead.route, now)
+            route = self._choice.find_clearly_faster(lead.route, len(lead.ids), lead.tokens_left, now)
         else:
             return []
         return [] if route == lead.route else route

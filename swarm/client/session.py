@@ -146,6 +146,11 @@ class SessionMachine:
         return replace(self._turn, ids=list(self.ids), max_tokens=self._limit - len(self.ids))
 
     @property
+    def tokens_left(self) -> int:
+        """How many the answer may still have."""
+        return self._limit - len(self.ids)
+
+    @property
     def chosen_at(self) -> float:
         """When the chain in use was chosen, or its opening began."""
         return self._since

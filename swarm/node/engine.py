@@ -18,6 +18,7 @@ from swarm.falcon.loading import iterate_loading
 from swarm.falcon.part import FalconPart, Span
 from swarm.messages import WireTensor
 from swarm.node.batching import SAMPLED_ROWS
+from swarm.node.kinds import describe_kind
 from swarm.node.work import Batch, BatchResult, Engine, ServedPart, packed_rows
 from swarm.parts import Part
 from swarm.sampling import sample
@@ -70,6 +71,7 @@ class FalconEngine:
             layer_seconds=layer_seconds,
             end_seconds=self._time_head(),
             prompt_seconds=prompt_seconds,
+            kind=describe_kind(part.device),
         )
 
     def _warm_up(self) -> tuple[float, float]:

@@ -68,6 +68,7 @@ class Self:
     memory_total: int
     budget: int
     models: tuple[LocalModel, ...]
+    machine: str = ""  # the same for nodes that share processors
     former: Mapping[str, Part] = field(default_factory=dict[str, Part])  # what it served before it was restarted
 
 
@@ -191,6 +192,7 @@ class Membership:
             name=self.me.name,
             addresses=self.addresses[:8],
             device=self.me.device,
+            machine=self.me.machine,
             memory_total=self.me.memory_total,
             memory_free=memory_free,
             tick=tick,

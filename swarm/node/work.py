@@ -72,6 +72,7 @@ class ServedPart(Struct, frozen=True):
     layer_seconds: float  # one token through one layer, measured at load
     end_seconds: float  # one token through the final norm and head, likewise; 0 without them
     prompt_seconds: float  # one token of a prompt through one layer, likewise
+    kind: str = ""  # of processor: those of one kind round alike
 
     def reserved_positions(self, positions: int) -> int:
         """How many positions a cache for `positions` of them takes."""

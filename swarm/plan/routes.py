@@ -21,6 +21,7 @@ class Server:
     end_seconds: float = 0.0  # one token through the final norm and head
     link_seconds: float = HOP_SECONDS
     sessions: int = 0
+    prompt_seconds: float = 0.0  # one token of a prompt through one layer; 0: not measured
 
     @property
     def slowdown(self) -> float:

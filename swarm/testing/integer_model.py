@@ -33,6 +33,7 @@ class IntegerModel:
     end_seconds: float = 0.0  # of the head, where a token is sampled
     hidden: int = 1  # numbers a token between two layers; all but the first are padding
     weights: int = 0  # what tells models of one name apart
+    kind: str = ""  # of processor, as nodes would tell it
 
     @property
     def model(self) -> str:
@@ -124,6 +125,7 @@ class IntegerEngine:
             layer_seconds=model.layer_seconds,
             end_seconds=model.end_seconds if part.end else 0.0,
             prompt_seconds=model.token_seconds,
+            kind=model.kind,
         )
 
     def run(self, batch: Batch) -> BatchResult:

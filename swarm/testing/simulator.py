@@ -77,6 +77,7 @@ class _Node:
     fails: Callable[[Batch], bool] = lambda batch: False  # whether a batch cannot be computed
     load_seconds: float = LOAD_SECONDS
     cores: SharedCores = field(default_factory=SharedCores)
+    kind: str = ""  # of processor
 
 
 class Simulation:
@@ -114,13 +115,17 @@ class Simulation:
         """
         name = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
-        cores = SharedCores() if beside is None else self.nodes[beside].cores
-        self._start(
-            name, address, speed, lambda: self._make_machine(name, address, budget_layers, present), part, cores
-        )
+        shared = None if beside is None else self.nodes[beside]
+        cores = SharedCores() if shared is None else shared.cores
+        machine = name if shared is None else shared.machine.membership.me.machine
+
+        def make() -> NodeMachine:
+            return self._make_machine(name, address, budget_layers, present, machine)
+
+        self._start(name, address, speed, make, part, cores)
         return name
 
-    def _make_machine(self, name: str, address: str, budget_layers: int, present: str) -> NodeMachine:
+    def _make_machine(self, name: str, address: str, budget_layers: int, present: str, machine: str) -> NodeMachine:
         layers = self.model.layers
         absent = frozenset(range(layers + 2)) - frozenset(cells(parse_part(present, layers), layers))
         costs = CellCosts(layers, 0, LAYER_BYTES, 0, absent)
@@ -131,6 +136,7 @@ class Simulation:
             device="cpu",
             memory_total=1 << 30,
             budget=budget_layers * LAYER_BYTES,
+            machine=machine,
             models=(LocalModel(MODEL_ID, "integers", costs, KV_LAYER_BYTES),),
         )
         return NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
@@ -393,6 +399,7 @@ class Simulation:
             self.model,
             layer_seconds=self.model.layer_seconds / node.speed,
             end_seconds=self.model.end_seconds / node.speed,
+            kind=node.kind,
         )
         node.engine = IntegerEngine(model, part, self.kv_capacity, pause=lambda seconds: None, old=node.engine)
         self._feed(node, PartLoaded(node.engine.served))

@@ -84,6 +84,7 @@ def test_json_lines_tell_the_route_each_token_and_the_whole(home: Path, reach: l
     assert [line["token_id"] for line in lines[1:-1]] == lines[-1]["token_ids"]
     assert lines[-1]["text"] == ANSWER
     assert lines[-1]["finish_reason"] == "stop"
+    assert lines[-1]["crossed_kinds"] is False
     assert set(lines[-1]["timings"]) == {"first_token_seconds", "tokens_per_second", "longest_gap_seconds"}
 
 

@@ -11,8 +11,24 @@ from swarm.testing.integer_model import MODEL_ID, IntegerModel
 MODEL = IntegerModel(layers=8)
 
 
-def beat(node: str, part: str, layer_seconds: float = 0.004, state: ClaimState = "serving", sessions: int = 0) -> Beat:
-    claim = Claim(model=MODEL_ID, name="integers", layers=8, part=part, state=state, layer_seconds=layer_seconds)
+def beat(
+    node: str,
+    part: str,
+    layer_seconds: float = 0.004,
+    state: ClaimState = "serving",
+    sessions: int = 0,
+    machine: str = "",
+    prompt_seconds: float = 0.0,
+) -> Beat:
+    claim = Claim(
+        model=MODEL_ID,
+        name="integers",
+        layers=8,
+        part=part,
+        state=state,
+        layer_seconds=layer_seconds,
+        prompt_seconds=prompt_seconds,
+    )
     return Beat(
         node=node * 16,
         incarnation=1,
@@ -20,6 +36,7 @@ def beat(node: str, part: str, layer_seconds: float = 0.004, state: ClaimState =
         name=node,
         addresses=[],
         device="cpu",
+        machine=machine,
         memory_total=1,
         memory_free=1,
         tick=1,
@@ -69,10 +86,36 @@ def test_what_is_loading_or_draining_is_not_taken() -> None:
 def test_a_chain_is_left_for_one_that_is_a_fifth_faster_whoever_is_busy() -> None:
     slow = [Hop("a" * 16, parse_part("b 0-4", 8)), Hop("c" * 16, parse_part("4-8 e", 8))]
     here = (beat("a", "b 0-4", sessions=9), beat("c", "4-8 e", sessions=9))
-    assert choose(*here, beat("d", "f", 0.0038)).find_clearly_faster(slow, 0.0) == []
-    assert names(choose(*here, beat("d", "f", 0.002)).find_clearly_faster(slow, 0.0)) == "d"
-    assert choose(beat("d", "f", 0.002)).find_clearly_faster(slow, 0.0) == [], "nothing is known of where it runs"
+    assert choose(*here, beat("d", "f", 0.0038)).find_clearly_faster(slow, 10, 100, 0.0) == []
+    assert names(choose(*here, beat("d", "f", 0.002)).find_clearly_faster(slow, 10, 100, 0.0)) == "d"
+    assert choose(beat("d", "f", 0.002)).find_clearly_faster(slow, 10, 100, 0.0) == [], (
+        "nothing is known of where it runs"
+    )
     busier = choose(*here, beat("d", "f", 0.002, sessions=40))
-    assert busier.find_clearly_faster(slow, 0.0) == [], "the faster one is not the one that would be taken"
+    assert busier.find_clearly_faster(slow, 10, 100, 0.0) == [], "the faster one is not the one that would be taken"
     assert choose(*here).is_served(slow)
     assert not choose(here[0]).is_served(slow)
+
+
+HERE = [Hop("a" * 16, parse_part("f", 8))]
+
+
+def test_nodes_of_one_machine_are_equally_fast_whatever_they_have_measured() -> None:
+    """One was timed while another was loading, or while it waited for the cores."""
+    mine, other = beat("a", "f", 0.008, machine="m"), beat("c", "f", 0.004, machine="m")
+    assert choose(mine, other).find_clearly_faster(HERE, 10, 100, 0.0) == []
+    assert names(choose(mine, beat("c", "f", 0.004, machine="n")).find_clearly_faster(HERE, 10, 100, 0.0)) == "c"
+
+
+def test_who_is_busy_slows_the_others_on_its_machine() -> None:
+    halves = beat("a", "f", 0.004, sessions=5, machine="m"), beat("b", "f", 0.004, machine="m")
+    assert names(choose(*halves, beat("c", "f", 0.005, machine="n")).find(0.0)) == "c"
+
+
+def test_a_change_pays_for_the_prompt_that_it_computes_again() -> None:
+    """16 ms a token are gained; 1,000 tokens cost 8 s on the new chain: as much as 500 tokens gain."""
+    both = beat("a", "f", 0.004), beat("c", "f", 0.002, prompt_seconds=0.001)
+    assert names(choose(*both).find_clearly_faster(HERE, 1000, 510, 0.0)) == "c"
+    assert choose(*both).find_clearly_faster(HERE, 1000, 490, 0.0) == []
+    there = [Hop("a" * 16, parse_part("b 0-7", 8)), Hop("c" * 16, parse_part("7-8 e", 8))]
+    assert names(choose(*both).find_clearly_faster(there, 1000, 600, 0.0)) == "c"

@@ -190,3 +190,25 @@ def test_a_hop_that_fails_while_nobody_asks_costs_the_next_answer_nothing(
     simulation.check_answers()
     assert client.machine.attempts == 1
     assert client.times[1] - client.times[0] < 0.3
+
+
+@pytest.mark.parametrize(("kind", "has_crossed"), [("amx", True), ("avx", False)])
+def test_an_answer_tells_that_its_layers_went_from_one_kind_of_processor_to_another(
+    kind: str, has_crossed: bool
+) -> None:
+    simulation = Simulation(1, MODEL, Weather())
+    names = [simulation.add_node(part) for part in (FIRST, SECOND)]
+    for name in names:
+        simulation.nodes[name].kind = "avx"
+    simulation.run(4)
+    simulation.ask([1, 2, 3], 200)
+    (client,) = simulation.clients.values()
+    simulation.run(0.5)
+    assert not client.machine.has_crossed_kinds
+    spare = simulation.add_node(SECOND)
+    simulation.nodes[spare].kind = kind
+    simulation.run(1.5)
+    simulation.kill(names[1])
+    finish(simulation)
+    assert client.machine.attempts == 2
+    assert client.machine.has_crossed_kinds == has_crossed

@@ -181,3 +181,19 @@ def test_nodes_with_a_part_of_the_files_serve_what_they_have(seed: int) -> None:
     simulation.add_node(budget_layers=12, present="4-12 e", speed=4.0)  # which plans would have hold everything
     settle(simulation)
     check_unbroken(simulation)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_node_that_joins_on_the_same_machine_costs_an_answer_no_change(seed: int) -> None:
+    """It has measured itself as twice as fast: it did so while the others were waiting."""
+    simulation = Simulation(seed, SLOW, Weather())
+    first = simulation.add_node(budget_layers=6)
+    simulation.add_node(budget_layers=6, beside=first)
+    simulation.run(8)
+    simulation.ask([1, 2, 3], 400)
+    simulation.run(2)
+    simulation.add_node(budget_layers=12, speed=2.0, beside=first)
+    settle(simulation)
+    check_unbroken(simulation)
+    (client,) = simulation.clients.values()
+    assert client.machine.attempts <= 2
