@@ -8,6 +8,7 @@ Placement and routing count in cells, because a chain must cover each cell exact
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def whole(layers: int) -> Part:
     return Part(True, ((0, layers),), True)
 
 
+@functools.lru_cache(4096)  # every look at the peer table reads the same few
 def parse_part(spec: str, layers: int) -> Part:
     """The part that `spec` names in a model of `layers` layers.
 

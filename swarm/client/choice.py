@@ -24,12 +24,14 @@ class RouteChoice:
     def __init__(self, card: ModelCard) -> None:
         self._card = card
         self._beats: Sequence[Beat] = ()
+        self._servers: Sequence[Server] | None = None  # read from the beats once they are asked for
         self._avoid: dict[str, float] = {}  # node → until when
         self._lost: set[str] = set()
 
     def see(self, beats: Sequence[Beat]) -> None:
         """The peer table as it is now."""
         self._beats = beats
+        self._servers = None
 
     def avoid(self, nodes: Iterable[str], now: float) -> None:
         """Leave these nodes out for a while, where there are others."""
@@ -46,16 +48,16 @@ class RouteChoice:
     def find(self, now: float) -> list[Hop]:
         """The best chain, over nodes that are to be avoided only if there is none without; empty if there is none."""
         avoided = self._lost | {node for node, until in self._avoid.items() if until > now}
-        servers = self._servers()
+        servers = self._list_servers()
         return find_route(servers, self._card.layers, avoided) or find_route(servers, self._card.layers)
 
     def describe_missing(self) -> str:
         """Cells that nobody serves, in words."""
-        return describe_cells(missing_cells(self._servers(), self._card.layers), self._card.layers)
+        return describe_cells(missing_cells(self._list_servers(), self._card.layers), self._card.layers)
 
     def is_served(self, route: Sequence[Hop]) -> bool:
         """Whether every hop's node still says that it serves the hop's part."""
-        serving = {server.node: server.part for server in self._servers()}
+        serving = {server.node: server.part for server in self._list_servers()}
         return all(hop.node in serving and serving[hop.node].covers(hop.part) for hop in route)
 
     def find_clearly_faster(self, route: Sequence[Hop], done: int, rest: int, now: float) -> list[Hop]:
@@ -65,7 +67,7 @@ class RouteChoice:
         earned. Who is busy decides which chain it is, but not whether it is worth it: this session is part of the load where
         it runs now.
         """
-        by_node = {server.node: server for server in self._servers()}
+        by_node = {server.node: server for server in self._list_servers()}
         other = self.find(now)
         if not other or any(hop.node not in by_node for hop in route):
             return []
@@ -80,7 +82,12 @@ class RouteChoice:
             (claim.kind for beat, claim in serving_claims(self._beats, self._card.model) if beat.node == node), ""
         )
 
-    def _servers(self) -> list[Server]:
+    def _list_servers(self) -> Sequence[Server]:
+        if self._servers is None:
+            self._servers = self._read_servers()
+        return self._servers
+
+    def _read_servers(self) -> list[Server]:
         paces = paces_of(self._beats, self._card.model)
         sessions: dict[Machine, int] = {}  # those of one node slow the others of its machine, too
         for beat in self._beats:

@@ -161,9 +161,8 @@ class Conversation:
 
     def _settle(self, prompt: str, report: Report, stream: TextStream, scanner: StopScanner) -> None:
         """Drop what lies behind a stop string, from the output and from the caches; remember what the ids spell."""
-        machine = self._session.machine
         everything = [*report.prompt_ids, *report.ids]
-        if report.finish == "stop" and machine.phase == "running":
+        if scanner.is_stopped:
             report.ids = report.ids[: self._ids_within(report.ids, report.text)]
             everything = [*report.prompt_ids, *report.ids]
             self._session.halt(len(everything))

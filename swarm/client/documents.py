@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 from swarm.client.prompts import PromptForm, choose_form
 from swarm.client.swarm import SwarmClient
 from swarm.errors import WeightsError
+from swarm.files import write_whole
 from swarm.messages import ModelCard
 
 
@@ -33,10 +35,8 @@ class Documents:
             data = b""
         if hashlib.sha256(data).hexdigest() != entry.digest:
             data = self._swarm.fetch(self._card, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            with contextlib.suppress(OSError):  # no room, or nothing may be written: fetched again the next time
+                write_whole(path, data)
         return data
 
     def tokenizer(self) -> Tokenizer:

@@ -5,6 +5,7 @@ Other threads hand it things to do; it hands events back through each session's 
 
 from __future__ import annotations
 
+import bisect
 import logging
 import queue
 import threading
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 import zmq
 
 from swarm.client.chain import needed_links
-from swarm.client.effects import Connect, Effect, Send
+from swarm.client.effects import Connect, Effect, Failed, Send
 from swarm.client.generation import GenerationMachine
 from swarm.discovery.knocks import Knock, Knocks
 from swarm.discovery.lan import Advert
 from swarm.discovery.peers import PeerTable
+from swarm.errors import SwarmError
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AnyMessage, AskPeers, Beat, Channel, Hello, PeerPage, WireTensor
 from swarm.wire.dialer import Dialer
@@ -59,6 +61,7 @@ class ClientLoop:
     ) -> None:
         """peers: HOST:PORT that the user named; remembered: others worth a try, whose silence means nothing."""
         self._keys = keys
+        self._node = identity.node
         self._peers = peers
         self._remembered = [address for address in remembered if address not in peers]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -138,10 +141,17 @@ class ClientLoop:
         for source in ready:
             if source == self._inbox.descriptor:
                 for command in self._inbox.take():
-                    command(now)
+                    self._do(command, now)
             else:
                 for event in self._dialer.receive(source, now):
                     self._handle(event, now)
+
+    def _do(self, command: Command, now: float) -> None:
+        """What one caller wants must not cost the others theirs."""
+        try:
+            command(now)
+        except Exception:
+            log.exception("client command failed")
 
     def _tick(self, now: float) -> None:
         for event in self._dialer.check_deadlines(now):
@@ -159,10 +169,15 @@ class ClientLoop:
                 self._perform(machine, machine.tick(now), now)
 
     def _refresh(self, now: float) -> None:
-        """Ask one node that is up for the peer table; any will do, and the next one is asked if it is gone."""
+        """Ask one node that is up for the peer table; any will do, and the next one is asked if it is gone.
+
+        Clients begin at different ones, each at the next above its own id.
+        """
         self._refreshed_at = now
-        for node, channel in sorted(self._up):
-            if channel == "control" and self._dialer.send(node, "control", AskPeers()):
+        nodes = sorted(node for node, channel in self._up if channel == "control")
+        above = bisect.bisect(nodes, self._node)
+        for node in nodes[above:] + nodes[:above]:
+            if self._dialer.send(node, "control", AskPeers()):
                 return
 
     def _stop(self, now: float) -> None:
@@ -204,7 +219,11 @@ class ClientLoop:
                 machine.link_down(node, "control", now)
         self._generations[machine] = sink
         machine.see(self.beats)
-        self._perform(machine, act(now), now)
+        try:
+            self._perform(machine, act(now), now)
+        except Exception as error:  # a fault of ours: whoever waits for the answer must hear that there is none
+            sink(Failed(SwarmError(f"this is a fault in the client: {type(error).__name__}: {error}")))
+            raise
 
     def _handle(self, event: LinkEvent, now: float) -> None:
         match event:

@@ -50,6 +50,7 @@ class StopScanner:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
+        self.is_stopped = False  # one has been found
 
     def push(self, text: str) -> Scanned:
         self._held += text
@@ -57,6 +58,7 @@ class StopScanner:
         if found:
             shown = self._held[: min(found)]
             self._held = ""
+            self.is_stopped = True
             return Scanned(shown, True)
         keep = max((self._overlap(stop) for stop in self._stops), default=0)
         split = len(self._held) - keep

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from swarm.files import write_whole
 
 MOST = 64
 
@@ -24,7 +26,5 @@ def remember(path: Path, addresses: Iterable[str]) -> None:
     if not newest:
         return
     older = [address for address in read_remembered(path) if address not in newest]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps([*older, *newest][-MOST:]), "utf-8")
-    temporary.replace(path)
+    with contextlib.suppress(OSError):  # no room, or nothing may be written: the hint gets lost
+        write_whole(path, json.dumps([*older, *newest][-MOST:]).encode())

@@ -169,7 +169,7 @@ class FalconEngine:
             logits = self.part.head(hidden[[row for row, _ in some]]).cpu()
             _check_finite(logits, "logits")
             for row, (_, order) in zip(logits, some, strict=True):
-                sampled.append(sample(row, order.sampling, order.position, order.ids or ()))
+                sampled.append(sample(row, order.sampling, order.position, (order.ids or ())[: order.position]))
         return tuple(sampled)
 
     @property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from swarm.errors import RequestError
+from swarm.files import write_whole
 from swarm.parts import Part, parse_part
 
 
@@ -21,12 +21,9 @@ def read_former(path: Path, layers: Mapping[str, int]) -> dict[str, Part]:
 
 
 def keep_former(path: Path, model: str, part: Part) -> None:
-    """Note what is served now, beside what is served of other models."""
+    """Note what is served now, beside what is served of other models. Raises OSError where nothing can be written."""
     try:
         known: dict[str, str] = dict(json.loads(path.read_text("utf-8")))
     except (ValueError, OSError, TypeError):
         known = {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({**known, model: str(part)}), "utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps({**known, model: str(part)}).encode())

@@ -14,6 +14,7 @@ from swarm.wire.events import Asker
 
 LEASE_SECONDS = 4.5
 IDLE_SECONDS = 600.0
+MOST_IDS = 4096  # in one message
 
 
 @dataclass(slots=True)
@@ -153,13 +154,14 @@ def finish_of(hop: HopSession, token: int) -> Literal["", "stop", "length"]:
 
 
 def tokens_of(hop: HopSession, start: int) -> Tokens:
-    """The last hop's token ids from `start` on, for the client."""
+    """The last hop's token ids from `start` on, as many as a message holds, for the client."""
+    stop = start + MOST_IDS
     return Tokens(
         session=hop.order.session,
         attempt=hop.order.attempt,
         index=start,
-        ids=hop.ids[start : start + 4096],
-        finish=finish_of(hop, hop.ids[-1]) if hop.is_finished else "",
+        ids=hop.ids[start:stop],
+        finish=finish_of(hop, hop.ids[-1]) if hop.is_finished and stop >= len(hop.ids) else "",
     )
 
 

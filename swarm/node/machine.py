@@ -5,6 +5,7 @@ Owns the order in which membership, claims and sessions hear of things. Owns no 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -411,7 +412,8 @@ class NodeMachine:
             case ProbeAck():
                 return self.links.take_ack(event.node, event.message, now)
             case HoldAnswer():
-                self.moves.take_answer(event.node, event.message)
+                with contextlib.suppress(RequestError):  # of a part that the model has not got: nothing is promised
+                    self.moves.take_answer(event.node, event.message)
             case StepRefused():
                 return self.steps.step_refused(event.node, event.message)
             case Refused():

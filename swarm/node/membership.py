@@ -223,8 +223,8 @@ class Membership:
     def page(self, asker: Asker, request: AskPeers, own: Beat, now: float) -> Effect:
         """A page of the peer table, this node included, without what only nodes need."""
         beats = sorted([own, *self.table.present(now)], key=lambda beat: beat.node)
-        after = [_trim(beat) for beat in beats if beat.node > request.after]
-        return Answer(asker, PeerPage(nodes=after[:PAGE_NODES], more=len(after) > PAGE_NODES))
+        after = [beat for beat in beats if beat.node > request.after]
+        return Answer(asker, PeerPage(nodes=[_trim(beat) for beat in after[:PAGE_NODES]], more=len(after) > PAGE_NODES))
 
     # Claims -----------------------------------------------------------------------------------------------------------
 

@@ -21,15 +21,27 @@ class Schedule:
 
     def __init__(self, table: SessionTable) -> None:
         self._table = table
+        self._waiting: dict[tuple[str, int], HopSession] = {}  # with steps in their queues
         self._is_prompts_turn = False
+
+    def add(self, hop: HopSession) -> None:
+        """There are steps in a session's queue."""
+        self._waiting[hop.key] = hop
 
     def has_ready(self, now: float) -> bool:
         """Whether any step may run."""
-        return any(self._is_ready(hop, now) for hop in self._table.sessions.values())
+        return bool(self.find_ready(now))
 
     def find_ready(self, now: float) -> list[HopSession]:
         """Sessions whose next step may run."""
-        return [hop for hop in self._table.sessions.values() if self._is_ready(hop, now)]
+        sessions = self._table.sessions
+        self._waiting = {key: hop for key, hop in self._waiting.items() if hop.queue and sessions.get(key) is hop}
+        free = [hop for hop in self._waiting.values() if hop.running is None]
+        if not any(hop.queue[0].is_prompt for hop in free):
+            return free
+        # A prompt's chunks fill the chain, unless others decode in it meanwhile.
+        chunks = CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT
+        return [hop for hop in free if not hop.queue[0].is_prompt or hop.has_room(chunks)]
 
     def choose(self, ready: Sequence[HopSession], now: float) -> list[tuple[HopSession, int]]:
         """Sessions and how many positions of each to run, those for the same next hop beside each other."""
@@ -61,14 +73,6 @@ class Schedule:
 
     def _count_decoding(self, now: float) -> int:
         return sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
-
-    def _is_ready(self, hop: HopSession, now: float) -> bool:
-        """Whether its next step may run. A prompt's chunks fill the chain, unless others decode in it meanwhile."""
-        if not hop.queue or hop.running is not None:
-            return False
-        if not hop.queue[0].is_prompt:
-            return True
-        return hop.has_room(CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT)
 
     def _due(self, hop: HopSession, prompt_tokens: int, prompts: int) -> float:
         """When its next step would be done if `prompts` of them had equal shares of batches with `prompt_tokens` each.

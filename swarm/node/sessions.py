@@ -46,6 +46,7 @@ class SessionTable:
         self.served: dict[str, ServedPart] = {}
         self.paces: dict[str, Pace] = {}
         self.sessions: dict[tuple[str, int], HopSession] = {}
+        self._of_session: dict[str, dict[int, HopSession]] = {}  # the same by session, then hop
         self.links: set[str] = set()  # nodes that our data connection reaches
         self.draining: dict[str, Part] = {}  # model → cells that take no more sessions
         self.is_leaving = False
@@ -100,9 +101,25 @@ class SessionTable:
         served = self.served[order.model]
         return served.reserved_positions(order.positions) * layer_count * served.cache_bytes
 
+    def hops_of(self, session: str) -> list[HopSession]:
+        """What this node is of a session's chain."""
+        return list(self._of_session.get(session, {}).values())
+
+    def _add(self, hop: HopSession) -> None:
+        self.sessions[hop.key] = hop
+        self._of_session.setdefault(hop.order.session, {})[hop.order.hop] = hop
+
+    def _remove(self, hop: HopSession) -> None:
+        session = hop.order.session
+        if self.sessions.pop(hop.key, None) is None:
+            return
+        del self._of_session[session][hop.order.hop]
+        if not self._of_session[session]:
+            del self._of_session[session]
+
     @property
     def session_count(self) -> int:
-        return len({session for session, _ in self.sessions})
+        return len(self._of_session)
 
     @property
     def queue_length(self) -> int:
@@ -153,7 +170,7 @@ class SessionTable:
             return refuse(order, "KV_FULL", message, retry_seconds=1.0), effects
         hop = HopSession(order=order, owner=asker.node, part=part, lease=now + LEASE_SECONDS, used=now)
         if old is not None:
-            del self.sessions[old.key]
+            self._remove(old)
             hop.end = hop.accepted = min(order.keep, old.end)
         if hop.key in self.sessions:  # an earlier attempt had another part here
             effects += self.end(self.sessions[hop.key])
@@ -161,7 +178,7 @@ class SessionTable:
             assert tensor is not None
             hop.ids = ids_of(tensor)
             hop.have = len(hop.ids)
-        self.sessions[hop.key] = hop
+        self._add(hop)
         return None, [*effects, Answer(asker, self._opened(hop))]
 
     def _opened(self, hop: HopSession) -> Opened:
@@ -187,7 +204,7 @@ class SessionTable:
         stone = self._tombstones.get(order.session)
         if stone is not None and order.attempt <= stone.attempt and now < stone.until:
             return refuse(order, "CLOSED", "this session was closed")
-        mine = [hop for hop in self.sessions.values() if hop.order.session == order.session]
+        mine = self.hops_of(order.session)
         if any(hop.owner != asker.node for hop in mine):
             return refuse(order, "NOT_OWNER", "another key opened this session")
         if any(hop.order.attempt > order.attempt for hop in mine):
@@ -211,8 +228,8 @@ class SessionTable:
 
     def _find_old(self, order: Open) -> HopSession | None:
         """The session's hop of an earlier attempt whose cache serves the new one as well."""
-        for hop in self.sessions.values():
-            if (hop.order.session, hop.order.model, hop.order.part) == (order.session, order.model, order.part):
+        for hop in self.hops_of(order.session):
+            if (hop.order.model, hop.order.part) == (order.model, order.part):
                 return hop
         return None
 
@@ -235,7 +252,7 @@ class SessionTable:
     def close(self, asker: Asker, message: Close, now: float) -> list[Effect]:
         """Free a session for its owner; late steps and opens of its attempts are refused for a minute."""
         effects: list[Effect] = []
-        for hop in [hop for hop in self.sessions.values() if hop.order.session == message.session]:
+        for hop in self.hops_of(message.session):
             if hop.owner == asker.node and hop.order.attempt <= message.attempt:
                 effects += self.end(hop)
         self._waiting = [
@@ -250,7 +267,7 @@ class SessionTable:
 
     def end(self, hop: HopSession) -> list[Effect]:
         """Forget a session's hop, and its cache."""
-        self.sessions.pop(hop.key, None)
+        self._remove(hop)
         return [Forget(hop.order.model, hop.order.session, hop.part)]
 
     def link_up(self, node: str, now: float) -> list[Effect]:
@@ -275,8 +292,8 @@ class SessionTable:
         """Prolong a session's leases and say where it stands; the last hop sends again what the client seems to miss."""
         hops = [
             hop
-            for hop in self.sessions.values()
-            if hop.order.session == message.session and hop.owner == asker.node and hop.order.attempt == message.attempt
+            for hop in self.hops_of(message.session)
+            if hop.owner == asker.node and hop.order.attempt == message.attempt
         ]
         if not hops:
             return [

@@ -80,6 +80,7 @@ class StepRunner:
         if code is None:
             hop.take(span, rows, None if from_client else asker, now)
             hop.used = now
+            self._schedule.add(hop)
             return []
         self.dropped += 1
         effects: list[Effect] = [Answer(asker, _refuse_step(span, code, hop.accepted))]
@@ -93,15 +94,15 @@ class StepRunner:
         """The next hop did not run a step of ours: after GAP it lacks something that we keep."""
         effects: list[Effect] = []
         if message.code == "GAP":
-            for hop in self._table.sessions.values():
-                if _is_hop_before(hop, node, message.session, message.attempt):
+            for hop in self._table.hops_of(message.session):
+                if _is_hop_before(hop, node, message.attempt):
                     effects += self._send_again(hop)
         return effects
 
     def take_credit(self, node: str, message: Credit, now: float) -> list[Effect]:
         for item in message.items:
-            for hop in self._table.sessions.values():
-                if _is_hop_before(hop, node, item.session, item.attempt):
+            for hop in self._table.hops_of(item.session):
+                if _is_hop_before(hop, node, item.attempt):
                     kept = hop.find_kept(item.end)
                     if kept is not None and item.held_seconds:
                         self._crossings[node] = now - kept.sent_at - item.held_seconds, len(kept.tensor.data)
@@ -122,8 +123,8 @@ class StepRunner:
         """The client sees no progress and finds this node ahead."""
         return [
             effect
-            for hop in self._table.sessions.values()
-            if (hop.order.session, hop.order.attempt, hop.owner) == (message.session, message.attempt, asker.node)
+            for hop in self._table.hops_of(message.session)
+            if (hop.order.attempt, hop.owner) == (message.attempt, asker.node)
             for effect in self._send_again(hop)
         ]
 
@@ -248,6 +249,7 @@ class StepRunner:
         for hop in filter(None, map(self._hop_of, batch.spans)):
             if len(batch.spans) > 1:
                 hop.put_back()
+                self._schedule.add(hop)
                 continue
             refusal = refuse(hop.order, "FAILED", f'"{hop.part}" fails: {message}')
             effects += [SendClient(hop.owner, refusal, "control"), *self._table.end(hop)]
@@ -291,6 +293,7 @@ class StepRunner:
         if following is None or following.judge(span):
             return []
         following.take(span, kept.tensor, None, now)
+        self._schedule.add(following)
         hop.take_credit(kept.stop)
         return []
 
@@ -356,15 +359,14 @@ def _grant_credit(done: Sequence[tuple[HopSession, Pending]], now: float) -> lis
     return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
 
 
-def _is_hop_before(hop: HopSession, node: str, session: str, attempt: int) -> bool:
-    return (hop.order.next, hop.order.session, hop.order.attempt) == (node, session, attempt)
+def _is_hop_before(hop: HopSession, node: str, attempt: int) -> bool:
+    return (hop.order.next, hop.order.attempt) == (node, attempt)
 
 
 def _sample_order(hop: HopSession) -> SampleOrder:
     assert hop.tail is not None
     sampling = hop.tail.sampling
-    ids = tuple(hop.ids) if sampling.repetition_penalty != 1.0 else None
-    return SampleOrder(sampling, len(hop.ids), ids)
+    return SampleOrder(sampling, len(hop.ids), hop.ids if sampling.repetition_penalty != 1.0 else None)
 
 
 def _refuse_step(span: StepSpan, code: Code, end: int) -> StepRefused:

@@ -12,11 +12,14 @@ from swarm.parts import Part
 
 
 class SampleOrder(Struct, frozen=True):
-    """Draw the token for `position` from the span's last row; ids: all before it, where a penalty needs them."""
+    """Draw the token for `position` from the span's last row.
+
+    ids: where a penalty needs them: those before `position` count, more may be added meanwhile.
+    """
 
     sampling: Sampling
     position: int
-    ids: tuple[int, ...] | None
+    ids: Sequence[int] | None
 
 
 class WorkSpan(Struct, frozen=True):

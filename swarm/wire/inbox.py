@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -27,11 +26,13 @@ class Inbox(Generic[Item]):
             if not self._is_closed:
                 os.eventfd_write(self.descriptor, 1)
 
-    def take(self) -> Iterator[Item]:
+    def take(self) -> list[Item]:
         """Everything that has been put so far; to be called when the descriptor is readable."""
         os.eventfd_read(self.descriptor)
+        items: list[Item] = []
         while not self._items.empty():
-            yield self._items.get_nowait()
+            items.append(self._items.get_nowait())
+        return items
 
     def close(self) -> None:
         with self._closing:

@@ -51,7 +51,7 @@ class Listener:
         self.port = self._bind(context, port, keys)
         self.sockets: list[zmq.Socket[bytes]] = [*self._routers.values(), self._zap]  # what to poll for input
         self._keys_of: dict[Channel, OrderedDict[bytes, str]] = {"control": OrderedDict(), "data": OrderedDict()}
-        self._newest: dict[tuple[str, Channel], bytes] = {}
+        self._newest: OrderedDict[tuple[str, Channel], bytes] = OrderedDict()  # those who spoke last, last
         self._discarding: set[Channel] = set()
         self.penalties = Penalties()
 
@@ -165,6 +165,11 @@ class Listener:
             return None
         if isinstance(message, Hello):
             self._newest[node, channel] = asker.routing_id
+            self._newest.move_to_end((node, channel))
+            if len(self._newest) > REMEMBERED_CONNECTIONS:
+                self._newest.popitem(last=False)
+        elif (node, channel) in self._newest:
+            self._newest.move_to_end((node, channel))
         return Arrived(asker, message, tensor)
 
     def answer(self, asker: Asker, message: AnyMessage, tensor: WireTensor | None = None) -> bool:
