@@ -21,6 +21,7 @@ from zmq.utils import z85
 from swarm.errors import RequestError
 
 _PREFIX = "swarm1-"
+MOST_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def read_secret(path: Path) -> bytes | None:
     """The secret in a file, or None if there is no file. Raises RequestError if it holds something else."""
     try:
         text = path.read_text("ascii").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"secret file {path} cannot be read: {error}") from None
@@ -93,9 +94,14 @@ def read_secret(path: Path) -> bytes | None:
 
 def make_secret(path: Path) -> bytes:
     """Make the secret unless another process was first; every racing starter returns the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RequestError(
+            f"the swarm's secret cannot be written to {path}: {error.strerror}; pass --secret-file with a place for it"
+        ) from None
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(f"{_PREFIX}{secrets.token_hex(32)}\n")
@@ -114,14 +120,17 @@ def make_secret(path: Path) -> bytes:
 class NameLock:
     """A node name held by this process as long as it lives, with the key that belongs to the name.
 
-    incarnation: of this run; higher than those of all runs of this name before.
+    incarnation: of this run; higher than those of all runs of this name before. stem: what files of this name may be called.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
         """Raises RequestError if another process holds the name."""
+        if not 0 < len(name) <= MOST_NAME or not name.isprintable():
+            raise RequestError(f'name "{name}" will not do: 1 to {MOST_NAME} printable characters; pass another --name')
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.name = name
-        path = directory / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.key"
+        self.stem = hashlib.sha256(name.encode()).hexdigest()[:16]
+        path = directory / f"{self.stem}.key"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,10 +157,21 @@ class NameLock:
         os.fsync(self._descriptor)
 
 
+class BorrowedName:
+    """A name where nothing can be kept: a key of this run's own, and nobody is kept from using the name too."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name[:MOST_NAME]
+        self.stem = ""
+        self.identity = new_identity()
+        self.incarnation = time.time_ns() // 1_000_000
+
+
 def take_name(directory: Path, name: str | None, fallback: str) -> NameLock:
     """The lock of the name asked for, or of the first free one of `fallback`, `fallback-2`, …"""
     if name is not None:
         return NameLock(directory, name)
+    fallback = "".join(letter for letter in fallback if letter.isprintable())[: MOST_NAME - 4] or "node"
     for number in range(1, 100):
         try:
             return NameLock(directory, fallback if number == 1 else f"{fallback}-{number}")

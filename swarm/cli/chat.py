@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swarm.cli.command import cache_dir, default_secret_file, run, state_dir, version_option
+from swarm.cli.command import cache_dir, default_secret_file, find_state, run, version_option
+from swarm.cli.peers import PeerAddress, known_peers
 
 if TYPE_CHECKING:
     from swarm.client.conversation import Conversation, Event, Report, Settings
@@ -41,6 +42,22 @@ class Options:
     ignore_eos: bool
 
 
+class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """One of the settings that /set knows too, told from its words alike."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        from swarm.client.settings import parse_setting
+        from swarm.errors import RequestError
+
+        try:
+            return parse_setting(self.name, str(value))
+        except RequestError as error:
+            self.fail(str(error), param, ctx)
+
+
 def swarm_options(function: Any) -> Any:
     """How a client finds its swarm; shared with swarm-status."""
     for option in reversed(
@@ -49,10 +66,10 @@ def swarm_options(function: Any) -> Any:
                 "--peer",
                 "peers",
                 multiple=True,
-                metavar="HOST:PORT",
+                type=PeerAddress(),
                 help="A node to start from where mDNS is blocked.",
             ),
-            click.option("--no-mdns", is_flag=True, help="Do not browse; needs --peer."),
+            click.option("--no-mdns", is_flag=True, help="Do not browse; needs --peer, now or in an earlier run."),
             click.option(
                 "--host", "hosts", multiple=True, help="Browse on this local address; default: every LAN address."
             ),
@@ -70,17 +87,19 @@ def swarm_options(function: Any) -> Any:
 @click.command(name="swarm-chat", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option("--model", help="Name or id of the model, where several are served.")
-@click.option("--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True)
+@click.option("--max-tokens", type=Setting("max_tokens"), default=DEFAULT_MAX_TOKENS, show_default=True)
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, 100),
+    type=Setting("temperature"),
     help="0 is greedy; default: as the model's generation_config.json says, else 0.",
 )
-@click.option("--top-k", type=click.IntRange(0), help="Keep the k most likely tokens; 0 keeps all.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
-@click.option("--typical-p", type=click.FloatRange(0, 1, min_open=True))
-@click.option("--repetition-penalty", type=click.FloatRange(0, 100, min_open=True))
-@click.option("--seed", type=click.IntRange(0, (1 << 62) - 1), help="Default: drawn anew for each answer.")
+@click.option("--top-k", type=Setting("top_k"), help="Keep the k most likely tokens; 0 keeps all.")
+@click.option("--top-p", type=Setting("top_p"), help="Keep the likeliest tokens that make up so much.")
+@click.option("--typical-p", type=Setting("typical_p"), help="Likewise, of those that surprise as much as is usual.")
+@click.option(
+    "--repetition-penalty", type=Setting("repetition_penalty"), help="Above 1: less of what was said already."
+)
+@click.option("--seed", type=Setting("seed"), help="Default: drawn anew for each answer.")
 @click.option("--stop", "stops", multiple=True, help="End the answer before this string; may be given again.")
 @click.option("--ignore-eos", is_flag=True, help="Go on past the end-of-text token.")
 @click.option("--raw", is_flag=True, help="Send PROMPT as it stands, without the chat template.")
@@ -147,6 +166,9 @@ def chat(
             print_json(events, conversation.card.name, settings, each_token=jsonl)
         else:
             print_text(events)
+        if conversation.last is not None and conversation.last.was_capped:
+            context, count = conversation.card.context, len(conversation.last.ids)
+            click.echo(f"swarm-chat: the context of {context} tokens is full; {count} were answered", err=True)
 
 
 def connect(
@@ -155,16 +177,23 @@ def connect(
     """A client of the swarm whose secret this machine has. Raises RequestError if it has none."""
     from swarm.client.swarm import ClientSettings, SwarmClient
     from swarm.discovery.lan import lan_hosts
+    from swarm.errors import RequestError
     from swarm.keys import new_identity
 
+    command = click.get_current_context().command.name or ""
+    keys = read_keys(secret_file)
+    state = find_state(command)
+    remembered = None if state is None else state / f"peers-{keys.tag}.json"
+    if not use_mdns and not peers and (remembered is None or not remembered.exists()):
+        raise RequestError("--no-mdns needs --peer HOST:PORT: there is no other way to find a node")
     settings = ClientSettings(
         hosts=list(hosts) or lan_hosts(),
-        peers=peers,
-        remembered_peers=state_dir() / "peers.json",
+        peers=known_peers(command, peers),
+        remembered_peers=remembered,
         use_mdns=use_mdns,
         wait_seconds=wait_seconds,
     )
-    return SwarmClient(settings, read_keys(secret_file), new_identity())
+    return SwarmClient(settings, keys, new_identity())
 
 
 def read_keys(secret_file: Path | None) -> SwarmKeys:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,6 +39,29 @@ def state_dir() -> Path:
     return user_state_path("swarm")
 
 
+def find_state(command: str) -> Path | None:
+    """The same where something can be kept there, else None, and the user hears so: commands run without it."""
+    directory = state_dir()
+    error = why_unusable(directory)
+    if error is None:
+        return directory
+    click.echo(f"{command}: nothing can be kept in {directory} ({error}); going on without", err=True)
+    return None
+
+
+def why_unusable(directory: Path) -> str | None:
+    """What keeps files from being written there; None if nothing does."""
+    from swarm.files import write_whole
+
+    probe = directory / "probe"
+    try:
+        write_whole(probe, b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
 def cache_dir() -> Path:
     """Where documents fetched from the swarm lie."""
     from platformdirs import user_cache_path
@@ -55,9 +79,7 @@ def version_option(function: Callable[..., int | None]) -> Callable[..., int | N
 
 def run(command: click.Command) -> None:
     """Run a command as a program: errors of ours in one line on stderr, with the exit code that fits."""
-    logging.basicConfig(
-        level=os.environ.get("SWARM_LOG", "WARNING").upper(), format="%(levelname)s %(name)s %(message)s"
-    )
+    set_up_logging(os.environ.get("SWARM_LOG", "WARNING").upper())
     try:
         code = command.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -73,7 +95,27 @@ def run(command: click.Command) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(EXIT_FAILED)
+    except Exception as error:  # a fault of ours: tracebacks are for those who ask for them
+        logging.getLogger(__name__).debug("command ended", exc_info=True)
+        said = f"{type(error).__name__}: {error}"
+        click.echo(f"{command.name}: this is a fault in the program: {said}; SWARM_LOG=DEBUG shows where", err=True)
+        sys.exit(EXIT_FAILED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Formatter(logging.Formatter):
+    """One line a record; with the traceback only where everything is shown."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        if logging.getLogger().level <= logging.DEBUG:
+            return super().formatException(ei)
+        return f"{type(ei[1]).__name__}: {ei[1]}"
+
+
+def set_up_logging(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def exit_code(error: SwarmError) -> int:

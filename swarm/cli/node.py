@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,15 +20,17 @@ from swarm.cli.command import (
     EXIT_NO_SECRET,
     OPENMP_SPINS,
     default_secret_file,
+    find_state,
     run,
-    state_dir,
     version_option,
+    why_unusable,
 )
 from swarm.cli.joining import find_secret
+from swarm.cli.peers import PeerAddress, known_peers
 from swarm.cli.reports import Printer
 
 if TYPE_CHECKING:
-    from swarm.keys import NameLock, SwarmKeys
+    from swarm.keys import BorrowedName, NameLock, SwarmKeys
     from swarm.node.effects import Report
     from swarm.node.ledger import Ledger
     from swarm.node.models import LocalWeights
@@ -89,7 +92,7 @@ class Share:
     show_default=True,
     help="Control port; data is the next one. Taken ones are skipped.",
 )
-@click.option("--peer", "peers", multiple=True, metavar="HOST:PORT", help="A node to start from where mDNS is blocked.")
+@click.option("--peer", "peers", multiple=True, type=PeerAddress(), help="A node to start from where mDNS is blocked.")
 @click.option("--no-mdns", is_flag=True, help="Neither announce nor browse.")
 @click.option("--name", help="This node's name; its key and id belong to it. Default: the host's name.")
 @click.option(
@@ -145,7 +148,7 @@ def serve(options: Options) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: weights stream through the caches
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError
-    from swarm.keys import derive_keys, take_name
+    from swarm.keys import derive_keys
     from swarm.node.ledger import Ledger
     from swarm.node.memory import choose_device
     from swarm.node.models import read_weights
@@ -165,16 +168,54 @@ def serve(options: Options) -> int:
     secret = find_secret(options.secret_file, hosts, may_browse=may_browse)
     if secret is None:
         return EXIT_NO_SECRET
-    lock = take_name(state_dir() / "names", options.name, socket.gethostname() or "node")
-    ledger = Ledger(state_dir() / "memory", device)
+    state = find_state("swarm-node")
+    keys = derive_keys(secret)
+    files = StateFiles(None) if state is None else StateFiles(state, f"peers-{keys.tag}.json")
+    lock = hold_name(state, options.name)
+    ledger = Ledger(find_shared_dir(state, "memory"), device)
     try:
         budget = promise_memory(options, ledger, device, models, placement)
         share = Share(device, budget, models, placement)
-        process = build(options, hosts, share, ledger, derive_keys(secret), lock)
+        process = build(options, hosts, share, ledger, keys, lock, files)
         stop_on_signals(process.ask_stop)
         return process.run()
     finally:
         ledger.leave()
+
+
+@dataclass(frozen=True, slots=True)
+class StateFiles:
+    """What a node keeps between runs; None for what it cannot keep."""
+
+    directory: Path | None
+    peers_name: str = ""
+
+    @property
+    def peers(self) -> Path | None:
+        return None if self.directory is None else self.directory / self.peers_name
+
+    def former(self, stem: str) -> Path | None:
+        """What a node of a name served last."""
+        return None if self.directory is None else self.directory / "claims" / f"{stem}.json"
+
+
+def hold_name(state: Path | None, name: str | None) -> NameLock | BorrowedName:
+    """The name with the key that belongs to it, or with a new one where no key can be kept."""
+    from swarm.keys import BorrowedName, take_name
+
+    host = socket.gethostname() or "node"
+    if state is not None:
+        try:
+            return take_name(state / "names", name, host)
+        except OSError as error:
+            click.echo(f"swarm-node: this node's key cannot be kept ({error.strerror}); it is this run's own", err=True)
+    return BorrowedName(name or host)
+
+
+def find_shared_dir(state: Path | None, name: str) -> Path | None:
+    """Where nodes of this machine keep what they share, if anywhere."""
+    shared = (Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}") if state is None else state
+    return shared / name if why_unusable(shared) is None else None
 
 
 def promise_memory(
@@ -193,15 +234,22 @@ def promise_memory(
     useful = sum(one.memory.useful(placement.get(model) or one.present) for model, one in models.items())
     most = useful if options.memory is None else min(useful, parse_size(options.memory))
     budget = ledger.promise(lambda: int(measure_device(device).free * (1 - SPARED_SHARE)), most)
-    for one in models.values():
-        check_budget(one.name, one.memory, budget)
+    for model, one in models.items():
+        if model not in placement:
+            check_budget(one.name, one.memory, budget)
     for model, part in placement.items():
         check_part(models[model].name, models[model].memory, part, budget)
     return budget
 
 
 def build(
-    options: Options, hosts: Sequence[str], share: Share, ledger: Ledger, keys: SwarmKeys, lock: NameLock
+    options: Options,
+    hosts: Sequence[str],
+    share: Share,
+    ledger: Ledger,
+    keys: SwarmKeys,
+    lock: NameLock | BorrowedName,
+    files: StateFiles,
 ) -> NodeProcess:
     """The node's process, ready to run."""
     from swarm.keys import machine_id
@@ -212,7 +260,8 @@ def build(
     from swarm.node.process import NodeProcess, NodeSettings
     from swarm.parts import parse_part
 
-    former = state_dir() / "claims" / f"{lock.name}.json"
+    former = files.former(lock.stem)
+    cores = find_shared_dir(None, "cores") if share.device == "cpu" else None
     printer = Printer(options.as_json, lock.identity.node, lambda: process.addresses)
 
     def report(report: Report) -> None:
@@ -221,7 +270,9 @@ def build(
             one = share.models[report.fields["model_id"]]
             part = parse_part(report.fields["part"], one.config.layers)
             ledger.note_allocated(part_bytes(one.memory.weight_costs, part))
-            keep_former(former, one.model, part)
+            if former is not None:
+                with contextlib.suppress(OSError):  # it will ask the swarm what to serve, as a new node does
+                    keep_former(former, one.model, part)
 
     def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
         from swarm.node.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
@@ -239,10 +290,10 @@ def build(
         NodeSettings(
             hosts=hosts,
             port=options.port,
-            peers=options.peers,
+            peers=known_peers("swarm-node", options.peers),
             use_mdns=options.use_mdns,
             placement=share.placement,
-            remembered_peers=state_dir() / "peers.json",
+            remembered_peers=files.peers,
         ),
         keys,
         lock.identity,
@@ -257,13 +308,15 @@ def build(
             models=tuple(
                 LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in share.models.items()
             ),
-            former=read_former(former, {model: one.config.layers for model, one in share.models.items()}),
+            former={}
+            if former is None
+            else read_former(former, {model: one.config.layers for model, one in share.models.items()}),
         ),
         {model: one.card for model, one in share.models.items()},
         {digest: path for one in share.models.values() for digest, path in one.documents.items()},
         make_loader,
         report,
-        Cores(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}" / "cores" if share.device == "cpu" else None),
+        Cores(cores),
     )
     return process
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from swarm.node.effects import Report
 
 SENTENCES = {
+    "looking": "looking for other nodes, to serve what they lack",
     "leaving": "leaving the swarm",
     "failed": "cannot serve: {message}",
     "compute-failed": "a batch failed: {message}",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import msgspec
 from prompt_toolkit import PromptSession
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-from swarm.cli.command import state_dir
+from swarm.cli.command import state_dir, why_unusable
 from swarm.client.conversation import Conversation, Piece, Report, Settings
 from swarm.client.effects import RouteTaken
-from swarm.errors import SwarmError
+from swarm.client.prompts import Message
+from swarm.client.settings import parse_setting
+from swarm.errors import RequestError, SwarmError
 from swarm.messages import Sampling
+from swarm.plan.routes import Hop
 
 HELP = """\
 /help              this text
@@ -25,6 +29,7 @@ HELP = """\
 /clear             start a new conversation
 /regenerate        ask the last question again with a new seed
 /save FILE         write the conversation as JSON
+/load FILE         go on with a conversation that was saved
 /bye               leave (Ctrl-D too)
 \"\"\"                begins and ends a message of several lines
 Ctrl-C             stops the answer"""
@@ -40,9 +45,10 @@ class Terminal:
         self._settings = settings
         self._drawn_seed = drawn_seed
         self._last: Report | None = None
-        history = state_dir() / "history"
-        history.parent.mkdir(parents=True, exist_ok=True)
-        self._prompt: PromptSession[str] = PromptSession(history=FileHistory(str(history)))
+        directory = state_dir()
+        kept = why_unusable(directory) is None
+        history = FileHistory(str(directory / "history")) if kept else InMemoryHistory()
+        self._prompt: PromptSession[str] = PromptSession(history=history)
         self._commands: Mapping[str, Callable[[str], None]] = {
             "/help": lambda _: click.echo(HELP),
             "/?": lambda _: click.echo(HELP),
@@ -51,6 +57,7 @@ class Terminal:
             "/clear": lambda _: self._clear(),
             "/regenerate": lambda _: self._regenerate(),
             "/save": self._save,
+            "/load": self._load,
         }
 
     def run(self) -> None:
@@ -76,11 +83,10 @@ class Terminal:
         if not text.lstrip().startswith(FENCE):
             return text
         text = text.lstrip().removeprefix(FENCE)
-        lines = [text] if text else []
-        while not (lines and lines[-1].rstrip().endswith(FENCE)):
-            lines.append(self._prompt.prompt("... "))
-        lines[-1] = lines[-1].rstrip().removesuffix(FENCE)
-        return "\n".join(lines).strip("\n")
+        while FENCE not in text:
+            text += "\n" + self._prompt.prompt("... ")
+        inside, _, behind = text.partition(FENCE)
+        return f"{inside}{behind.rstrip()}".strip("\n")
 
     def _command(self, text: str) -> None:
         name, _, argument = text.strip().partition(" ")
@@ -96,7 +102,7 @@ class Terminal:
             self._settings = replace(self._settings, sampling=_with(sampling, seed=secrets.randbelow(1 << 32)))
         events = self._conversation.ask(question, self._settings)
         is_first = True
-        attempts = 0
+        routes: list[Sequence[Hop]] = []
         try:
             for event in events:
                 match event:
@@ -105,12 +111,14 @@ class Terminal:
                         is_first = is_first and not text
                         click.echo(text, nl=False)
                     case RouteTaken():
-                        attempts = event.attempts
+                        routes.append(event.route)
                     case Report():
                         self._last = event
             click.echo()
-            if attempts > 1:
-                click.echo(f"(went on over another chain, attempt {attempts})", err=True)
+            if routes and routes[-1] != routes[0]:
+                click.echo(f"(went on over another chain, attempt {len(routes)})", err=True)
+            if self._last is not None and self._last.was_capped:
+                click.echo(f"(the context of {self._conversation.card.name} is full)", err=True)
         except KeyboardInterrupt:
             events.close()  # type: ignore[attr-defined]
             click.echo("\n(stopped)", err=True)
@@ -118,20 +126,17 @@ class Terminal:
             click.echo(f"\n{error}", err=True)
 
     def _set(self, argument: str) -> None:
-        name, _, value = argument.partition(" ")
+        name, _, text = argument.partition(" ")
         try:
-            if name == "max_tokens":
-                self._settings = replace(self._settings, max_tokens=max(1, int(value)))
-            elif name in ("top_k", "seed"):
-                self._settings = replace(self._settings, sampling=_with(self._settings.sampling, **{name: int(value)}))
-                self._drawn_seed = self._drawn_seed and name != "seed"
-            elif name in ("temperature", "top_p", "typical_p", "repetition_penalty"):
-                sampling = _with(self._settings.sampling, **{name: float(value)})
-                self._settings = replace(self._settings, sampling=sampling)
-            else:
-                click.echo(f"{name or 'nothing'} cannot be set; /help lists what can", err=True)
-        except ValueError as error:
-            click.echo(f"{name} stays as it is: {error}", err=True)
+            value = parse_setting(name, text.strip())
+        except RequestError as error:
+            click.echo(str(error), err=True)
+            return
+        if name == "max_tokens":
+            self._settings = replace(self._settings, max_tokens=int(value))
+        else:
+            self._settings = replace(self._settings, sampling=_with(self._settings.sampling, **{name: value}))
+            self._drawn_seed = self._drawn_seed and name != "seed"
 
     def _show(self) -> None:
         card, sampling = self._conversation.card, self._settings.sampling
@@ -154,6 +159,19 @@ class Terminal:
         else:
             self._answer(question)
 
+    def _load(self, argument: str) -> None:
+        if not argument:
+            click.echo("write /load FILE", err=True)
+            return
+        try:
+            messages = read_messages(Path(argument).read_bytes())
+        except (OSError, RequestError) as error:
+            click.echo(f"{argument} cannot be read: {error}", err=True)
+            return
+        self._clear()
+        self._conversation.messages = messages
+        click.echo(f"{len(messages)} messages", err=True)
+
     def _save(self, argument: str) -> None:
         if not argument:
             click.echo("write /save FILE", err=True)
@@ -166,9 +184,18 @@ class Terminal:
             click.echo(f"{argument} cannot be written: {error}", err=True)
 
 
-def _with(sampling: Sampling, **changes: float) -> Sampling:
-    """The settings with some changed. Raises ValueError for a value out of bounds."""
-    import msgspec
+def read_messages(data: bytes) -> list[Message]:
+    """The messages of a conversation that /save has written. Raises RequestError if it holds none."""
+    try:
+        return msgspec.json.decode(data, type=_Saved).messages
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"it holds no conversation: {error}") from None
 
-    values = {name: getattr(sampling, name) for name in sampling.__struct_fields__}
-    return msgspec.convert({**values, **changes}, type=Sampling)
+
+class _Saved(msgspec.Struct):
+    messages: list[Message]
+
+
+def _with(sampling: Sampling, **changes: float) -> Sampling:
+    """The settings with some changed."""
+    return msgspec.structs.replace(sampling, **changes)

@@ -51,6 +51,7 @@ class Report:
     route: tuple[Hop, ...] = ()
     attempts: int = 0
     has_crossed_kinds: bool = False
+    was_capped: bool = False  # the context was full before as many tokens had come as were asked for
     first_token_seconds: float = 0.0
     tokens_per_second: float = 0.0
     longest_gap_seconds: float = 0.0
@@ -69,6 +70,7 @@ class Conversation:
         self._tokenizer = tokenizer
         self._form = form
         self._session: Session = swarm.open_session(card)
+        self.last: Report | None = None  # of the last answer
         self._text = ""  # what the session's ids spell
         self._ids: list[int] = []
 
@@ -150,8 +152,10 @@ class Conversation:
             if not is_complete:
                 self._session.cancel()
                 self._ids, self._text = [], ""
+        report.was_capped = report.finish == "length" and len(report.ids) < settings.max_tokens
         self._settle(prompt, report, stream, scanner)
         clock.fill(report)
+        self.last = report
         yield report
 
     def _read(self, ids: Sequence[int], stream: TextStream, scanner: StopScanner) -> Iterator[tuple[Piece, bool]]:

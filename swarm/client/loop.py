@@ -83,6 +83,7 @@ class ClientLoop:
         self.failures: dict[str, str] = {}
         self.reached: list[str] = []  # addresses at which nodes answered
         self.foreign_tags: set[str] = set()
+        self.was_member = bool(remembered)  # nodes with this secret have answered before, or announce themselves
 
     # From other threads -----------------------------------------------------------------------------------------------
 
@@ -190,6 +191,7 @@ class ClientLoop:
             if len(self.foreign_tags) < MOST_NOTED:
                 self.foreign_tags.add(advert.tag)
             return
+        self.was_member = True
         if (advert.node, "control") not in self._up:
             for address in advert.addresses:
                 self._knock(self._knocks.hint(address, now), now)

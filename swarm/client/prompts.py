@@ -12,6 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from swarm.errors import WeightsError
+from swarm.messages import SAMPLING_RANGES
 
 TEMPLATE_LIMIT = 256 << 10
 
@@ -111,5 +112,9 @@ def read_defaults(config: bytes) -> Mapping[str, float]:
     settings = _parse_object(config)
     if not settings.get("do_sample"):
         return {}
-    names = ("temperature", "top_k", "top_p", "typical_p", "repetition_penalty")
-    return {name: settings[name] for name in names if isinstance(settings.get(name), int | float)}
+    found: dict[str, float] = {}
+    for name, allowed in SAMPLING_RANGES.items():
+        value = settings.get(name)
+        if name != "seed" and isinstance(value, int | float) and allowed.holds(value):
+            found[name] = allowed.number(value)
+    return found

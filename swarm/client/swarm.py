@@ -139,6 +139,12 @@ class SwarmClient:
                     code="BLOCKED",
                 )
             return AccessError(f"{address}: {reason}", code="ACCESS")
+        if self._loop.foreign_tags and self._loop.was_member:
+            return PeerError(
+                "none of your swarm's nodes answers, though another swarm is announced on this LAN; "
+                "start swarm-node on one of your machines",
+                code="NO_PEERS",
+            )
         if self._loop.foreign_tags:
             return AccessError(
                 "wrong swarm secret, or not a swarm: the nodes announced on this LAN belong to another swarm; copy the "

@@ -181,4 +181,7 @@ def load_tokenizer(weights_dir: str | Path) -> Tokenizer:
     path = Path(weights_dir) / "tokenizer.json"
     if not path.is_file():
         raise WeightsError(f"{path} is missing; copy it from the checkpoint")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception
+        raise WeightsError(f"{path} cannot be read: {error}; copy it from the checkpoint again") from None

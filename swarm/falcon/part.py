@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from swarm.errors import RequestError
 from swarm.falcon.attention import PositionTables, Sight, attend, look_back, rotate, split_fused
 from swarm.falcon.cache import Cache, Scratch
 from swarm.falcon.config import FalconConfig
@@ -156,15 +157,28 @@ class FalconPart(nn.Module):
         return Cache(self.config, wanted, reserve or self.config.context, self.dtype, self.device, self._scratch)
 
     @torch.inference_mode()
-    def forward(self, inputs: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, inputs: Tensor | Sequence[int], cache: Cache | None = None) -> Tensor:
         """Run one sequence's new positions behind what `cache` holds (nothing, without one).
 
-        inputs: ids [tokens] where the part has begin, else hidden states [tokens, hidden].
+        inputs: ids [tokens] (a list of them does, too) where the part has begin, else hidden states [tokens, hidden]; a
+        batch dimension of one before these is dropped.
         Returns hidden states [tokens, hidden], or logits [tokens, vocabulary] in float32 where the part has end.
+        Raises RequestError for any other shape.
         """
+        inputs = self._as_rows(inputs)
         span = Span(self.new_cache(inputs.shape[0]) if cache is None else cache, inputs.shape[0])
         hidden = self.run_layers(self.enter(inputs), [span])
         return hidden if self.head is None else self.head(hidden)
+
+    def _as_rows(self, inputs: Tensor | Sequence[int]) -> Tensor:
+        rows = torch.as_tensor(inputs, device=self.device)
+        dimensions = 1 if self.part.begin else 2
+        if rows.ndim == dimensions + 1 and rows.shape[0] == 1:
+            rows = rows[0]
+        if rows.ndim != dimensions or not rows.numel():
+            wanted = "ids [tokens]" if self.part.begin else f"hidden states [tokens, {self.config.hidden}]"
+            raise RequestError(f'part "{self.part}" takes {wanted}, got shape {list(rows.shape)}')
+        return rows
 
     def enter(self, inputs: Tensor) -> Tensor:
         """Token ids → embeddings where the part has begin; hidden states as they are elsewhere."""

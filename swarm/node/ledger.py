@@ -5,6 +5,7 @@ Without it, nodes that start together would each see the same free bytes and all
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,9 +20,11 @@ import psutil
 class Ledger:
     """This process's line in a device's ledger."""
 
-    def __init__(self, directory: Path, device: str) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = directory / f"{device.replace(':', '-')}.json"
+    def __init__(self, directory: Path | None, device: str) -> None:
+        """directory: None where nothing can be shared."""
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = None if directory is None else directory / f"{device.replace(':', '-')}.json"
         self._key = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
 
     def promise(self, measure_free: Callable[[], int], most: int) -> int:
@@ -49,14 +52,18 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Generator[dict[str, tuple[int, int]]]:
         """The entries of living processes, written back afterwards."""
+        if self._path is None:
+            yield {}
+            return
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             entries = _parse(os.pread(descriptor, 1 << 20, 0))
             entries = {key: value for key, value in entries.items() if _is_alive(key)}
             yield entries
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(entries).encode(), 0)
+            with contextlib.suppress(OSError):  # the disk is full: others guess
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(entries).encode(), 0)
         finally:
             os.close(descriptor)
 

@@ -203,7 +203,8 @@ class NodeMachine:
             case LinkFailed():
                 if event.channel == "data":
                     return []
-                return [_explain_failure(event), *self.membership.link_failed(event, now)]
+                said = [_explain_failure(event)] if self.membership.is_news(event.address) else []
+                return [*said, *self.membership.link_failed(event, now)]
             case PartLoaded():
                 return self._loaded(event.served, now)
             case PartProgress():
@@ -231,8 +232,8 @@ class NodeMachine:
         effects = self.membership.start(event.peers, event.remembered, now)
         if event.placement:
             self._is_fixed = True
-            effects += self._take_up(dict(event.placement))
-        return effects
+            return [*effects, *self._take_up(dict(event.placement))]
+        return [Report("looking", {}), *effects]
 
     def _stop(self, now: float) -> list[Effect]:
         if self.phase == "stopping":
@@ -374,8 +375,7 @@ class NodeMachine:
             case Beat():
                 return self.membership.take_beat(arrived, message, now)
             case Goodbye():
-                self.membership.take_goodbye(arrived, message, now)
-                return []
+                return self.membership.take_goodbye(arrived, message, now)
             case AskPeers():
                 return [self.membership.page(asker, message, self.make_beat(), now)]
             case AskModel():

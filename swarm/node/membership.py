@@ -34,6 +34,7 @@ from swarm.wire.events import Arrived, Asker, LinkDown, LinkFailed, LinkUp
 BROWSE_SECONDS = 2.5
 STILL_SECONDS = 1.0
 PAGE_NODES = 16
+MOST_QUIET = 1024
 RTT_SHARE = 0.2
 _ONLY_FOR_NODES = ("peers", "rtts", "rates")  # left out of pages for clients, or cut short
 
@@ -89,11 +90,13 @@ class Membership:
         self._link_seconds = Published()
         self._knocks = Knocks()
         self._own_addresses = set(addresses)
+        self._quiet: dict[str, None] = {}  # addresses whose silence is no news: somebody was there once
 
     # Links ------------------------------------------------------------------------------------------------------------
 
     def start(self, peers: Sequence[str], remembered: Sequence[str], now: float) -> list[Effect]:
         """Knock where the user says, and where somebody answered in an earlier run."""
+        self._hush(remembered)
         named = [knock for address in peers if self._is_other(address) for knock in self._knocks.name(address, now)]
         return [*_dials(named), *(effect for address in remembered for effect in self._see_vouched(address, now))]
 
@@ -105,11 +108,21 @@ class Membership:
         """A member says so."""
         return _dials(self._knocks.vouch(address, now)) if self._is_other(address) else []
 
+    def is_news(self, address: str) -> bool:
+        """Whether the user should hear that nobody answers there."""
+        return address not in self._quiet
+
+    def _hush(self, addresses: Iterable[str]) -> None:
+        self._quiet |= dict.fromkeys(addresses)
+        while len(self._quiet) > MOST_QUIET:
+            del self._quiet[next(iter(self._quiet))]
+
     def _is_other(self, address: str) -> bool:
         return address not in self._own_addresses
 
     def link_up(self, event: LinkUp, now: float) -> list[Effect]:
         node = event.node
+        self._hush([event.address])
         if node == self.me.node:
             self._own_addresses.add(event.address)
             self._knocks.forget(event.address, now)
@@ -168,9 +181,18 @@ class Membership:
             old = self._rtts.get(node, seconds)
             self._rtts[node] = old + RTT_SHARE * (seconds - old)
 
-    def take_goodbye(self, arrived: Arrived, message: Goodbye, now: float) -> None:
-        if arrived.asker.node == message.node:
-            self.table.say_goodbye(message.node, message.incarnation, now)
+    def take_goodbye(self, arrived: Arrived, message: Goodbye, now: float) -> list[Effect]:
+        """A node leaves: nobody knocks at its door any more, nor wonders that nobody opens."""
+        if arrived.asker.node != message.node:
+            return []
+        self._hush(self.table.addresses(message.node))
+        self.table.say_goodbye(message.node, message.incarnation, now)
+        address = self.links.pop(message.node, None)
+        if address is None:
+            return []
+        self._rtts.pop(message.node, None)
+        self._knocks.forget(address, now)
+        return [HangUp(address)]
 
     def make_beat(
         self,

@@ -156,19 +156,53 @@ def test_a_conversation_on_a_terminal(home: Path, reach: list[str], tmp_path: Pa
     child.expect(r"route +\w+ \[b 0-6 e\]")
     child.sendline("/set temperature 0.5")
     child.sendline("/set temperature warm")
-    child.expect("temperature stays as it is")
+    child.expect("temperature: 0 to 100, got warm")
+    child.sendline("/set max_tokens 0")
+    child.expect("max_tokens: 1 or more, a whole number, got 0")
+    child.sendline("/set colour red")
+    child.expect("colour cannot be set; what can: temperature, ")
     child.sendline("/nonsense")
     child.expect("is no command")
     child.sendline(f"/save {tmp_path}/talk.json")
     child.sendline("/clear")
     child.sendline("/regenerate")
     child.expect("there is no answer yet")
+    child.sendline(f"/load {WEIGHTS}/sepweight.json")
+    child.expect("it holds no conversation")
+    child.sendline(f"/load {tmp_path}/talk.json")
+    child.expect("4 messages")
+    child.sendline("/regenerate")
+    child.expect_exact("A hop is one element of a route")
+    child.sendline(f'"""What is""" a {QUESTION.split()[-1]}')
+    child.expect_exact(ANSWER)
+    child.sendline('"""What is a')
+    child.sendline('route?"""')
+    child.expect_exact("A ")
     child.sendline("/bye")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert [message["role"] for message in saved["messages"]] == ["user", "assistant", "user", "assistant"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "banana"])
+def test_a_temperature_that_cannot_be_is_refused_at_once_in_words(value: str, home: Path, reach: list[str]) -> None:
+    started = time.monotonic()
+    done = run_command("chat", home, [*reach, "--temperature", value, QUESTION])
+    assert done.returncode == 2
+    assert f"temperature: 0 to 100, got {value}" in done.stderr
+    assert time.monotonic() - started < 5
+
+
+def test_the_smallest_temperature_answers(home: Path, reach: list[str]) -> None:
+    done = run_command("chat", home, [*reach, "--temperature", "1e-300", QUESTION])
+    assert (done.returncode, done.stdout) == (0, ANSWER + "\n"), done.stderr
+
+
+def test_an_answer_that_the_context_cuts_short_says_so(home: Path, reach: list[str]) -> None:
+    done = run_command("chat", home, [*reach, "--raw", "--ignore-eos", "--max-tokens", "4000", QUESTION])
+    assert "the context of 512 tokens is full" in done.stderr
 
 
 def test_ctrl_c_stops_the_answer_and_frees_its_cache(home: Path, reach: list[str]) -> None:
@@ -207,15 +241,14 @@ def test_no_peers_and_no_secret_are_said_plainly(node: Node, tmp_path: Path) -> 
         make_secret(home / "config" / "swarm" / "secret")
     cases: list[tuple[Path, list[str], str]] = [
         (loner, [], "no peers seen"),
-        (loner, ["--peer", "127.0.0.1:9"], "TCP 127.0.0.1:9 times out or is refused"),
-        (nobody, [], "there is no swarm secret"),
-        (other, ["--peer", node.wait_ready()[4]], "wrong swarm secret, or not a swarm"),
+        (loner, ["--no-mdns"], "--no-mdns needs --peer HOST:PORT"),
+        (loner, ["--no-mdns", "--peer", "foo"], '"foo" is no HOST:PORT'),
+        (loner, ["--no-mdns", "--peer", "127.0.0.1:9"], "TCP 127.0.0.1:9 times out or is refused"),
+        (nobody, ["--no-mdns"], "there is no swarm secret"),
+        (other, ["--no-mdns", "--peer", node.wait_ready()[4]], "wrong swarm secret, or not a swarm"),
     ]
     with ThreadPoolExecutor(len(cases)) as pool:
-        asked = [
-            pool.submit(run_command, "chat", home, [*LOOPBACK, "--no-mdns", *peers, "hello"])
-            for home, peers, _ in cases
-        ]
+        asked = [pool.submit(run_command, "chat", home, [*LOOPBACK, *peers, "hello"]) for home, peers, _ in cases]
     for (_, _, message), done in zip(cases, asked, strict=True):
         assert done.result().returncode == 2
         assert message in done.result().stderr
