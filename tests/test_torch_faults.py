@@ -5,6 +5,8 @@ The tokens are those of transformers in float32, and in bfloat16 those of one pa
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +25,8 @@ from swarm.keys import derive_keys, new_identity, read_secret
 from swarm.messages import Sampling
 from swarm.plan.routes import Hop
 from tests.checkpoints import save_sepweight
-from tests.processes import Node
-from tests.swarms import HOST
+from tests.processes import Node, run_command
+from tests.swarms import HOST, wait_until
 
 pytestmark = pytest.mark.slow
 IDS = [5, 17, 3, 88, 42]
@@ -42,10 +44,10 @@ class Swarm:
         self._weights = weights
         self._home = home
 
-    def start(self, part: str, program: Sequence[str] = ("swarm.cli",)) -> Node:
-        """A node that serves a part; does not wait for it. program: as Node has it."""
+    def start(self, part: str, program: Sequence[str] = ("swarm.cli",), weights: Path | None = None) -> Node:
+        """A node that serves a part; does not wait for it. program: as Node has it; weights: another directory."""
         peers = [word for node in self.nodes[:1] for word in ("--peer", node.wait_ready()[4])]
-        common = ["--weights", str(self._weights), "--host", HOST, "--port", "18900", "--no-mdns"]
+        common = ["--weights", str(weights or self._weights), "--host", HOST, "--port", "18900", "--no-mdns"]
         self.nodes.append(Node(self._home, [*common, "--part", part, *peers], program=program))
         return self.nodes[-1]
 
@@ -212,7 +214,41 @@ def test_weights_that_are_not_finite_end_the_answer_with_the_node_and_its_layers
 
 
 def spoil(file: Path) -> None:
-    """Make some of its last numbers NaN."""
+    """Make some of its last numbers NaN, as a bad conversion would: the manifest knows them so."""
     data = bytearray(file.read_bytes())
     data[-64:] = b"\xff" * 64
+    known, new = (hashlib.sha256(one).hexdigest() for one in (file.read_bytes(), bytes(data)))
     file.write_bytes(data)
+    manifest = file.with_name("sepweight.json")
+    manifest.write_text(manifest.read_text().replace(known, new))
+
+
+def test_a_flipped_byte_is_noticed_and_its_layers_are_served_by_others(tmp_path: Path) -> None:
+    """The answers are right although one of two copies is not; the node says which file, and serves what is left."""
+    expected = expect(save_sepweight("40b", tmp_path / "weights"), KILL_TOKENS)
+    shutil.copytree(tmp_path / "weights", tmp_path / "damaged")
+    file = tmp_path / "damaged" / "mid.00003.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1001] ^= 0x40
+    file.write_bytes(data)
+    swarm = Swarm(tmp_path / "weights", tmp_path)
+    try:
+        swarm.start("b 0-2").wait_ready()
+        swarm.start("2-4 e").wait_ready()
+        node = swarm.start("2-4 e", weights=tmp_path / "damaged")
+        wait_until(lambda: any("is damaged and no longer served" in line for line in node.errors), 20, "it is noticed")
+        (said,) = [line for line in node.errors if "is damaged" in line]
+        assert str(file) in said
+        assert hashlib.sha256(data).hexdigest() in said
+        with swarm.client() as client:
+            client.wait_for(lambda beats: False, 1.5)
+            serving = [claim.part for beat in client.beats for claim in beat.claims if claim.state == "serving"]
+            assert sorted(serving) == ["2-3 e", "2-4 e", "b 0-2"]
+            for _ in range(3):
+                assert answer(client, KILL_TOKENS, lambda count, route: None)[0] == expected
+        done = run_command("weights", tmp_path, ["verify", str(tmp_path / "damaged")])
+        assert done.returncode == 1
+        assert str(file) in done.stderr
+        assert "copy it from another machine" in done.stderr
+    finally:
+        swarm.stop()

@@ -317,6 +317,7 @@ def build(
         make_loader,
         report,
         Cores(cores),
+        share.models,
     )
     return process
 

@@ -17,6 +17,8 @@ SENTENCES = {
     "looking": "looking for other nodes, to serve what they lack",
     "leaving": "leaving the swarm",
     "failed": "cannot serve: {message}",
+    "damaged": "{file} is damaged and no longer served: its sha256 is {sha256}, the manifest says {expected}; copy it from "
+    "another machine or convert the checkpoint again, then restart",
     "compute-failed": "a batch failed: {message}",
     "passed-over": "another node on this machine has the cores and does not go on: computing beside it",
     "refused": "node {peer} refused a message: {code}",

@@ -45,7 +45,7 @@ from swarm.node.moves import MoveRunner
 from swarm.node.sessions import SessionTable
 from swarm.node.steps import StepRunner
 from swarm.node.work import BatchResult, ServedPart
-from swarm.parts import Part
+from swarm.parts import NOTHING, Part, intersect, subtract
 from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 
@@ -88,6 +88,16 @@ class PartProgress(Struct, frozen=True):
     model: str
     done: int
     total: int
+
+
+class WeightsDamaged(Struct, frozen=True):
+    """A file is not what the manifest says. part: what of the model it spoils."""
+
+    model: str
+    part: Part
+    file: str
+    sha256: str
+    expected: str
 
 
 class ComputeEnded(Struct, frozen=True):
@@ -135,6 +145,7 @@ Event = (
     | PartProgress
     | PartFailed
     | ComputeEnded
+    | WeightsDamaged
     | CoresTaken
     | BatchDone
     | BatchFailed
@@ -209,6 +220,8 @@ class NodeMachine:
                 return self._loaded(event.served, now)
             case PartProgress():
                 return self._progressed(event)
+            case WeightsDamaged():
+                return self._withdraw(event, now)
             case ComputeEnded():
                 return [Report("failed", {"message": event.message}), Exit(1)]
             case PartFailed():
@@ -351,6 +364,26 @@ class NodeMachine:
             *self._say(),
             *self.steps.pump(now),
         ]
+
+    def _withdraw(self, event: WeightsDamaged, now: float) -> list[Effect]:
+        """Serve nothing that comes from damaged weights; clients go elsewhere at once."""
+        model = event.model
+        claim = self.claims.of(model)
+        self.membership.spoil(model, event.part)
+        bad = intersect(claim.held, event.part, claim.layers)
+        fields = {"file": event.file, "sha256": event.sha256, "expected": event.expected}
+        effects: list[Effect] = [Report("damaged", fields)]
+        if bad.is_empty():
+            return effects
+        effects += self.moves.drop(model, now)
+        effects += self.sessions.refuse_users(model, bad, f"{event.file} is damaged")
+        left = subtract(claim.serving, bad, claim.layers)
+        claim.serving, claim.loading, claim.draining = NOTHING, left, NOTHING
+        effects += self.sessions.withdraw(model)
+        effects += [Load(model, left)] if not left.is_empty() else [Unload(model)]
+        if left.is_empty():
+            del self.claims.by_model[model]
+        return [*effects, *self._say()]
 
     def _progressed(self, event: PartProgress) -> list[Effect]:
         claim = self.claims.of(event.model)

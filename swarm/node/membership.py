@@ -16,7 +16,7 @@ from swarm.discovery.peers import PeerTable
 from swarm.errors import RequestError
 from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage, Refused
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
-from swarm.parts import Part, parse_part, part_of
+from swarm.parts import Part, cells, parse_part, part_of
 from swarm.plan.claims import (
     CellCosts,
     Held,
@@ -53,9 +53,9 @@ class LocalModel:
         """What this machine has the weights of."""
         return part_of(set(range(self.costs.layers + 2)) - self.costs.absent, self.costs.layers)
 
-    def without(self, cells: Iterable[int]) -> LocalModel:
+    def without(self, spoilt: Iterable[int]) -> LocalModel:
         """The same, with fewer cells."""
-        return replace(self, costs=replace(self.costs, absent=self.costs.absent | frozenset(cells)))
+        return replace(self, costs=replace(self.costs, absent=self.costs.absent | frozenset(spoilt)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,10 @@ class Membership:
     def _see_vouched(self, address: str, now: float) -> list[Effect]:
         """A member says so."""
         return _dials(self._knocks.vouch(address, now)) if self._is_other(address) else []
+
+    def spoil(self, model: str, part: Part) -> None:
+        """Weights on this machine turn out to be damaged: they count as absent."""
+        self.local[model] = self.local[model].without(cells(part, self.local[model].costs.layers))
 
     def is_news(self, address: str) -> bool:
         """Whether the user should hear that nobody answers there."""

@@ -10,7 +10,8 @@ from swarm.errors import WeightsError
 from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
 from swarm.messages import DocumentCard, ModelCard
 from swarm.node.memory import ModelMemory, model_memory
-from swarm.parts import Part, cells, subtract
+from swarm.node.verifying import FileToVerify
+from swarm.parts import Part, cells, part_of, part_of_cells, subtract
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
 
@@ -51,6 +52,20 @@ class LocalWeights:
                 f'{self.directory} holds "{self.present}" of {self.name}, not all of "{part}"; copy from a complete '
                 f"directory what is missing of: {files}"
             )
+
+    def files_of(self, part: Part) -> list[FileToVerify]:
+        """The files that a part is made of, and which cells need each."""
+        layers = self.config.layers
+        needed_by: dict[str, list[int]] = {}
+        for cell in range(layers + 2):
+            for key in self.manifest.needed_files(part_of_cells(cell, cell + 1, layers)):
+                needed_by.setdefault(key, []).append(cell)
+        return [
+            FileToVerify(
+                self.directory / file_name(key), self.manifest.files[key].sha256, part_of(needed_by[key], layers)
+            )
+            for key in self.manifest.needed_files(part)
+        ]
 
     @property
     def card(self) -> ModelCard:

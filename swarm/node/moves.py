@@ -245,6 +245,11 @@ class MoveRunner:
         claim.draining = NOTHING
         return self._finish(moving, now)
 
+    def drop(self, model: str, now: float) -> list[Effect]:
+        """Something else decides what becomes of a model here: the move is over as it is."""
+        self._sessions.draining.pop(model, None)
+        return self._stop(self._moving, now) if self._moving is not None and self._moving.model == model else []
+
     def _finish(self, moving: _Moving, now: float) -> list[Effect]:
         """The move is over; one that did not come to its end is not tried again for a while."""
         if self._claims.of(moving.model).held != moving.target:

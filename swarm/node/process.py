@@ -39,8 +39,9 @@ from swarm.node.effects import (
     SendPeer,
     Unload,
 )
-from swarm.node.machine import AddressSeen, CoresTaken, Event, NodeMachine, Started, StopAsked, Ticked
+from swarm.node.machine import AddressSeen, CoresTaken, Event, NodeMachine, PartLoaded, Started, StopAsked, Ticked
 from swarm.node.membership import Membership, Self
+from swarm.node.verifying import Catalogue, Verifier
 from swarm.node.work import EngineLoader
 from swarm.parts import Part
 from swarm.wire.codec import FRAME_LIMIT
@@ -81,8 +82,11 @@ class NodeProcess:
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         report: Callable[[Report], None],
         cores: Cores,
+        catalogues: Mapping[str, Catalogue] | None = None,
     ) -> None:
         """cards: by model id; documents: files that clients may fetch, by sha256; report: tells the user.
+
+        catalogues: by model id, of files to be verified once they are loaded.
 
         Raises RequestError if no port is free.
         """
@@ -98,6 +102,7 @@ class NodeProcess:
         hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
         self._dialer = Dialer(self._context, self._polling, keys, identity, hello)
         self._compute = ComputeThread(make_loader, self._inbox.put)
+        self._verifier = Verifier(catalogues or {}, self._inbox.put)
         self.machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
         self._lan: Lan | None = None
         self._me = me
@@ -115,6 +120,7 @@ class NodeProcess:
     def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         self._compute.start()
+        self._verifier.start()
         self._start_lan()
         path = self._settings.remembered_peers
         remembered = [] if path is None else read_remembered(path)
@@ -160,6 +166,8 @@ class NodeProcess:
         try:
             if isinstance(event, LinkUp) and event.channel == "control":
                 self._peer_addresses[event.address] = None
+            elif isinstance(event, PartLoaded):
+                self._verifier.verify(event.served.model, event.served.part)
             for effect in self.machine.handle(event, time.monotonic()):
                 self._perform(effect)
         except Exception:  # the I/O loop must outlive any one event
@@ -248,6 +256,7 @@ class NodeProcess:
     def _close(self) -> None:
         if self._settings.remembered_peers is not None:
             remember(self._settings.remembered_peers, self._peer_addresses)
+        self._verifier.stop()
         self._compute.stop()
         if self._lan is not None:
             self._lan.close()

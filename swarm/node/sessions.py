@@ -87,6 +87,13 @@ class SessionTable:
         """End the sessions that run through any of these cells here; their clients find another chain."""
         return [effect for hop in self._users(model, part) for effect in self.end(hop)]
 
+    def refuse_users(self, model: str, part: Part, message: str) -> list[Effect]:
+        """The same, and tell them why: nothing here is to be relied on."""
+        return [
+            SendClient(hop.owner, refuse(hop.order, "FAILED", f'"{hop.part}": {message}'), "control")
+            for hop in self._users(model, part)
+        ] + self.end_users(model, part)
+
     def _users(self, model: str, part: Part) -> list[HopSession]:
         return [hop for hop in self.sessions.values() if hop.order.model == model and self._runs_through(hop, part)]
 

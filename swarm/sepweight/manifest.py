@@ -26,6 +26,7 @@ DOCUMENTS = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+AGAIN = "copy it from another machine, or convert the checkpoint again"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -225,6 +226,6 @@ def find_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         if not path.is_file():
             continue
         if path.stat().st_size != size:
-            yield f"{path}: {path.stat().st_size} bytes, the manifest says {size}"
+            yield f"{path}: {path.stat().st_size} bytes, the manifest says {size}; {AGAIN}"
         elif (actual := sha256_of(path)) != digest:
-            yield f"{path}: sha256 {actual}, the manifest says {digest}"
+            yield f"{path}: sha256 {actual}, the manifest says {digest}; {AGAIN}"

@@ -198,6 +198,10 @@ class Simulation:
         until = self.now + seconds
         self.nodes[name].fails = lambda batch: self.now < until
 
+    def tell(self, name: str, event: Event) -> None:
+        """A node's shell has something to say."""
+        self._feed(self.nodes[name], event)
+
     def jump_clock(self, name: str, seconds: float) -> None:
         """A node's monotonic clock leaps ahead, as after a suspended virtual machine."""
         self.nodes[name].clock_ahead += seconds

@@ -10,6 +10,7 @@ from swarm.client.session import Turn
 from swarm.errors import PeerError
 from swarm.messages import Open, Sampling, Steps, StepSpan, Tail, ids_tensor
 from swarm.node.effects import Forget, Run, SendClient
+from swarm.node.machine import WeightsDamaged
 from swarm.node.sessions import SessionTable
 from swarm.node.steps import StepRunner
 from swarm.node.work import Batch, BatchResult
@@ -112,6 +113,21 @@ def test_a_fault_that_passes_is_not_noticed() -> None:
     simulation.run(0.5)
     simulation.fail(names[1], 0.2)
     check_end(simulation)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_damaged_weights_are_withdrawn_and_answers_go_elsewhere(at: int) -> None:
+    simulation, _ = start([*HALVES, *HALVES])
+    simulation.ask([1, 2, 3], 100)
+    simulation.run(0.5)
+    (client,) = simulation.clients.values()
+    node = client.machine.route[at].node
+    bad = parse_part(["2-3", "4-5 e"][at], MODEL.layers)
+    simulation.tell(node, WeightsDamaged(MODEL.model, bad, "mid.00002.safetensors", "1" * 64, "2" * 64))
+    check_end(simulation)
+    assert client.machine.attempts == 2
+    assert client.longest_gap < 0.5
+    assert str(simulation.part_of(node)) == ["b 0-2 3-4", "5-8"][at]
 
 
 # One node alone -------------------------------------------------------------------------------------------------------
