@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLING := installing torch and what it needs into $(VENV): 1 to 6 GB, some minutes, once
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint types floors pytest simulate format demo-model clean
@@ -49,10 +50,12 @@ $(VENV)/python:
 	touch $@
 
 $(VENV)/installed: $(VENV)/python pyproject.toml constraints.txt
+	@test -e $@ || echo "$(INSTALLING)" >&2
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/python pyproject.toml constraints.txt
+	@test -e $@ || echo "$(INSTALLING)" >&2
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/installed
 

@@ -140,6 +140,7 @@ class Beat(Message, frozen=True, tag="beat"):
     intent: Spec = ""  # the part that this node would move to next, if nobody of a lower id has an intent too
     link_seconds: Seconds = 0.0  # what a hop to it costs a token; 0: not measured
     leaving: bool = False
+    memory_budget: Count = 0  # of memory_total, what the node may use; 0: not told
     machine: Name = ""  # the same for nodes that share processors; "": not known
     rtts: Annotated[dict[NodeId, Seconds], Meta(max_length=512)] = {}
     rates: Annotated[dict[NodeId, Count], Meta(max_length=512)] = {}  # bytes a second to nodes that it sends data to

@@ -139,8 +139,7 @@ def chat(
 
     With PROMPT, or input from a pipe, prints the answer and ends; else opens a conversation.
     """
-    if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read()
+    prompt = read_prompt(prompt)
     options = Options(
         model=model,
         max_tokens=max_tokens,
@@ -169,6 +168,19 @@ def chat(
         if conversation.last is not None and conversation.last.was_capped:
             context, count = conversation.card.context, len(conversation.last.ids)
             click.echo(f"swarm-chat: the context of {context} tokens is full; {count} were answered", err=True)
+
+
+def read_prompt(given: str | None) -> str | None:
+    """The prompt of the command line, or what comes through a pipe; None on a terminal. Raises RequestError."""
+    from swarm.errors import RequestError
+
+    try:
+        if given is not None:
+            given.encode()
+            return given
+        return None if sys.stdin.isatty() else sys.stdin.buffer.read().decode()
+    except UnicodeError as error:
+        raise RequestError(f"the prompt is no UTF-8: {error}; convert it, for example with iconv -t UTF-8") from None
 
 
 def connect(

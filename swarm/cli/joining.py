@@ -52,7 +52,7 @@ def browse(hosts: Sequence[str]) -> set[str]:
         lan = Lan(hosts)
     except OSError:
         return seen
-    lan.browse(lambda advert: seen.add(advert.name or advert.node))
+    lan.browse(lambda advert: None if advert.is_demo else seen.add(advert.name or advert.node))
     threading.Event().wait(BROWSE_SECONDS)
     lan.close()
     return seen

@@ -58,6 +58,7 @@ class Options:
     secret_file: Path
     new_swarm: bool
     as_json: bool
+    is_demo: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Share:
 )
 @click.option("--new-swarm", is_flag=True, help="Make a secret although another swarm is announced here.")
 @click.option("--json", "as_json", is_flag=True, help="Print lines on stdout as JSON.")
+@click.option("--demo", "is_demo", is_flag=True, hidden=True)
 @version_option
 def node(
     weights: tuple[Path, ...],
@@ -117,6 +119,7 @@ def node(
     secret_file: Path | None,
     new_swarm: bool,
     as_json: bool,
+    is_demo: bool,
 ) -> int:
     """Serve layers of a model to the swarm on this LAN.
 
@@ -137,6 +140,7 @@ def node(
             secret_file=secret_file or default_secret_file(),
             new_swarm=new_swarm,
             as_json=as_json,
+            is_demo=is_demo,
         )
     )
 
@@ -294,6 +298,7 @@ def build(
             use_mdns=options.use_mdns,
             placement=share.placement,
             remembered_peers=files.peers,
+            is_demo=options.is_demo,
         ),
         keys,
         lock.identity,

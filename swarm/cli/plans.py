@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from swarm.messages import Beat
+    from swarm.messages import Beat, Claim
     from swarm.plan.holdings import Forecast
 
 
@@ -38,12 +38,24 @@ def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
                     }
                     for move in plan.moves
                 ],
+                "loading": [
+                    {"name": beat.name, "part": claim.part, "reason": _explain_loading(claim)}
+                    for beat in beats
+                    for claim in beat.claims
+                    if (claim.model, claim.state) == (model, "loading")
+                ],
                 "standby": [
                     {"node": node, "name": names[node], "reason": reason} for node, reason in plan.standby.items()
                 ],
             }
         )
     return plans
+
+
+def _explain_loading(claim: Claim) -> str:
+    from swarm.node.memory import format_size
+
+    return f"loading, {format_size(claim.loaded_bytes)} so far; answers go on where they are until it serves"
 
 
 def _describe_forecast(forecast: Forecast) -> dict[str, object]:
@@ -70,12 +82,14 @@ def draw_plans(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
         prompts = _compare(plan, "prompt_tokens_per_second", ".0f")
         table = Table(title=f"plan for {plan['name']}: {speeds} tokens/s of one answer, {prompts} of a prompt")
         for column in ("node", "now", "then", "why"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for move in plan["moves"]:
             table.add_row(move["name"], move["before"] or "nothing", move["after"], move["reason"])
         for standby in plan["standby"]:
             table.add_row(standby["name"], "", "stands by", standby["reason"])
-        if not plan["moves"]:
+        for loading in plan["loading"]:
+            table.add_row(loading["name"], "", loading["part"], loading["reason"])
+        if not plan["moves"] and not plan["loading"]:
             table.add_row("", "", "nobody moves", "nothing is worth its loading")
         tables.append(table)
     return tables

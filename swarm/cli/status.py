@@ -23,6 +23,7 @@ FIND_SECONDS = 4.0
 SETTLE_SECONDS = 1.2  # pages of the table and late adverts
 WATCH_SECONDS = 1.0
 BAR_WIDTH = 40
+WIDE = 120  # columns of a terminal that shows everything
 
 
 @click.command(name="swarm-status", context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,10 +52,13 @@ def status(
         from rich.console import Console, Group
         from rich.live import Live
 
-        def draw_all() -> Group:
-            return Group(draw(swarm.beats), *(draw_plans(describe_plans(swarm.beats)) if with_plan else []))
-
         console = Console()
+
+        def draw_all() -> Group:
+            return Group(
+                draw(swarm.beats, console.width), *(draw_plans(describe_plans(swarm.beats)) if with_plan else [])
+            )
+
         if not watch:
             console.print(draw_all())
             return
@@ -80,6 +84,7 @@ def describe(beats: Sequence[Beat]) -> dict[str, object]:
                 "addresses": beat.addresses,
                 "memory_total": beat.memory_total,
                 "memory_free": beat.memory_free,
+                "memory_budget": beat.memory_budget,
                 "claims": [_describe_claim(claim) for claim in beat.claims],
                 "sessions": beat.sessions,
                 "queue": beat.queue,
@@ -120,42 +125,48 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
     }
 
 
-def draw(beats: Sequence[Beat]) -> Group:
-    """Tables for a terminal."""
+def _describe_state(claim: Claim) -> str:
+    from swarm.node.memory import format_size
+
+    so_far = f", {format_size(claim.loaded_bytes)} so far" if claim.state == "loading" else ""
+    return f"{claim.name} '{claim.part}' {claim.state}{so_far}"
+
+
+def _middle_rtt(beat: Beat) -> str:
+    rtts = sorted(beat.rtts.values())
+    return f"{rtts[len(rtts) // 2] * 1000:.1f}" if rtts else ""
+
+
+def draw(beats: Sequence[Beat], width: int = 200) -> Group:
+    """Tables for a terminal of so many columns; a narrow one is spared what only a closer look needs."""
     from rich.console import Group
     from rich.table import Table
 
     from swarm.node.memory import format_size
 
+    columns: dict[str, list[str]] = {
+        "name": [beat.name for beat in beats],
+        "serves": ["\n".join(_describe_state(claim) for claim in beat.claims) or "nothing yet" for beat in beats],
+        "memory free": [
+            f"{format_size(beat.memory_free)} of {format_size(beat.memory_budget or beat.memory_total)}"
+            for beat in beats
+        ],
+        "ms a layer": ["\n".join(f"{claim.layer_seconds * 1000:.2f}" for claim in beat.claims) for beat in beats],
+        "sessions": [str(beat.sessions) for beat in beats],
+    }
+    if width >= WIDE:
+        columns = {"node": [beat.node for beat in beats], **columns}
+        columns["device"] = [beat.device for beat in beats]
+        columns["refused/resent"] = [f"{beat.refused + beat.dropped}/{beat.resent}" for beat in beats]
+        columns["rtt ms"] = [_middle_rtt(beat) for beat in beats]
     nodes = Table(title="nodes")
-    for column in (
-        "node",
-        "name",
-        "device",
-        "memory free/total",
-        "serves",
-        "ms a layer",
-        "sessions",
-        "refused/resent",
-        "rtt ms",
-    ):
-        nodes.add_column(column)
-    for beat in beats:
-        rtts = sorted(beat.rtts.values())
-        nodes.add_row(
-            beat.node,
-            beat.name,
-            beat.device,
-            f"{format_size(beat.memory_free)} / {format_size(beat.memory_total)}",
-            "\n".join(f"{claim.name} '{claim.part}' {claim.state}" for claim in beat.claims) or "nothing yet",
-            "\n".join(f"{claim.layer_seconds * 1000:.2f}" for claim in beat.claims),
-            str(beat.sessions),
-            f"{beat.refused + beat.dropped}/{beat.resent}",
-            f"{rtts[len(rtts) // 2] * 1000:.1f}" if rtts else "",
-        )
+    for column in columns:
+        nodes.add_column(column, overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        nodes.add_row(*row)
     models = Table(title="models")
     for column in ("model", "coverage", "missing"):
-        models.add_column(column)
+        models.add_column(column, overflow="fold")
     for name, bar, missing in coverage(beats):
         models.add_row(name, bar, missing or "nothing")
     return Group(nodes, models)

@@ -39,6 +39,12 @@ def convert(source: Path, destination: Path, dtype: str | None, name: str | None
 
     with _ProgressBar("converting") as progress:
         manifest = converting.convert(source, destination, FALCON, dtype=dtype, name=name, progress=progress)
+    if "tokenizer.json" not in manifest.documents:
+        click.echo(
+            f"swarm-weights: {source} has no tokenizer.json, and swarm-chat cannot talk to the model without one; "
+            "copy it there and run this again",
+            err=True,
+        )
     click.echo(
         f"{destination}: {manifest.name}, {manifest.layers} layers, {manifest.dtype}, model id {manifest.model_id}"
     )

@@ -188,7 +188,7 @@ class ClientLoop:
 
     def _take_advert(self, advert: Advert, now: float) -> None:
         if advert.tag != self._keys.tag:
-            if len(self.foreign_tags) < MOST_NOTED:
+            if len(self.foreign_tags) < MOST_NOTED and not advert.is_demo:
                 self.foreign_tags.add(advert.tag)
             return
         self.was_member = True

@@ -51,24 +51,35 @@ def _run(folder: Path, nodes: list[subprocess.Popen[str]], arguments: Sequence[s
     weights = resources.files("swarm.demo").joinpath("model")
     port = _free_port()
     print(f"starting {NODES} nodes with {MEMORY} each ...", file=sys.stderr)
-    for _ in range(NODES):
+    for number in range(NODES):
         command = ["node", "--weights", str(weights), "--memory", MEMORY, "--device", "cpu", "--host", HOST]
-        command += ["--port", str(port), "--peer", f"{HOST}:{port}"]
-        nodes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "swarm.cli", *command],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                start_new_session=True,  # Ctrl-C in the chat stops the answer, not the nodes
+        command += [
+            "--port",
+            str(port),
+            "--peer",
+            f"{HOST}:{port}",
+            "--new-swarm",
+            "--demo",
+            "--name",
+            f"demo-{number + 1}",
+        ]
+        with (folder / f"node-{number + 1}.log").open("w") as said:
+            nodes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "swarm.cli", *command],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    text=True,
+                    start_new_session=True,  # Ctrl-C in the chat stops the answer, not the nodes
+                )
             )
-        )
-    for node in nodes:
+    for number, node in enumerate(nodes):
         assert node.stdout is not None
         line = node.stdout.readline().strip()
         if not line:
-            print("a node did not start; run swarm-node by hand to see why", file=sys.stderr)
+            reason = (folder / f"node-{number + 1}.log").read_text("utf-8", "replace").strip()
+            print(f"a node did not start:\n{reason}", file=sys.stderr)
             return 1
         print(line, file=sys.stderr)
     # The chat's process group is ours, so Ctrl-C reaches both: it is the chat's to handle.

@@ -39,6 +39,7 @@ class Advert:
     memory_free: int = 0
     model: str = ""
     part: str = ""
+    is_demo: bool = False  # of a swarm that is gone in a moment: nobody should join it, or wonder at its secret
 
 
 def lan_hosts() -> list[str]:
@@ -136,6 +137,7 @@ def _make_info(advert: Advert) -> ServiceInfo:
             "mem": str(advert.memory_free),
             "model": advert.model[:48],
             "part": advert.part[:48],
+            **({"demo": "1"} if advert.is_demo else {}),
         },
     )
 
@@ -159,6 +161,7 @@ def read_advert(info: ServiceInfo) -> Advert | None:
         memory_free=int(texts["mem"]) if texts.get("mem", "").isdecimal() else 0,
         model=texts.get("model", ""),
         part=texts.get("part", ""),
+        is_demo=texts.get("demo") == "1",
     )
 
 

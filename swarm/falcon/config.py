@@ -5,9 +5,10 @@ Pure data; imports no torch. Every spelling that checkpoints use is read here an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from swarm.errors import WeightsError
 from swarm.sepweight.family import Outline
@@ -115,7 +116,7 @@ def read_falcon_config(raw: Mapping[str, Any]) -> FalconConfig:
     grouped = bool(raw.get("new_decoder_architecture", raw.get("n_head_kv") is not None))
     layout: FusedLayout
     if grouped:
-        layout, kv_heads = "grouped", heads if named_kv_heads is None else int(named_kv_heads)
+        layout, kv_heads = "grouped", heads if named_kv_heads is None else _whole("num_kv_heads", named_kv_heads)
     elif raw.get("multi_query", True):
         layout, kv_heads = "multi_query", 1
     else:
@@ -126,26 +127,46 @@ def read_falcon_config(raw: Mapping[str, Any]) -> FalconConfig:
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
-        ffn=int(raw.get("ffn_hidden_size") or 4 * hidden),
+        ffn=_whole("ffn_hidden_size", raw.get("ffn_hidden_size") or 4 * hidden),
         vocabulary=_number(raw, "vocab_size"),
-        context=int(raw.get("max_position_embeddings") or raw.get("seq_length") or 2048),
+        context=_whole("max_position_embeddings", raw.get("max_position_embeddings") or raw.get("seq_length") or 2048),
         fused_layout=layout,
         norms=_norms(raw, grouped, parallel),
         alibi=bool(raw.get("alibi", False)),
         bias=bool(raw.get("bias", False)),
         tied=bool(raw.get("tie_word_embeddings", True)),
-        epsilon=float(raw.get("layer_norm_epsilon") or 1e-5),
+        epsilon=_real("layer_norm_epsilon", raw.get("layer_norm_epsilon") or 1e-5),
         rope_theta=_rope_theta(raw),
         activation=str(raw.get("activation") or "gelu"),
-        end_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),),
+        end_ids=_ids("eos_token_id", eos),
     )
 
 
 def _number(raw: Mapping[str, Any], *names: str) -> int:
     for name in names:
         if raw.get(name) is not None:
-            return int(raw[name])
+            value = _whole(name, raw[name])
+            if value <= 0:
+                raise WeightsError(f"config: {name} is {value}; it must be a positive number")
+            return value
     raise WeightsError(f"config: {' or '.join(names)} is missing")
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise WeightsError(f"config: {name} is {json.dumps(value)[:60]}; it must be a whole number")
+    return value
+
+
+def _real(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WeightsError(f"config: {name} is {json.dumps(value)[:60]}; it must be a number")
+    return float(value)
+
+
+def _ids(name: str, value: object) -> tuple[int, ...]:
+    values = cast("list[object]", value) if isinstance(value, list) else [] if value is None else [value]
+    return tuple(_whole(name, one) for one in values)
 
 
 def _norms(raw: Mapping[str, Any], grouped: bool, parallel: bool) -> Norms:
@@ -160,15 +181,18 @@ def _norms(raw: Mapping[str, Any], grouped: bool, parallel: bool) -> Norms:
 
 
 def _rope_theta(raw: Mapping[str, Any]) -> float:
-    scaling = raw.get("rope_scaling")
-    parameters: Mapping[str, Any] = raw.get("rope_parameters") or scaling or {}
+    given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        raise WeightsError(f"config: rope_parameters is {json.dumps(given)[:60]}; it must be an object")
+    parameters = cast("Mapping[str, Any]", given)
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     odd = sorted(set(parameters) - {"rope_type", "type", "rope_theta"})
     if kind != "default" or odd:
         raise WeightsError(
             f'config: rope scaling of type "{kind}" ({", ".join(odd)}) is not implemented; use "default"'
         )
-    return float(parameters.get("rope_theta") or raw.get("rope_theta") or raw.get("rotary_base") or 10000.0)
+    theta = parameters.get("rope_theta") or raw.get("rope_theta") or raw.get("rotary_base") or 10000.0
+    return _real("rope_theta", theta)
 
 
 def layer_tensors(config: FalconConfig) -> dict[str, tuple[int, ...]]:

@@ -219,6 +219,7 @@ class Membership:
             addresses=self.addresses[:8],
             device=self.me.device,
             machine=self.me.machine,
+            memory_budget=self.me.budget,
             memory_total=self.me.memory_total,
             memory_free=memory_free,
             tick=tick,

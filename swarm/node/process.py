@@ -66,6 +66,7 @@ class NodeSettings:
     use_mdns: bool = True
     placement: Mapping[str, Part] = field(default_factory=dict[str, Part])
     remembered_peers: Path | None = None  # file that keeps addresses of peers between runs
+    is_demo: bool = False
 
 
 class NodeProcess:
@@ -250,6 +251,7 @@ class NodeProcess:
                     memory_free=effect.memory_free,
                     model=effect.model,
                     part=effect.part,
+                    is_demo=self._settings.is_demo,
                 )
             )
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from swarm.errors import WeightsError
@@ -78,6 +79,8 @@ def convert(
     """
     config = read_config(source_directory)
     outline = family.outline(config)
+    if (source_directory / "tokenizer.json").is_file():
+        _check_tokenizer(source_directory / "tokenizer.json")
     source = open_source(source_directory, config, family)
     try:
         dtype = dtype or _stored_dtype(source, outline)
@@ -217,6 +220,14 @@ def _copy_documents(source: Path, destination: Path) -> dict[str, DocumentEntry]
             write_durably(destination / name, path.read_bytes())
             entries[name] = DocumentEntry(path.stat().st_size, sha256_of(path))
     return entries
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Raise WeightsError rather than have the first chat find out."""
+    try:
+        Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception
+        raise WeightsError(f"{path} is no tokenizer: {error}; copy it from where the checkpoint came from") from None
 
 
 def dump(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,44 @@ def test_status_shows_nodes_and_coverage(home: Path, reach: list[str]) -> None:
     assert "11111111" in drawn.stdout
     assert "'b" in drawn.stdout, "the part is not taken for markup"
     assert "nothing" in drawn.stdout
+
+
+def test_status_cuts_no_word_off_on_a_narrow_terminal(home: Path, reach: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "swarm.cli", "status", "--plan", *reach],
+        env=environment(home) | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "…" not in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    flat = re.sub(r"[│┃\s]", "", done.stdout)
+    assert "swarm-demo" in flat
+
+
+def test_status_tells_what_a_node_may_use(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["--weights", WEIGHTS, *LOOPBACK, "--port", "18980", "--no-mdns", "--memory", "14MB"])
+    try:
+        reached = [*LOOPBACK, "--no-mdns", "--peer", node.wait_ready()[4]]
+        (seen,) = json.loads(run_command("status", tmp_path, ["--json", *reached]).stdout)["nodes"]
+        assert seen["memory_budget"] < 14e6 < seen["memory_total"]
+        assert "of 9" in run_command("status", tmp_path, reached).stdout
+    finally:
+        node.stop()
+
+
+def test_a_prompt_that_is_no_utf8_is_said_to_be_none(home: Path, reach: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "swarm.cli", "chat", *reach],
+        env=environment(home),
+        capture_output=True,
+        input=b"caf\xe9",
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"the prompt is no UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 def test_status_shows_the_plan_before_anyone_moves(home: Path, reach: list[str]) -> None:

@@ -23,7 +23,7 @@ from swarm.sepweight.convert import JOURNAL_NAME, convert, export_legacy
 from swarm.sepweight.manifest import find_faults, read_manifest
 from swarm.sepweight.store import Store
 from tests.checkpoints import COMMON, VARIANTS, save_checkpoint
-from tests.processes import peak_memory
+from tests.processes import peak_memory, run_command
 
 IDS = torch.tensor([5, 17, 80, 3])
 
@@ -249,3 +249,55 @@ def test_conversion_holds_one_part_at_a_time(form: str, tmp_path: Path) -> None:
         f"convert(Path({str(source)!r}), Path({str(tmp_path / 'out')!r}), FALCON)"
     )
     assert peak <= max(sizes) + 500_000_000, f"{peak >> 20} MiB"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("config.json", b"\xff\xfe{", "config.json is not JSON"),
+        ("tokenizer.json", b"{]", "tokenizer.json is no tokenizer"),
+        ("tokenizer.json", b"\xff\xfe", "tokenizer.json is no tokenizer"),
+        ("model.safetensors", b"\x00" * 10, "model.safetensors"),
+    ],
+)
+def test_a_damaged_input_is_one_line_with_the_next_step(name: str, data: bytes, words: str, checkpoint: Path) -> None:
+    (checkpoint / name).write_bytes(data)
+    done = run_command("weights", checkpoint.parent, ["convert", str(checkpoint), str(checkpoint.parent / "out")])
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("hidden_size", "lots", 'hidden_size is "lots"; it must be a whole number'),
+        ("num_attention_heads", 0, "num_attention_heads is 0; it must be a positive number"),
+        ("num_hidden_layers", 1.5, "num_hidden_layers is 1.5"),
+        ("layer_norm_epsilon", "tiny", 'layer_norm_epsilon is "tiny"'),
+        ("eos_token_id", ["end"], 'eos_token_id is "end"'),
+        ("rope_parameters", 7, "rope_parameters is 7"),
+        ("vocab_size", True, "vocab_size is true"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_named(key: str, value: object, words: str, checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(WeightsError) as caught:
+        convert(checkpoint, checkpoint.parent / "out", FALCON)
+    assert words in str(caught.value)
+
+
+def test_a_checkpoint_without_a_tokenizer_is_converted_with_a_word(checkpoint: Path) -> None:
+    done = run_command("weights", checkpoint.parent, ["convert", str(checkpoint), str(checkpoint.parent / "out")])
+    assert done.returncode == 0
+    assert "has no tokenizer.json, and swarm-chat cannot talk to the model without one" in done.stderr
+
+
+def test_a_shard_that_is_cut_short_is_named(checkpoint: Path) -> None:
+    shard = checkpoint / "model.safetensors"
+    os.truncate(shard, shard.stat().st_size - 1000)
+    done = run_command("weights", checkpoint.parent, ["convert", str(checkpoint), str(checkpoint.parent / "out")])
+    assert done.returncode == 1
+    assert "model.safetensors is cut short" in done.stderr
+    assert "Traceback" not in done.stderr
