@@ -254,10 +254,14 @@ def test_ctrl_c_stops_the_answer_and_frees_its_cache(home: Path, reach: list[str
         dimensions=(40, 200),
     )
     child.expect(">>> ")
-    child.sendline(QUESTION)
-    child.expect_exact("A route is")
-    child.sendintr()
-    child.expect_exact("(stopped)")
+    for _ in range(5):  # on a busy machine an answer may be over before Ctrl-C has come
+        child.sendline(QUESTION)
+        child.expect_exact("A route is")
+        child.sendintr()
+        if child.expect_exact(["(stopped)", ">>> "]) == 0:
+            break
+    else:
+        pytest.fail("never stopped")
 
     def count_sessions() -> int:
         return json.loads(run_command("status", home, ["--json", *reach]).stdout)["nodes"][0]["sessions"]
