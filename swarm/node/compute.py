@@ -1,25 +1,24 @@
 """The compute thread: owns every engine and runs what it is given, one job after another.
 
-Its tick moves after each layer, after each piece of a tensor that is loaded, and while it is idle; a tick that stands still
-means that it is stuck.
+Its tick moves after each layer and while it is idle; a tick that stands still means that it is stuck. What it is to load is
+read by loader threads (loading.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarm.errors import SwarmError
 from swarm.node.effects import Forget, Load, Run, Unload
-from swarm.node.machine import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded, PartProgress
+from swarm.node.loading import Built, LoaderThreads, LoadOrder
+from swarm.node.machine import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded
 from swarm.node.work import Engine, EngineLoader
 
 IDLE_TICK_SECONDS = 0.5
-PROGRESS_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +39,18 @@ class ComputeThread:
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         post: Callable[[Event], None],
     ) -> None:
-        """make_loader: builds the loader on the thread itself (torch is imported there), given the tick."""
+        """make_loader: builds the loader on a loader thread (torch is imported there), given the tick."""
         self.tick = 0
-        self._make_loader = make_loader
         self._post = post
-        self._told_at = float("-inf")  # of how far a load is
-        self._jobs: queue.SimpleQueue[Job | _Stop] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | Built | _Stop] = queue.SimpleQueue()
         self._engines: dict[str, Engine] = {}
-        self._loading: dict[str, Iterator[tuple[int, int] | Engine]] = {}
+        self._numbers = itertools.count(1)
+        self._wanted: dict[str, int] = {}  # model → the load that counts; a later one takes its place
+        self._loader = LoaderThreads(lambda: make_loader(self._advance), post, self._jobs.put)
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
 
     def start(self) -> None:
+        self._loader.start()
         self._thread.start()
 
     def give(self, job: Job) -> None:
@@ -71,26 +71,23 @@ class ComputeThread:
 
     def _work(self) -> None:
         try:
-            self._loop(self._make_loader(self._advance))
+            self._loop()
         except Exception as error:  # without this thread the node is of no use: it ends, and others hear of it
             log.exception("compute thread ended")
             self._post(ComputeEnded(f"{type(error).__name__}: {error}"))
 
-    def _loop(self, loader: EngineLoader) -> None:
+    def _loop(self) -> None:
         while True:
             try:
-                # While a part loads, its next piece is always waiting; sessions' work comes between the pieces.
-                job = self._jobs.get(block=not self._loading, timeout=IDLE_TICK_SECONDS)
+                job = self._jobs.get(timeout=IDLE_TICK_SECONDS)
             except queue.Empty:
                 self._advance()
-                if self._loading:
-                    self._load_piece()
                 continue
             if isinstance(job, _Stop):
                 return
-            self._do(job, loader)
+            self._do(job)
 
-    def _do(self, job: Job, loader: EngineLoader) -> None:
+    def _do(self, job: Job | Built) -> None:
         match job:
             case Run(batch):
                 try:
@@ -104,30 +101,24 @@ class ComputeThread:
                 if model in self._engines:
                     self._engines[model].forget(session, part)
             case Load(model, part):
-                self._loading[model] = loader.load(model, part, self._engines.get(model))
+                self._wanted[model] = number = next(self._numbers)
+                order = LoadOrder(model, part, self._engines.get(model), lambda: self._wanted.get(model) == number)
+                self._loader.load(order)
             case Unload(model):
                 self._engines.pop(model, None)
-                self._loading.pop(model, None)
+                self._wanted.pop(model, None)
+            case Built():
+                self._take_up(job)
 
-    def _load_piece(self) -> None:
-        model, pieces = next(iter(self._loading.items()))
+    def _take_up(self, built: Built) -> None:
+        """Make the engine of what has been loaded, if it is still wanted; what it has cached meanwhile goes along."""
+        model = built.order.model
+        if not built.order.is_wanted():
+            return
         try:
-            piece = next(pieces)
-        except SwarmError as error:
-            del self._loading[model]
-            self._post(PartFailed(model, str(error)))
-            return
+            self._engines[model] = engine = built.make(self._engines.get(model))
         except Exception as error:
-            log.exception("loading failed model=%s", model)
-            del self._loading[model]
+            log.exception("no engine model=%s", model)
             self._post(PartFailed(model, f"{type(error).__name__}: {error}"))
-            return
-        self._advance()
-        if isinstance(piece, tuple):
-            if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
-                self._told_at = time.monotonic()
-                self._post(PartProgress(model, *piece))
         else:
-            del self._loading[model]
-            self._engines[model] = piece
-            self._post(PartLoaded(piece.served))
+            self._post(PartLoaded(engine.served))

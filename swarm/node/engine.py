@@ -19,7 +19,7 @@ from swarm.falcon.part import FalconPart, Span
 from swarm.messages import WireTensor
 from swarm.node.batching import SAMPLED_ROWS
 from swarm.node.kinds import describe_kind
-from swarm.node.work import Batch, BatchResult, Engine, ServedPart, packed_rows
+from swarm.node.work import Batch, BatchResult, Engine, MakeEngine, ServedPart, packed_rows
 from swarm.parts import Part
 from swarm.sampling import sample
 from swarm.sepweight.tensorfile import bytes_of
@@ -217,8 +217,8 @@ class FalconLoader:
         self._kv_capacity = kv_capacity
         self._on_layer = on_layer
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | Engine]:
-        """Yield (done, total) as layers are loaded, the engine last."""
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+        """Yield (bytes read, bytes in all), what makes the engine last."""
         assert old is None or isinstance(old, FalconEngine)
         loaded_before = None if old is None else old.part
         loading = iterate_loading(self._directories[model], part, self._device, self._dtype, loaded_before)
@@ -229,4 +229,9 @@ class FalconLoader:
             except StopIteration as stop:
                 loaded = stop.value
                 break
-        yield FalconEngine(loaded, model, self._kv_capacity(model, part), self._on_layer, old)
+
+        def make(old: Engine | None) -> Engine:
+            assert old is None or isinstance(old, FalconEngine)
+            return FalconEngine(loaded, model, self._kv_capacity(model, part), self._on_layer, old)
+
+        yield make

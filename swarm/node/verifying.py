@@ -6,10 +6,8 @@ loaded), hashing leaves the interpreter free, and the thread is the last to get 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -18,11 +16,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from swarm.node.loading import make_nice
 from swarm.node.machine import Event, WeightsDamaged
 from swarm.parts import Part
 
 PIECE_BYTES = 8 << 20
-NICENESS = 10
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +64,7 @@ class Verifier:
         self._parts.put(None)
 
     def _work(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        make_nice()
         while (loaded := self._parts.get()) is not None:
             model, part = loaded
             catalogue = self._catalogues.get(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -101,13 +101,17 @@ class Engine(Protocol):
         ...
 
 
+MakeEngine = Callable[[Engine | None], Engine]  # from what is loaded; given the engine whose caches it takes over
+
+
 class EngineLoader(Protocol):
     """Loads parts of the models that a node has the weights of."""
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | Engine]:
-        """Yield (done, total) as pieces are loaded, and the engine last. Raises WeightsError or RequestError.
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+        """Yield (done, total) in bytes as pieces are read, and last what makes the engine, on the compute thread.
 
-        old: the engine that serves meanwhile; the new one takes over its caches and whatever of `part` it has loaded.
+        old: the engine that serves meanwhile; whatever of `part` it has loaded is used, not read again. Raises WeightsError
+        or RequestError.
         """
         ...
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from swarm.messages import ModelCard, Sampling, WireTensor, ids_of
-from swarm.node.work import Batch, BatchResult, Engine, SampleOrder, ServedPart
+from swarm.node.work import Batch, BatchResult, Engine, MakeEngine, SampleOrder, ServedPart
 from swarm.parts import Part
 
 _MASK = (1 << 63) - 1
@@ -204,8 +204,12 @@ class IntegerLoader:
         self._on_layer = on_layer
         self._pause = pause
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | Engine]:
-        del model
-        assert old is None or isinstance(old, IntegerEngine)
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+        del model, old
         yield part.layer_count, part.layer_count
-        yield IntegerEngine(self._model, part, self._kv_capacity, self._pause, self._on_layer, old)
+
+        def make(old: Engine | None) -> Engine:
+            assert old is None or isinstance(old, IntegerEngine)
+            return IntegerEngine(self._model, part, self._kv_capacity, self._pause, self._on_layer, old)
+
+        yield make

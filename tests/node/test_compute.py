@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from swarm.node.compute import ComputeThread
 from swarm.node.effects import Load
 from swarm.node.engine import FalconEngine, FalconLoader
 from swarm.node.machine import ComputeEnded, Event, PartLoaded, PartProgress
-from swarm.node.work import Engine, EngineLoader
+from swarm.node.work import Engine, EngineLoader, MakeEngine
 from swarm.parts import Part, parse_part
 from swarm.sepweight import tensorfile
 from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
@@ -28,11 +30,11 @@ class SlowLoader:
     def __init__(self, let: queue.SimpleQueue[None]) -> None:
         self._let = let
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | Engine]:
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
         for done in range(5):
             self._let.get()
             yield done, 5
-        yield IntegerEngine(IntegerModel(), part, 1 << 20)
+        yield lambda old: IntegerEngine(IntegerModel(), part, 1 << 20)
 
 
 def run(make_loader: Callable[[Callable[[], None]], EngineLoader]) -> tuple[ComputeThread, queue.SimpleQueue[Event]]:
@@ -43,16 +45,41 @@ def run(make_loader: Callable[[Callable[[], None]], EngineLoader]) -> tuple[Comp
     return thread, events
 
 
-def test_the_tick_moves_with_each_piece_that_is_loaded() -> None:
+def next_of(events: queue.SimpleQueue[Event], kind: type[Event]) -> Event:
+    while True:
+        event = events.get(timeout=5)
+        if isinstance(event, kind):
+            return event
+
+
+def test_a_load_that_stands_still_leaves_the_tick_moving() -> None:
+    """What is stuck is the disk, and not what serves."""
     let: queue.SimpleQueue[None] = queue.SimpleQueue()
     thread, events = run(lambda on_layer: SlowLoader(let))
-    for _ in range(5):
-        before = thread.tick
+    let.put(None)
+    next_of(events, PartProgress)
+    before = thread.tick
+    wait_until(lambda: thread.tick >= before + 2, 5, "the tick moves")
+    for _ in range(4):
         let.put(None)
-        wait_until(lambda before=before: thread.tick > before, 5, "the tick moves")
-    assert isinstance(events.get(timeout=5), PartProgress)
-    wait_until(lambda: isinstance(events.get(timeout=5), PartLoaded), 5, "loaded")
+    next_of(events, PartLoaded)
     thread.stop()
+
+
+def test_what_is_no_longer_wanted_is_not_taken_up() -> None:
+    let: queue.SimpleQueue[None] = queue.SimpleQueue()
+    thread, events = run(lambda on_layer: SlowLoader(let))
+    let.put(None)
+    next_of(events, PartProgress)
+    thread.give(Load(MODEL_ID, parse_part("b 0-3", 12)))
+    for _ in range(10):
+        let.put(None)
+    loaded = next_of(events, PartLoaded)
+    assert isinstance(loaded, PartLoaded)
+    assert str(loaded.served.part) == "b 0-3"
+    thread.stop()
+    left = [events.get_nowait() for _ in range(events.qsize())]
+    assert not any(isinstance(event, PartLoaded) for event in left)
 
 
 def test_a_loader_that_cannot_be_made_is_said_and_ends_the_node() -> None:
@@ -60,7 +87,7 @@ def test_a_loader_that_cannot_be_made_is_said_and_ends_the_node() -> None:
         raise ImportError("libtorch is damaged")
 
     _, events = run(fail)
-    event = events.get(timeout=5)
+    event = next_of(events, ComputeEnded)
     assert isinstance(event, ComputeEnded)
     assert event.message == "ImportError: libtorch is damaged"
 
@@ -75,39 +102,55 @@ def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> Fal
     return FalconLoader({MODEL_ID: weights}, "cpu", None, lambda model, part: 1 << 20, on_layer)
 
 
+def load(
+    loader: FalconLoader, spec: str, old: FalconEngine | None = None
+) -> tuple[list[tuple[int, int]], FalconEngine]:
+    """(progress, engine)"""
+    *progress, make = loader.load(MODEL_ID, parse_part(spec, 4), old)
+    assert callable(make)
+    engine = make(old)
+    assert isinstance(engine, FalconEngine)
+    return progress, engine  # pyright: ignore[reportReturnType]
+
+
 def test_a_piece_is_never_more_than_what_a_slow_disk_reads_at_once(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorfile, "PIECE_BYTES", 4096)
-    steps = list(loader_of(weights).load(MODEL_ID, parse_part("0-4 e", 4), None))
-    progress = [step for step in steps if isinstance(step, tuple)]
+    progress, _ = load(loader_of(weights), "0-4 e")
     done = [done for done, _ in progress]
     assert all(later - earlier <= 4096 for earlier, later in zip([0, *done], done, strict=False))
     assert progress[-1] == (done[-1], done[-1])
-    assert isinstance(steps[-1], FalconEngine)
 
 
 def test_a_move_reads_only_what_is_new(weights: Path) -> None:
     loader = loader_of(weights)
-    *_, old = loader.load(MODEL_ID, parse_part("b 0-2", 4), None)
-    assert isinstance(old, FalconEngine)
-    *progress, new = loader.load(MODEL_ID, parse_part("b 0-3", 4), old)
-    *whole, _ = loader.load(MODEL_ID, parse_part("b 0-3", 4), None)
+    _, old = load(loader, "b 0-2")
+    progress, new = load(loader, "b 0-3", old)
+    whole, _ = load(loader, "b 0-3")
     assert progress[-1][1] * 3 == whole[-1][1]
-    assert isinstance(new, FalconEngine)
     assert list(new.part.layers)[:2] == list(old.part.layers)
 
 
 def test_parts_without_layers_say_nothing_of_what_a_layer_costs(weights: Path) -> None:
     """Or their node would look like the fastest of all."""
     for spec in ("b", "e"):
-        *_, engine = loader_of(weights).load(MODEL_ID, parse_part(spec, 4), None)
-        assert isinstance(engine, FalconEngine)
+        _, engine = load(loader_of(weights), spec)
         assert (engine.served.layer_seconds, engine.served.prompt_seconds) == (0.0, 0.0)
         assert (engine.served.end_seconds > 0) == (spec == "e")
 
 
 def test_the_tick_moves_while_a_new_part_is_tried_out(weights: Path) -> None:
     ticks: list[None] = []
-    list(loader_of(weights, lambda: ticks.append(None)).load(MODEL_ID, parse_part("0-4", 4), None))
+    load(loader_of(weights, lambda: ticks.append(None)), "0-4")
     assert len(ticks) >= 4
+
+
+def test_an_embedding_that_is_given_up_closes_its_file(weights: Path) -> None:
+    loader = loader_of(weights)
+    load(loader, "b 0-1")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        load(loader, "b 0-1")
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
