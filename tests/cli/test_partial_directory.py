@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from swarm.cli.plans import describe_plans, draw_plans
+from swarm.cli.status import draw
+from swarm.messages import Beat, Claim
 from tests.processes import DEMO, Node, run_command
 
 ANSWER = "A route is the chain of nodes and parts that covers the whole model exactly once."
@@ -53,3 +58,30 @@ def test_a_part_that_is_not_here_is_refused_with_the_files_it_needs(tmp_path: Pa
     (weights / "begin.safetensors").unlink()
     done = run_command("node", tmp_path, ["--weights", str(weights), "--host", "127.0.0.1", "--no-mdns"])
     assert "no file of weights" in done.stderr
+
+
+def test_the_plan_tells_who_loads_and_how_far_it_is() -> None:
+    claim = Claim(model="1" * 32, name="big", layers=8, part="b 0-8 e", state="loading", loaded_bytes=1_500_000_000)
+    beat = Beat(
+        node="a" * 16,
+        incarnation=1,
+        sequence=1,
+        name="kitchen",
+        addresses=[],
+        device="cpu",
+        memory_total=1,
+        memory_free=1,
+        tick=1,
+        claims=[claim],
+    )
+    (plan,) = describe_plans([beat])
+    assert plan["loading"] == [
+        {
+            "name": "kitchen",
+            "part": "b 0-8 e",
+            "reason": "loading, 1.5 GB so far; answers go on where they are until it serves",
+        }
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(draw([beat], 80), *draw_plans([plan]))
+    assert "1.5 GB" in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
