@@ -258,7 +258,8 @@ class StepRunner:
     def _hop_of(self, span: WorkSpan) -> HopSession | None:
         """The hop that a span was run for; None if the session has ended or changed chains meanwhile."""
         hop = self._table.sessions.get((span.session, span.hop))
-        return hop if hop is not None and hop.order.attempt == span.attempt else None
+        is_it = hop is not None and hop.order.attempt == span.attempt and hop.running is not None
+        return hop if is_it else None
 
     def _forward(
         self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float

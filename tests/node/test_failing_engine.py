@@ -190,6 +190,21 @@ def test_a_batch_that_fails_after_its_session_moved_on_does_not_end_the_new_atte
     assert table.sessions[SESSION, 0].order.attempt == 2
 
 
+def test_a_session_that_lapsed_and_was_opened_again_meanwhile_takes_nothing_from_the_batch() -> None:
+    table = table_with_whole_model()
+    steps = StepRunner(table)
+    ids = ids_tensor([1, 2, 3])
+    table.open(CLIENT, order(1, "b 0-8 e"), ids, 0.0)
+    span = StepSpan(SESSION, 1, 0, 0, 3, True)
+    steps.receive_steps(CLIENT, Steps(model=MODEL.model, part="b 0-8 e", spans=[span]), ids, 0.0)
+    (run,) = [one for one in steps.cores_taken(was_contended=False, now=0.0) if isinstance(one, Run)]
+    table.sweep(100.0)
+    table.open(CLIENT, order(1, "b 0-8 e"), ids, 100.0)
+    list(steps.batch_done(BatchResult(run.batch.number, (), (7,), 0.01), 100.0))
+    assert table.sessions[SESSION, 0].ids == [1, 2, 3]
+    assert table.sessions[SESSION, 0].end == 0
+
+
 # Real threads and sockets ---------------------------------------------------------------------------------------------
 
 Fault = Callable[[IntegerEngine, Batch], bool]
