@@ -83,6 +83,15 @@ def answer(
     return ids, routes
 
 
+def check_engines_are_empty(client: SwarmClient) -> None:
+    """No cache without a session, in any engine of the nodes that live, and no session after the last answer."""
+
+    def is_empty() -> bool:
+        return bool(client.beats) and all(beat.sessions == beat.caches == 0 for beat in client.beats)
+
+    wait_until(is_empty, 15, f"nothing is left: {[(beat.sessions, beat.caches) for beat in client.beats]}")
+
+
 def expect_unbroken(weights: Path, tokens: int) -> list[int]:
     """What one part says that holds the whole model, as the weights are stored."""
     part = init_part(weights, "f")
@@ -126,6 +135,7 @@ def test_killed_hops_change_no_token(variant: str, dtype: str, tmp_path: Path) -
                 assert len(routes) > 1
                 node = swarm.start(("b 0-2", "2-4 e")[number % 2])
                 by_id[node.wait_ready()[1]] = node
+            check_engines_are_empty(client)
     finally:
         swarm.stop()
 
@@ -159,6 +169,7 @@ def test_a_node_joins_and_leaves_under_running_answers(dtype: str, tmp_path: Pat
                 ids, routes = answer(client, MOVE_TOKENS, leave)
                 assert ids == expected
             assert [len(route) for route in routes][-2:] == [1, 2]
+            check_engines_are_empty(client)
     finally:
         swarm.stop()
 

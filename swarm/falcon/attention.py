@@ -5,7 +5,7 @@ Knows one session at a time: batch mates never meet here, which is what makes an
 On a CPU a position's result has the same bits however its sequence is cut into steps. torch's kernel takes keys in blocks of
 512 and queries in blocks of 32 or more, and rounds otherwise where the last block of keys ends elsewhere, where a block of
 queries has fewer than four rows, where there is no mask, or where a single block is all there is (then the product inside it
-is spread over the cores). So each position takes as many keys as its own number decides, a multiple of 128 (of 512 cost
+is spread over the cores). So each position takes as many keys as its own number decides, a multiple of 64 (of 512 cost
 prompts a tenth more); positions that take different numbers of keys are computed apart; queries are padded to a multiple of
 four; what is padded is masked.
 """
@@ -179,11 +179,13 @@ def attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sights: Sequen
     q: [heads, new, d]; k, v: [kv heads, as many keys as the last sight has, d], finite where they are padded; returns
     [new, heads * d].
     """
+    if len(sights) == 1:
+        return _attend(config, q, k, v, sights[0])
     outputs = [
         _attend(config, q[:, sight.start : sight.stop], k[:, : sight.keys], v[:, : sight.keys], sight)
         for sight in sights
     ]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return torch.cat(outputs)
 
 
 def _attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
@@ -208,16 +210,20 @@ def _attend_by_rows(q: Tensor, k: Tensor, v: Tensor, sight: Sight, group: int) -
 
     2-3.6 times as fast as enable_gqa.
     """
-    missing = (0, 0, 0, max(0, LEAST_ROWS - group))
-    mask = sight.mask
+    # Plain views, no rearrange: of many sessions' steps each passes here in each layer.
+    kv, _, d = k.shape
+    rows, mask = q.reshape(1, kv, group, d), sight.mask
     if sight.bias is not None:
-        bias = pad(rearrange(sight.bias, "(kv g) s -> 1 kv g s", g=group), missing)
+        bias = sight.bias.reshape(1, kv, group, -1)
         mask = bias if mask is None else bias + mask
-    elif mask is not None:
-        mask = mask.expand(1, 1, max(LEAST_ROWS, group), -1)
-    rows = pad(rearrange(q, "(kv g) 1 d -> 1 kv g d", g=group), missing)
+    if group < LEAST_ROWS:
+        missing = (0, 0, 0, LEAST_ROWS - group)
+        rows = pad(rows, missing)
+        mask = pad(mask, missing) if mask is not None and sight.bias is not None else mask
+    if mask is not None and sight.bias is None:
+        mask = mask.expand(1, 1, rows.shape[2], -1)
     out = scaled_dot_product_attention(rows, k[None], v[None], attn_mask=mask)
-    return rearrange(out[:, :, :group], "1 kv g d -> 1 (kv g d)")
+    return out[:, :, :group].reshape(1, kv * group * d)
 
 
 def _attend_with_bias(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor, group: int) -> Tensor:

@@ -26,7 +26,7 @@ class Scratch:
         self._block = torch.empty(shape, dtype=dtype, device=device)
 
     def pad(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[kv, stop, d] → [kv, 128, d], valid until the next call."""
+        """[kv, stop, d] → [kv, 64, d], valid until the next call."""
         stop = keys.shape[1]
         self._block[0, :, :stop] = keys
         self._block[1, :, :stop] = values

@@ -14,7 +14,7 @@ from swarm.errors import WeightsError
 from swarm.sepweight.family import Outline
 from swarm.sepweight.manifest import layer_key
 
-KEY_BLOCK = 128  # positions that attention on a CPU takes at a time (attention.py says why)
+KEY_BLOCK = 64  # positions that attention on a CPU takes at a time (attention.py says why)
 
 FusedLayout = Literal["grouped", "multi_query", "per_head"]
 Norms = Literal["one", "two_parallel", "sequential"]
