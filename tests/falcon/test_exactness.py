@@ -16,7 +16,9 @@ from torch import Tensor
 from swarm.falcon import init_part
 from swarm.falcon.part import FalconPart, Span
 from tests.checkpoints import VARIANTS, save_sepweight
+from tests.processors import same_bits
 
+pytestmark = same_bits
 DTYPES = [torch.float32, torch.bfloat16]
 LENGTH = 200
 CUTS: dict[str, list[int]] = {
