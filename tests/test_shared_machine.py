@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import signal
-import time
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tests.checkpoints import save_sepweight
 from tests.integer_client import PROMPT
 from tests.integer_processes import Answer, answer_under, check_failover, node_processes
 from tests.processes import Node, run_command
+from tests.swarms import wait_until
 from tests.test_torch_faults import Swarm, answer, expect
 
 MODEL = IntegerModel(layer_seconds=0.003)
@@ -93,19 +94,23 @@ def test_a_torch_node_stopped_in_mid_batch_holds_up_no_other_on_its_machine(
 
 def stop_in_mid_batch(pid: int, cores: Path) -> None:
     """Stop a process while it holds its machine's cores."""
-    deadline = time.monotonic() + 10
+    moment = threading.Event()
     with cores.open("r+") as file:
-        while time.monotonic() < deadline:
-            os.kill(pid, signal.SIGSTOP)
+
+        def are_free() -> bool:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                time.sleep(0.05)  # whoever else has them computes for milliseconds
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return
+                return False
             fcntl.flock(file, fcntl.LOCK_UN)
+            return True
+
+        def is_stopped_with_them() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            # Whoever else has them computes for milliseconds: those that are still held then are held by the one stopped.
+            if not are_free() and not moment.wait(0.05) and not are_free():
+                return True
             os.kill(pid, signal.SIGCONT)
-            time.sleep(0.001)
-    raise AssertionError("never computing")
+            return False
+
+        wait_until(is_stopped_with_them, 10, "it computes")
