@@ -25,9 +25,8 @@ from swarm.falcon.config import KEY_BLOCK, FalconConfig
 
 QUERY_BLOCK = 32
 LEAST_ROWS = 4
-MOST_MASK_ROWS = (
-    512  # of positions by keys: ALiBi masks differ from head to head, and are made for a few heads at a time
-)
+# Masks are at most so many rows of keys: with ALiBi they differ from head to head, and are made for a few heads at a time.
+MOST_MASK_ROWS = 512
 
 
 def split_fused(config: FalconConfig, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
