@@ -11,7 +11,8 @@ from rich.console import Console
 
 from swarm.cli.plans import describe_plans, draw_plans
 from swarm.cli.status import draw
-from swarm.messages import Beat, Claim
+from swarm.messages import Claim
+from tests.beats import make_beat
 from tests.processes import DEMO, Node, run_command
 
 ANSWER = "A route is the chain of nodes and parts that covers the whole model exactly once."
@@ -62,22 +63,11 @@ def test_a_part_that_is_not_here_is_refused_with_the_files_it_needs(tmp_path: Pa
 
 def test_the_plan_tells_who_loads_and_how_far_it_is() -> None:
     claim = Claim(model="1" * 32, name="big", layers=8, part="b 0-8 e", state="loading", loaded_bytes=1_500_000_000)
-    beat = Beat(
-        node="a" * 16,
-        incarnation=1,
-        sequence=1,
-        name="kitchen",
-        addresses=[],
-        device="cpu",
-        memory_total=1,
-        memory_free=1,
-        tick=1,
-        claims=[claim],
-    )
+    beat = make_beat("a", claim)
     (plan,) = describe_plans([beat])
     assert plan["loading"] == [
         {
-            "name": "kitchen",
+            "name": "a",
             "part": "b 0-8 e",
             "reason": "loading, 1.5 GB so far; answers go on where they are until it serves",
         }

@@ -7,6 +7,7 @@ from swarm.messages import Beat, Claim, ClaimState
 from swarm.parts import parse_part
 from swarm.plan.routes import Hop
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from tests.beats import make_beat
 
 MODEL = IntegerModel(layers=8)
 
@@ -29,20 +30,7 @@ def beat(
         layer_seconds=layer_seconds,
         prompt_seconds=prompt_seconds,
     )
-    return Beat(
-        node=node * 16,
-        incarnation=1,
-        sequence=1,
-        name=node,
-        addresses=[],
-        device="cpu",
-        machine=machine,
-        memory_total=1,
-        memory_free=1,
-        tick=1,
-        sessions=sessions,
-        claims=[claim],
-    )
+    return make_beat(node, claim, machine=machine, sessions=sessions)
 
 
 def choose(*beats: Beat) -> RouteChoice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.messages import AskPeers, Beat, Claim, Refused
+from swarm.messages import AskPeers, Claim, Refused
 from swarm.node.effects import Answer
 from swarm.node.machine import NodeMachine, PartFailed
 from swarm.node.membership import Membership, Self
@@ -14,6 +14,7 @@ from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
 from swarm.wire.events import Arrived, Asker
+from tests.beats import make_beat
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.001)
 HALVES = ["b 0-4", "4-8 e"]
@@ -120,18 +121,7 @@ def test_a_beat_that_claims_what_no_model_has_is_refused() -> None:
     me = Self(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=1, budget=1, models=())
     machine = NodeMachine(Membership(me, [], 0.0), {})
     claim = Claim(model=MODEL_ID, name="integers", layers=8, part="40-50", state="serving")
-    beat = Beat(
-        node="b" * 16,
-        incarnation=1,
-        sequence=1,
-        name="b",
-        addresses=[],
-        device="cpu",
-        memory_total=1,
-        memory_free=1,
-        tick=1,
-        claims=[claim],
-    )
+    beat = make_beat("b", claim)
     (answer,) = machine.handle(Arrived(Asker("b" * 16, "control", b"b"), beat), 1.0)
     assert isinstance(answer, Answer)
     assert isinstance(answer.message, Refused)
