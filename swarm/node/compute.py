@@ -1,7 +1,7 @@
 """The compute thread: owns every engine and runs what it is given, one job after another.
 
-Its tick moves after each layer and while it is idle; a tick that stands still means that it is stuck. What it is to load is
-read by loader threads (loading.py).
+Its tick moves after each layer and each job, and while it is idle; a tick that stands still means that it is stuck. What it
+is to load is read by loader threads (loading.py).
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class ComputeThread:
             if isinstance(job, _Stop):
                 return
             self._do(job)
+            self._advance()  # a part without layers has nothing else that moves it
 
     def _do(self, job: Job | Built) -> None:
         match job:

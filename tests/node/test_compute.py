@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from swarm.node.compute import ComputeThread
-from swarm.node.effects import Load
+from swarm.node.effects import Forget, Load
 from swarm.node.engine import FalconEngine, FalconLoader
 from swarm.node.machine import ComputeEnded, Event, PartLoaded, PartProgress
 from swarm.node.work import Engine, EngineLoader, MakeEngine
@@ -37,11 +37,13 @@ class SlowLoader:
         yield lambda old: IntegerEngine(IntegerModel(), part, 1 << 20)
 
 
-def run(make_loader: Callable[[Callable[[], None]], EngineLoader]) -> tuple[ComputeThread, queue.SimpleQueue[Event]]:
+def run(
+    make_loader: Callable[[Callable[[], None]], EngineLoader], part: Part = WHOLE
+) -> tuple[ComputeThread, queue.SimpleQueue[Event]]:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     thread = ComputeThread(make_loader, events.put)
     thread.start()
-    thread.give(Load(MODEL_ID, WHOLE))
+    thread.give(Load(MODEL_ID, part))
     return thread, events
 
 
@@ -64,6 +66,20 @@ def test_a_load_that_stands_still_leaves_the_tick_moving() -> None:
         let.put(None)
     next_of(events, PartLoaded)
     thread.stop()
+
+
+def test_a_node_without_layers_that_never_rests_is_not_stuck() -> None:
+    """Nothing of an end's work is a layer, and under load it is never idle."""
+    let: queue.SimpleQueue[None] = queue.SimpleQueue()
+    thread, events = run(lambda on_layer: SlowLoader(let), parse_part("e", 12))
+    for _ in range(5):
+        let.put(None)
+    next_of(events, PartLoaded)
+    before = thread.tick
+    for _ in range(8):
+        thread.give(Forget(MODEL_ID, "5" * 32, parse_part("e", 12)))
+    thread.stop()
+    assert thread.tick >= before + 8
 
 
 def test_what_is_no_longer_wanted_is_not_taken_up() -> None:
