@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -352,4 +353,10 @@ def stop_on_signals(ask_stop: Callable[[], None]) -> None:
 
 
 def main() -> None:
-    run(node)
+    """Runs the command, then ends without waiting for threads: one that stands in torch then would abort the interpreter."""
+    try:
+        run(node)
+    except SystemExit as ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else EXIT_FAILED)

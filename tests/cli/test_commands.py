@@ -408,3 +408,28 @@ def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
         if "swarm-demo-" in " ".join(p.info["cmdline"] or []) and p.pid != mine
     ]
     assert left == []
+
+
+def test_a_node_that_ends_while_its_threads_stand_in_torch_ends_well() -> None:
+    """An interpreter that ends under such a thread aborts, and leaves a core file behind."""
+    program = """
+import sys, threading, time
+import torch
+from swarm.cli import node
+
+def load():
+    while True:
+        torch.ones(1 << 18).to(torch.bfloat16).clone()
+
+def run(command):
+    for _ in range(3):
+        threading.Thread(target=load, daemon=True).start()
+    time.sleep(0.2)
+    print("left")
+    sys.exit(4)
+
+node.run = run
+node.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (4, "left\n", "")
