@@ -31,9 +31,15 @@ class Linear(nn.Module):
         self.reordered: Tensor | None = None
 
     def reorder(self) -> None:
-        """Replace the weight by its reordered form (CPU only); the plain form is given up, not kept beside it."""
+        """Replace the weight by its reordered form (CPU only); the plain form is given up, not kept beside it.
+
+        It stays plain where the processor has no kernels for the other form: bfloat16 without AVX-512.
+        """
         plain = self.weight.data
-        self.reordered = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(plain, REORDER_ROWS))
+        try:
+            self.reordered = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(plain, REORDER_ROWS))
+        except RuntimeError:
+            return
         self.weight = nn.Parameter(plain.new_empty(0), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
