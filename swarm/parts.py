@@ -9,8 +9,9 @@ Placement and routing count in cells, because a chain must cover each cell exact
 from __future__ import annotations
 
 import functools
+import operator
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swarm.errors import RequestError
@@ -21,8 +22,12 @@ EXAMPLES = '"f", "b 0-16", "16-32 e", "0-5 30-35"'
 
 @dataclass(frozen=True, slots=True, order=True)
 class Part:
-    """A set of cells: begin, half-open layer ranges (sorted, apart from each other), end."""
+    """A set of cells: begin, half-open layer ranges (sorted, apart from each other), end. Sums and differences as of sets.
 
+    depth: how many layers the model has. What is empty is a part of every model; it has depth 0.
+    """
+
+    depth: int = 0
     begin: bool = False
     ranges: tuple[tuple[int, int], ...] = ()
     end: bool = False
@@ -36,6 +41,11 @@ class Part:
                     f"ranges are half-open and rise, for example {EXAMPLES}"
                 )
             previous = stop
+        if previous > self.depth:
+            raise RequestError(
+                f'part "{self}" exceeds this model\'s {self.depth} layers; layers are numbered from 0 and ranges are '
+                f'half-open, so the last layers are for example "{max(0, self.depth - 2)}-{self.depth} e"'
+            )
 
     def __str__(self) -> str:
         words = ["b"] if self.begin else []
@@ -44,6 +54,20 @@ class Part:
             words.append("e")
         return " ".join(words)
 
+    def __or__(self, other: Part) -> Part:
+        return part_of({*self.cells, *other.cells}, self._depth_with(other))
+
+    def __and__(self, other: Part) -> Part:
+        return part_of(set(self.cells) & set(other.cells), self._depth_with(other))
+
+    def __sub__(self, other: Part) -> Part:
+        return part_of(set(self.cells) - set(other.cells), self._depth_with(other))
+
+    def _depth_with(self, other: Part) -> int:
+        if self.depth != other.depth and not self.is_empty() and not other.is_empty():
+            raise ValueError(f"parts of models of {self.depth} and {other.depth} layers")
+        return self.depth or other.depth
+
     @property
     def layers(self) -> list[int]:
         return [layer for start, stop in self.ranges for layer in range(start, stop)]
@@ -51,6 +75,20 @@ class Part:
     @property
     def layer_count(self) -> int:
         return sum(stop - start for start, stop in self.ranges)
+
+    @property
+    def cells(self) -> list[int]:
+        """Rising."""
+        return [
+            *([0] if self.begin else []),
+            *(layer + 1 for layer in self.layers),
+            *([self.depth + 1] if self.end else []),
+        ]
+
+    @property
+    def cell_ranges(self) -> list[tuple[int, int]]:
+        """Maximal runs of neighbouring cells, half-open, rising."""
+        return runs(self.cells)
 
     def is_empty(self) -> bool:
         return not (self.begin or self.ranges or self.end)
@@ -63,24 +101,33 @@ class Part:
             and all(any(a <= start and stop <= b for a, b in self.ranges) for start, stop in other.ranges)
         )
 
+    def describe(self) -> str:
+        """In words, for messages: `begin, layers 3-7, end`."""
+        words = ["begin"] if self.begin else []
+        for first, last in self.ranges:
+            words.append(f"layers {first}-{last}" if last - first > 1 else f"layer {first}")
+        if self.end:
+            words.append("end")
+        return ", ".join(words)
+
 
 NOTHING = Part()
 
 
-def whole(layers: int) -> Part:
-    """The part that is the whole model."""
-    return Part(True, ((0, layers),), True)
+def whole(depth: int) -> Part:
+    """The part that is the whole model of `depth` layers."""
+    return Part(depth, True, ((0, depth),), True)
 
 
 @functools.lru_cache(4096)  # every look at the peer table reads the same few
-def parse_part(spec: str, layers: int) -> Part:
-    """The part that `spec` names in a model of `layers` layers.
+def parse_part(spec: str, depth: int) -> Part:
+    """The part that `spec` names in a model of `depth` layers.
 
     Raises RequestError naming the value, the limit and an example.
     """
     words = spec.split()
     if words == ["f"]:
-        return whole(layers)
+        return whole(depth)
     begin = words[:1] == ["b"]
     end = len(words) > begin and words[-1] == "e"
     ranges: list[tuple[int, int]] = []
@@ -89,64 +136,32 @@ def parse_part(spec: str, layers: int) -> Part:
         if not match:
             raise RequestError(f'part "{spec}": "{word}" is not a layer range; write for example {EXAMPLES}')
         start, stop = int(match[1]), int(match[2])
-        if stop > layers:
-            raise RequestError(
-                f'part "{spec}" exceeds this model\'s {layers} layers; layers are numbered from 0 and ranges are '
-                f'half-open, so the last layers are for example "{max(0, layers - 2)}-{layers} e"'
-            )
         if ranges and ranges[-1][1] == start:
             start = ranges.pop()[0]
         ranges.append((start, stop))
-    part = Part(begin, tuple(ranges), end)
+    part = Part(depth, begin, tuple(ranges), end)
     if part.is_empty():
         raise RequestError(f'part "{spec}" names nothing; write for example {EXAMPLES}')
     return part
 
 
-def part_of_cells(start: int, stop: int, layers: int) -> Part:
-    """The part made of cells start..stop (half-open) of a model of `layers` layers."""
-    first, last = max(start - 1, 0), min(stop - 1, layers)
-    ranges = ((first, last),) if first < last else ()
-    return Part(start <= 0 < stop, ranges, stop >= layers + 2)
+def part_of_cells(start: int, stop: int, depth: int) -> Part:
+    """The part made of cells start..stop (half-open) of a model of `depth` layers."""
+    return part_of(range(max(start, 0), min(stop, depth + 2)), depth)
 
 
-def part_of(numbers: Iterable[int], layers: int) -> Part:
-    """The part made of any cells."""
-    rising = sorted(numbers)
-    return Part(
-        rising[:1] == [0],
-        tuple(runs(cell - 1 for cell in rising if 0 < cell <= layers)),
-        rising[-1:] == [layers + 1],
-    )
+def part_of(cells: Iterable[int], depth: int) -> Part:
+    """The part made of any cells of a model of `depth` layers."""
+    rising = sorted(cells)
+    if not rising:
+        return NOTHING
+    ranges = tuple(runs(cell - 1 for cell in rising if 0 < cell <= depth))
+    return Part(depth, rising[0] == 0, ranges, rising[-1] == depth + 1)
 
 
-def join_parts(parts: Iterable[Part], layers: int) -> Part:
+def join_parts(parts: Iterable[Part]) -> Part:
     """Every cell of any of them."""
-    return part_of({cell for part in parts for cell in cells(part, layers)}, layers)
-
-
-def subtract(part: Part, other: Part, layers: int) -> Part:
-    """The cells of `part` that are not `other`'s."""
-    return part_of(set(cells(part, layers)) - set(cells(other, layers)), layers)
-
-
-def intersect(part: Part, other: Part, layers: int) -> Part:
-    """The cells that both have."""
-    return part_of(set(cells(part, layers)) & set(cells(other, layers)), layers)
-
-
-def cell_ranges(part: Part, layers: int) -> list[tuple[int, int]]:
-    """The part's maximal runs of neighbouring cells, half-open, rising."""
-    return runs(cells(part, layers))
-
-
-def cells(part: Part, layers: int) -> list[int]:
-    """The part's cells, rising."""
-    return [
-        *([0] if part.begin else []),
-        *(layer + 1 for layer in part.layers),
-        *([layers + 1] if part.end else []),
-    ]
+    return functools.reduce(operator.or_, parts, NOTHING)
 
 
 def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
@@ -158,19 +173,3 @@ def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
         else:
             found.append((number, number + 1))
     return found
-
-
-def describe_cells(numbers: Iterable[int], layers: int) -> str:
-    """Cells in words, for messages: `begin, layers 3-7, end`."""
-    return ", ".join(_words(numbers, layers))
-
-
-def _words(numbers: Iterable[int], layers: int) -> Iterator[str]:
-    for start, stop in runs(numbers):
-        part = part_of_cells(start, stop, layers)
-        if part.begin:
-            yield "begin"
-        for first, last in part.ranges:
-            yield f"layers {first}-{last}" if last - first > 1 else f"layer {first}"
-        if part.end:
-            yield "end"

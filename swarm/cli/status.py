@@ -71,7 +71,6 @@ def status(
 def describe(beats: Sequence[Beat]) -> dict[str, object]:
     """The whole table as plain data."""
     from swarm.client.swarm import missing_of
-    from swarm.parts import describe_cells
 
     layers = {claim.model: (claim.name, claim.layers) for beat in beats for claim in beat.claims}
     return {
@@ -103,8 +102,8 @@ def describe(beats: Sequence[Beat]) -> dict[str, object]:
                 "model": model,
                 "name": layers[model][0],
                 "layers": layers[model][1],
-                "missing": describe_cells(missing, layers[model][1]),
-                "is_complete": not missing,
+                "missing": missing.describe(),
+                "is_complete": missing.is_empty(),
             }
             for model, missing in missing_of(beats, None).items()
         ],
@@ -174,7 +173,7 @@ def draw(beats: Sequence[Beat], width: int = 200) -> Group:
 
 def coverage(beats: Sequence[Beat]) -> list[tuple[str, str, str]]:
     """(name, bar, missing cells in words) of each model; the bar's digits count the nodes that serve a stretch."""
-    from swarm.parts import describe_cells, parse_part
+    from swarm.parts import parse_part, part_of
     from swarm.plan.claims import Held, count_coverage
 
     rows: list[tuple[str, str, str]] = []
@@ -195,7 +194,7 @@ def coverage(beats: Sequence[Beat]) -> list[tuple[str, str, str]]:
             for index in range(width)
         )
         missing = [cell for cell, nodes in enumerate(counts) if not nodes]
-        rows.append((name, bar, describe_cells(missing, count)))
+        rows.append((name, bar, part_of(missing, count).describe()))
     return rows
 
 

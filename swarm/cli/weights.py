@@ -68,7 +68,7 @@ def export(directory: Path, destination: Path, legacy: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def info(directory: Path, as_json: bool) -> None:
     """Say what a sepweight directory holds."""
-    from swarm.parts import describe_cells, whole
+    from swarm.parts import part_of, whole
     from swarm.sepweight.manifest import file_keys, present_keys, read_manifest
 
     manifest = read_manifest(directory)
@@ -83,7 +83,7 @@ def info(directory: Path, as_json: bool) -> None:
         "layers": manifest.layers,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "layer_bytes": manifest.files[keys[1]].bytes,
-        "present": describe_cells(cells_here, manifest.layers),
+        "present": part_of(cells_here, manifest.layers).describe(),
         "is_complete": len(cells_here) == len(keys),
         "documents": sorted(manifest.documents),
     }
@@ -99,18 +99,17 @@ def info(directory: Path, as_json: bool) -> None:
 def verify(directory: Path) -> int:
     """Compare every file with the manifest: sizes, tensors, sha256."""
     from swarm.errors import WeightsError
-    from swarm.parts import Part
-    from swarm.sepweight.manifest import find_faults, present_keys
+    from swarm.parts import part_of, whole
+    from swarm.sepweight.manifest import file_keys, find_faults, present_keys
     from swarm.sepweight.store import Store
 
     store = Store(directory)
     faults = list(find_faults(directory, store.manifest))
     present = present_keys(directory, store.manifest)
+    keys = file_keys(whole(store.manifest.layers))
     for key in present:
-        layer = int(key.removeprefix("mid.")) if key.startswith("mid.") else None
-        part = Part(key == "begin", () if layer is None else ((layer, layer + 1),), key == "end")
         try:
-            store.check(part)
+            store.check(part_of([keys.index(key)], store.manifest.layers))
         except WeightsError as error:
             faults.append(str(error))
     for fault in dict.fromkeys(faults):

@@ -11,8 +11,8 @@ from dataclasses import replace
 from swarm.discovery.members import Machine, machine_of, paces_of
 from swarm.discovery.peers import serving_claims
 from swarm.messages import Beat, ModelCard
-from swarm.parts import describe_cells, parse_part
-from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_cells
+from swarm.parts import parse_part
+from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_part
 
 AVOID_SECONDS = 5.0
 CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
@@ -53,7 +53,7 @@ class RouteChoice:
 
     def describe_missing(self) -> str:
         """Cells that nobody serves, in words."""
-        return describe_cells(missing_cells(self._list_servers(), self._card.layers), self._card.layers)
+        return missing_part(self._list_servers(), self._card.layers).describe()
 
     def is_served(self, route: Sequence[Hop]) -> bool:
         """Whether every hop's node still says that it serves the hop's part."""

@@ -15,7 +15,6 @@ from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Delivered, Effect, RouteTaken, Send
 from swarm.client.session import Phase, SessionMachine, Turn
 from swarm.messages import AnyMessage, Beat, Channel, ModelCard
-from swarm.parts import cells
 from swarm.plan.routes import Hop
 
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
@@ -146,8 +145,7 @@ class GenerationMachine:
         return [self._note_route(effect) if isinstance(effect, RouteTaken) else effect for effect in effects]
 
     def _note_route(self, taken: RouteTaken) -> RouteTaken:
-        layers = self.card.layers
-        kinds = {cell: self._choice.kind_of(hop.node) for hop in taken.route for cell in cells(hop.part, layers)}
+        kinds = {cell: self._choice.kind_of(hop.node) for hop in taken.route for cell in hop.part.cells}
         self.has_crossed_kinds = self.has_crossed_kinds or self._kinds not in ({}, kinds)
         self._kinds = kinds
         return replace(taken, attempts=self.attempts, has_crossed_kinds=self.has_crossed_kinds)

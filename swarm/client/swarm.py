@@ -27,7 +27,7 @@ from swarm.discovery.remembered import read_remembered, remember
 from swarm.errors import AccessError, PeerError, RequestError, SwarmError
 from swarm.keys import Identity, SwarmKeys
 from swarm.messages import AskFile, AskModel, Beat, FileChunk, ModelCard, Refused
-from swarm.parts import cells, describe_cells, parse_part
+from swarm.parts import Part, parse_part, whole
 from swarm.wire.events import UNREACHABLE
 
 CALL_SECONDS = 5.0
@@ -162,23 +162,22 @@ class SwarmClient:
         are more; RequestError if the name does not decide.
         """
         seconds = max(seconds, self._settings.wait_seconds)
-        self.wait_for(lambda beats: any(not missing for missing in missing_of(beats, name).values()), seconds)
+        self.wait_for(lambda beats: any(part.is_empty() for part in missing_of(beats, name).values()), seconds)
         missing = missing_of(self.beats, name)
-        names = {claim.model: (claim.name, claim.layers) for beat in self.beats for claim in beat.claims}
+        names = {claim.model: claim.name for beat in self.beats for claim in beat.claims}
         if not missing:
-            known = ", ".join(sorted({known for known, _ in names.values()})) or "none yet"
+            known = ", ".join(sorted(set(names.values()))) or "none yet"
             wanted = "a model" if name is None else f'a model "{name}"'
             raise PeerError(f"no node serves {wanted}; models seen: {known}", code="UNKNOWN_MODEL")
-        whole = [model for model, cells_missing in missing.items() if not cells_missing]
-        if len(whole) > 1:
-            choices = ", ".join(sorted(f"{names[model][0]} ({model[:8]})" for model in whole))
+        complete = [model for model, lacking in missing.items() if lacking.is_empty()]
+        if len(complete) > 1:
+            choices = ", ".join(sorted(f"{names[model]} ({model[:8]})" for model in complete))
             raise RequestError(f"several models are served; choose one with --model: {choices}")
-        if whole:
-            return whole[0]
-        model = min(missing, key=lambda model: len(missing[model]))
-        label, layers = names[model]
+        if complete:
+            return complete[0]
+        model = min(missing, key=lambda model: len(missing[model].cells))
         raise PeerError(
-            f"no chain covers {label}: {describe_cells(missing[model], layers)} missing; start swarm-node on another "
+            f"no chain covers {names[model]}: {missing[model].describe()} missing; start swarm-node on another "
             "machine, give a node more --memory, or wait if swarm-status shows parts loading",
             code="NO_ROUTE",
         )
@@ -242,15 +241,15 @@ def _is_refusal(reply: object) -> bool:
     return isinstance(reply, Refused) and not reply.session
 
 
-def missing_of(beats: Sequence[Beat], name: str | None) -> dict[str, list[int]]:
-    """Model id → cells that no node serves, for models of that name (or id, or any if None)."""
-    held: dict[str, set[int]] = {}
+def missing_of(beats: Sequence[Beat], name: str | None) -> dict[str, Part]:
+    """Model id → what no node serves, for models of that name (or id, or any if None)."""
+    missing: dict[str, Part] = {}
     layers: dict[str, int] = {}
     for beat in beats:
         for claim in beat.claims:
             if name is None or claim.name == name or claim.model.startswith(name.lower()):
-                layers.setdefault(claim.model, claim.layers)
-                served = held.setdefault(claim.model, set())
-                if claim.state == "serving" and claim.layers == layers[claim.model]:
-                    served.update(cells(parse_part(claim.part, claim.layers), claim.layers))
-    return {model: [cell for cell in range(layers[model] + 2) if cell not in held[model]] for model in sorted(held)}
+                depth = layers.setdefault(claim.model, claim.layers)
+                lacking = missing.setdefault(claim.model, whole(depth))
+                if claim.state == "serving" and claim.layers == depth:
+                    missing[claim.model] = lacking - parse_part(claim.part, depth)
+    return dict(sorted(missing.items()))

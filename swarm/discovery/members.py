@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm.messages import Beat, Capacity, Claim, ClaimState
-from swarm.parts import NOTHING, Part, cells, join_parts, parse_part
+from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.plan.routes import HOP_SECONDS
 from swarm.plan.shares import Member
@@ -85,7 +85,7 @@ def costs_of(capacity: Capacity) -> CellCosts:
     """What a model's cells cost a node. Raises RequestError if what it has the weights of is no part of the model."""
     layers = capacity.layers
     present = parse_part(capacity.present, layers) if capacity.present else NOTHING
-    absent = frozenset(range(layers + 2)) - frozenset(cells(present, layers))
+    absent = frozenset((whole(layers) - present).cells)
     return CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes, absent)
 
 
@@ -96,4 +96,4 @@ def claimed_part(beat: Beat, model: str, layers: int, *states: ClaimState) -> Pa
         for claim in beat.claims
         if (claim.model, claim.layers) == (model, layers) and claim.state in states
     ]
-    return join_parts(parts, layers)
+    return join_parts(parts)

@@ -15,7 +15,7 @@ from swarm.errors import WeightsError
 from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
 from swarm.falcon.linear import Linear
 from swarm.falcon.part import FalconPart, Head, Layer
-from swarm.parts import Part, parse_part, runs, subtract
+from swarm.parts import Part, parse_part, runs
 from swarm.sepweight.manifest import file_keys, layer_key
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import TensorFile
@@ -90,7 +90,7 @@ def iterate_loading(
     builder = _Builder(store, config, torch.device(device), dtype or getattr(torch, store.manifest.dtype))
     loaded = {} if old is None else {layer.number: layer for layer in cast("Iterable[Layer]", old.layers)}
     embed, head = (None, None) if old is None else (old.embed, old.head)
-    missing = subtract(part, Part(embed is not None, tuple(runs(sorted(loaded))), head is not None), config.layers)
+    missing = part - Part(config.layers, embed is not None, tuple(runs(sorted(loaded))), head is not None)
     total = builder.size_of(missing)
     done = 0
     building = builder.build(missing)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from swarm.messages import MOST_SPEC, Capacity, Claim, ClaimState
 from swarm.node.membership import LocalModel, Self
 from swarm.node.sessions import SessionTable
-from swarm.parts import NOTHING, Part, cell_ranges, cells, join_parts, part_of
+from swarm.parts import NOTHING, Part, part_of
 from swarm.plan.figures import Published
 
 
@@ -28,12 +28,12 @@ class OwnClaim:
     @property
     def wanted(self) -> Part:
         """What is served, or will be."""
-        return join_parts([self.serving, self.loading], self.layers)
+        return self.serving | self.loading
 
     @property
     def held(self) -> Part:
         """All that costs memory."""
-        return join_parts([self.serving, self.loading, self.draining], self.layers)
+        return self.serving | self.loading | self.draining
 
     @property
     def is_moving(self) -> bool:
@@ -65,7 +65,7 @@ class OwnClaims:
     def bytes_of(self, model: str, part: Part) -> int:
         """What a part costs, its KV reserve included."""
         costs = self._models[model].costs
-        return sum(costs.of(cell) for cell in cells(part, costs.layers))
+        return sum(costs.of(cell) for cell in part.cells)
 
     def memory_free(self, but: str | None = None) -> int:
         """Bytes of the budget that no claim has spoken for; claims on `but` do not count."""
@@ -139,7 +139,7 @@ class OwnClaims:
 
 def _bounded(part: Part, layers: int) -> str:
     """A part as beats may carry it: of one that is too scattered, the longest stretches."""
-    stretches = sorted(cell_ranges(part, layers), key=lambda run: (run[0] - run[1], run[0]))
+    stretches = sorted(part.cell_ranges, key=lambda run: (run[0] - run[1], run[0]))
     while len(str(part)) > MOST_SPEC:
         stretches.pop()
         part = part_of((cell for run in stretches for cell in range(*run)), layers)

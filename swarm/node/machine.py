@@ -45,7 +45,7 @@ from swarm.node.moves import MoveRunner
 from swarm.node.sessions import SessionTable
 from swarm.node.steps import StepRunner
 from swarm.node.work import BatchResult, ServedPart
-from swarm.parts import NOTHING, Part, intersect, subtract
+from swarm.parts import NOTHING, Part
 from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 
@@ -370,14 +370,14 @@ class NodeMachine:
         model = event.model
         claim = self.claims.of(model)
         self.membership.spoil(model, event.part)
-        bad = intersect(claim.held, event.part, claim.layers)
+        bad = claim.held & event.part
         fields = {"file": event.file, "sha256": event.sha256, "expected": event.expected}
         effects: list[Effect] = [Report("damaged", fields)]
         if bad.is_empty():
             return effects
         effects += self.moves.drop(model, now)
         effects += self.sessions.refuse_users(model, bad, f"{event.file} is damaged")
-        left = subtract(claim.serving, bad, claim.layers)
+        left = claim.serving - bad
         claim.serving, claim.loading, claim.draining = NOTHING, left, NOTHING
         effects += self.sessions.withdraw(model)
         effects += [Load(model, left)] if not left.is_empty() else [Unload(model)]

@@ -16,7 +16,7 @@ from swarm.discovery.peers import PeerTable
 from swarm.errors import RequestError
 from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage, Refused
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
-from swarm.parts import Part, cells, parse_part, part_of
+from swarm.parts import Part, parse_part, part_of
 from swarm.plan.claims import (
     CellCosts,
     Held,
@@ -110,7 +110,7 @@ class Membership:
 
     def spoil(self, model: str, part: Part) -> None:
         """Weights on this machine turn out to be damaged: they count as absent."""
-        self.local[model] = self.local[model].without(cells(part, self.local[model].costs.layers))
+        self.local[model] = self.local[model].without(part.cells)
 
     def is_news(self, address: str) -> bool:
         """Whether the user should hear that nobody answers there."""
@@ -289,7 +289,7 @@ class Membership:
         held = self._held(beats, layers)
         for model, part in placed.items():
             others = [(claim.node, claim.part) for claim in held if claim.model == model]
-            if must_yield(self.me.node, part, others, layers[model]):
+            if must_yield(self.me.node, part, others):
                 placement = place_one(self._seat, count_coverage(held, layers))
                 return None if placement == placed or not placement else placement
         return None

@@ -11,7 +11,7 @@ from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
 from swarm.messages import DocumentCard, ModelCard
 from swarm.node.memory import ModelMemory, model_memory
 from swarm.node.verifying import FileToVerify
-from swarm.parts import Part, cells, part_of, part_of_cells, subtract
+from swarm.parts import Part, part_of, part_of_cells, whole
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
 
@@ -40,12 +40,12 @@ class LocalWeights:
     @property
     def costs(self) -> CellCosts:
         """Of each cell; those that are not here cannot be had."""
-        absent = frozenset(range(self.config.layers + 2)) - frozenset(cells(self.present, self.config.layers))
+        absent = frozenset((whole(self.config.layers) - self.present).cells)
         return replace(self.memory.costs, absent=absent)
 
     def check(self, part: Part) -> None:
         """Raise WeightsError naming the files that a part lacks."""
-        lacking = subtract(part, self.present, self.config.layers)
+        lacking = part - self.present
         if not lacking.is_empty():
             files = " ".join(file_name(key) for key in self.manifest.needed_files(lacking))
             raise WeightsError(

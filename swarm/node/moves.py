@@ -17,7 +17,7 @@ from swarm.node.claims import OwnClaim, OwnClaims
 from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
 from swarm.node.membership import STILL_SECONDS
 from swarm.node.sessions import SessionTable
-from swarm.parts import NOTHING, Part, intersect, join_parts, parse_part, subtract
+from swarm.parts import NOTHING, Part, join_parts, parse_part
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import Member
 from swarm.wire.events import Asker
@@ -203,8 +203,8 @@ class MoveRunner:
     def _proceed(self, moving: _Moving, now: float) -> list[Effect]:
         """The next part of the move: what is new first, if there is room for it beside what is to go."""
         claim = self._claims.of(moving.model)
-        union = join_parts([claim.held, moving.target], claim.layers)
-        gained = subtract(moving.target, claim.held, claim.layers)
+        union = claim.held | moving.target
+        gained = moving.target - claim.held
         if not gained.is_empty() and self._claims.fits(moving.model, union):
             self._enter(moving, "growing", now)
             claim.loading = gained
@@ -219,13 +219,13 @@ class MoveRunner:
 
     @staticmethod
     def _dropped(moving: _Moving, claim: OwnClaim) -> Part:
-        return subtract(claim.held, moving.target, claim.layers)
+        return claim.held - moving.target
 
     def loaded(self, model: str, part: Part, now: float) -> list[Effect]:
         """Just this part of a model is loaded now."""
         claim = self._claims.of(model)
         moving = self._moving
-        claim.serving, claim.loading, claim.loaded_bytes = subtract(part, claim.draining, claim.layers), NOTHING, 0
+        claim.serving, claim.loading, claim.loaded_bytes = part - claim.draining, NOTHING, 0
         if moving is None or moving.model != model:
             return []
         if moving.phase == "shrinking":
@@ -241,7 +241,7 @@ class MoveRunner:
         moving = self._moving
         if moving is None or moving.model != model:
             return []
-        claim.serving = join_parts([claim.serving, claim.draining], claim.layers)
+        claim.serving = claim.serving | claim.draining
         claim.draining = NOTHING
         return self._finish(moving, now)
 
@@ -272,7 +272,7 @@ class MoveRunner:
             return self._start_draining(moving, claim, dropped, now)
         if now - moving.since > ASK_SECONDS:
             return self._finish(moving, now)
-        if now - moving.asked_at < ROUND_SECONDS or self._is_promised(moving.model, dropped, claim.layers):
+        if now - moving.asked_at < ROUND_SECONDS or self._is_promised(moving.model, dropped):
             return []
         return self._request_holds(moving, claim, dropped, now)
 
@@ -281,7 +281,7 @@ class MoveRunner:
         effects: list[Effect] = []
         for beat in self._table.live(now):
             served = claimed_part(beat, moving.model, claim.layers, "serving")
-            wanted = intersect(dropped, served, claim.layers)
+            wanted = dropped & served
             if not wanted.is_empty():
                 self._numbers += 1
                 moving.asked[self._numbers] = now
@@ -290,14 +290,12 @@ class MoveRunner:
         return effects
 
     def _is_held(self, moving: _Moving, claim: OwnClaim, dropped: Part) -> bool:
-        held = join_parts([hold.part for hold in moving.holds.values()], claim.layers)
-        return subtract(dropped, held, claim.layers).is_empty()
+        held = join_parts([hold.part for hold in moving.holds.values()])
+        return (dropped - held).is_empty()
 
-    def _is_promised(self, model: str, part: Part, layers: int) -> bool:
+    def _is_promised(self, model: str, part: Part) -> bool:
         """Whether some of a part is promised to others: it may not be dropped yet."""
-        return any(
-            one.model == model and not intersect(one.part, part, layers).is_empty() for one in self._promises.values()
-        )
+        return any(one.model == model and not (one.part & part).is_empty() for one in self._promises.values())
 
     def _forget_lapsed(self, moving: _Moving, now: float) -> None:
         """Holds of nodes that are gone or leaving, and those that were granted too long ago."""
@@ -316,19 +314,19 @@ class MoveRunner:
         if claim is None or self._sessions.is_leaving:
             return [Answer(asker, HoldAnswer(number=request.number, part=""))]
         asked = parse_part(request.part, claim.layers)
-        granted = intersect(asked, claim.serving, claim.layers)
+        granted = asked & claim.serving
         effects: list[Effect] = []
         moving = self._moving
         if moving is not None and moving.phase == "holding" and moving.model == request.model:
-            wanted = intersect(self._dropped(moving, claim), granted, claim.layers)
+            wanted = self._dropped(moving, claim) & granted
             known = self._promises.get(asker.node)
             if known is not None and known.model == request.model:
-                wanted = subtract(wanted, known.part, claim.layers)  # asked again: what was promised stays promised
+                wanted = wanted - known.part  # asked again: what was promised stays promised
             if not wanted.is_empty():
                 if asker.node < self._node:
                     effects += self._stop(moving, now)
                 else:
-                    granted = subtract(granted, wanted, claim.layers)
+                    granted = granted - wanted
         if not granted.is_empty():
             self._promises[asker.node] = _Promise(request.model, granted, now + HOLD_SECONDS)
         return [*effects, Answer(asker, HoldAnswer(number=request.number, part=str(granted)))]
@@ -359,7 +357,7 @@ class MoveRunner:
 
     def _start_draining(self, moving: _Moving, claim: OwnClaim, dropped: Part, now: float) -> list[Effect]:
         self._enter(moving, "draining", now)
-        claim.serving, claim.draining = subtract(claim.serving, dropped, claim.layers), dropped
+        claim.serving, claim.draining = claim.serving - dropped, dropped
         self._sessions.draining[moving.model] = dropped
         return self._drain(moving, now)
 
@@ -368,7 +366,7 @@ class MoveRunner:
         claim = self._claims.of(moving.model)
         self._forget_lapsed(moving, now)
         if not self._is_held(moving, claim, claim.draining):
-            claim.serving = join_parts([claim.serving, claim.draining], claim.layers)
+            claim.serving = claim.serving | claim.draining
             claim.draining = NOTHING
             del self._sessions.draining[moving.model]
             return self._finish(moving, now)

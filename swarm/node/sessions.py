@@ -14,7 +14,7 @@ from swarm.node.batching import Pace
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops import IDLE_SECONDS, LEASE_SECONDS, HopSession, are_ids, tokens_of
 from swarm.node.work import ServedPart
-from swarm.parts import NOTHING, Part, cell_ranges, intersect, parse_part
+from swarm.parts import NOTHING, Part, parse_part
 from swarm.wire.events import Asker
 
 MOST_SESSIONS = 256
@@ -98,7 +98,7 @@ class SessionTable:
         return [hop for hop in self.sessions.values() if hop.order.model == model and self._runs_through(hop, part)]
 
     def _runs_through(self, hop: HopSession, part: Part) -> bool:
-        return not intersect(hop.part, part, self.served[hop.order.model].layers).is_empty()
+        return not (hop.part & part).is_empty()
 
     def _is_draining(self, hop: HopSession) -> bool:
         part = self.draining.get(hop.order.model)
@@ -198,11 +198,11 @@ class SessionTable:
         self, asker: Asker, order: Open, tensor: WireTensor | None, served: ServedPart, now: float
     ) -> Refused | None:
         part = parse_part(order.part, served.layers)
-        if not served.part.covers(part) or len(cell_ranges(part, served.layers)) != 1:
+        if not served.part.covers(part) or len(part.cell_ranges) != 1:
             return refuse(order, "NOT_SERVING", f'"{order.part}" is not served here, "{served.part}" is')
         goes_on = self._find_old(order) is not None  # as a later attempt: it leaves when its client can
         draining = self.draining.get(order.model, NOTHING)
-        if not goes_on and not intersect(draining, part, served.layers).is_empty():
+        if not goes_on and not (draining & part).is_empty():
             return refuse(order, "NOT_SERVING", f'"{draining}" is about to be dropped here')
         if part.end != (order.tail is not None) or part.begin != order.is_first:
             return refuse(order, "BAD_MESSAGE", f'"{order.part}" does not fit this hop\'s place in the chain')

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from swarm.parts import Part, cells, part_of_cells, runs
+from swarm.parts import Part, join_parts, part_of_cells, runs, whole
 
 UNAFFORDABLE = 1 << 62
 
@@ -69,7 +69,7 @@ def place_all(seats: Sequence[Seat], held: Sequence[Held], layers: Mapping[str, 
     for seat in sorted(seats, key=lambda seat: seat.node):
         rows[seat.node] = place_one(seat, coverage)
         for model, part in rows[seat.node].items():
-            for cell in cells(part, layers[model]):
+            for cell in part.cells:
                 coverage[model][cell] += 1
     return rows
 
@@ -78,7 +78,7 @@ def count_coverage(held: Sequence[Held], layers: Mapping[str, int]) -> dict[str,
     """Model → how many claims cover each cell."""
     coverage = {model: [0] * (count + 2) for model, count in layers.items()}
     for claim in held:
-        for cell in cells(claim.part, layers[claim.model]):
+        for cell in claim.part.cells:
             coverage[claim.model][cell] += 1
     return coverage
 
@@ -91,7 +91,7 @@ def take_up_again(seat: Seat, former: Mapping[str, Part], coverage: Mapping[str,
         costs = seat.costs.get(model)
         if costs is None or part.is_empty():
             continue
-        held = cells(part, costs.layers)
+        held = part.cells
         needed = sum(costs.of(cell) for cell in held)
         if needed <= budget and min(coverage[model][cell] for cell in held) == min(coverage[model]):
             placement[model] = part
@@ -152,13 +152,8 @@ def _mean(coverage: Sequence[int], window: tuple[int, int]) -> float:
     return sum(coverage[window[0] : window[1]]) / (window[1] - window[0])
 
 
-def must_yield(node: str, part: Part, others: Sequence[tuple[str, Part]], layers: int) -> bool:
+def must_yield(node: str, part: Part, others: Sequence[tuple[str, Part]]) -> bool:
     """Whether a node should choose again: cells are missing while some of its own are held by a lower id too."""
-    held = [0] * (layers + 2)
-    for _, other in [*others, (node, part)]:
-        for cell in cells(other, layers):
-            held[cell] += 1
-    if all(held):
+    if join_parts([part, *(held for _, held in others)]) == whole(part.depth):
         return False
-    mine = set(cells(part, layers))
-    return any(other < node and mine & set(cells(part_, layers)) for other, part_ in others)
+    return any(other < node and not (part & held).is_empty() for other, held in others)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from swarm.parts import Part, cells, describe_cells, part_of, runs
+from swarm.parts import Part, part_of, runs
 from swarm.plan.routes import Server, find_route
 from swarm.plan.shares import Member
 
@@ -64,7 +64,7 @@ class Holdings:
         self.rates = [0] * (layers + 2)
         self._forecast: Forecast | None = None
         for member in members:
-            self.hold(member.node, frozenset(cells(member.part, layers)))
+            self.hold(member.node, frozenset(member.part.cells))
 
     def hold(self, node: str, held: Cells) -> None:
         """Let a node hold just these cells."""
@@ -127,9 +127,9 @@ class Holdings:
         gained = held - self.held[node]
         lacking = [cell for cell in sorted(gained) if self.count[cell] == 0]
         if lacking:
-            reason = f"nobody serves {describe_cells(lacking, self.layers)}"
+            reason = f"nobody serves {part_of(lacking, self.layers).describe()}"
         elif gained:
-            reason = f"{describe_cells(sorted(gained), self.layers)} will run faster or for more streams"
+            reason = f"{part_of(sorted(gained), self.layers).describe()} will run faster or for more streams"
         else:
             reason = "others serve the rest"
         self.moves.append(Move(node, part_of(self.held[node], self.layers), part_of(held, self.layers), reason))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from swarm.parts import Part, cell_ranges, cells, part_of_cells
+from swarm.parts import Part, join_parts, part_of_cells, whole
 
 HOP_SECONDS = 0.002  # what one more LAN crossing costs a token, until links are measured
 UNMEASURED_SECONDS = 0.001  # a layer, where no node has measured one
@@ -83,7 +83,7 @@ def _reach_end(servers: Sequence[Server], layers: int, avoid: Collection[str] = 
     )
     covering: list[list[tuple[int, Server]]] = [[] for _ in range(total)]
     for server in usable:
-        for first, stop in cell_ranges(server.part, layers):
+        for first, stop in server.part.cell_ranges:
             for cell in range(first, stop):
                 covering[cell].append((stop, server))
     best: list[_Reached | None] = [_Reached(0.0, "", 0, 0, None), *([None] * total)]
@@ -104,7 +104,6 @@ def _reach_end(servers: Sequence[Server], layers: int, avoid: Collection[str] = 
     return best[total]
 
 
-def missing_cells(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> list[int]:
-    """Cells that no server covers."""
-    held = {cell for server in servers if server.node not in avoid for cell in cells(server.part, layers)}
-    return [cell for cell in range(layers + 2) if cell not in held]
+def missing_part(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> Part:
+    """What no server covers."""
+    return whole(layers) - join_parts(server.part for server in servers if server.node not in avoid)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from swarm.node.machine import NodeMachine
 from swarm.node.work import Batch
-from swarm.parts import Part, join_parts, subtract
+from swarm.parts import Part, join_parts
 from swarm.testing.integer_model import MODEL_ID
 
 
@@ -33,9 +33,8 @@ def check_fences(seed: int, machine: NodeMachine, batch: Batch) -> None:
 
 def check_drop(seed: int, machine: NodeMachine, before: Part, after: Part, others: Iterable[NodeMachine]) -> None:
     """No cell is dropped of one's own accord while nobody else serves it. others: those who live, or did just now."""
-    layers = next(local.costs.layers for local in machine.membership.me.models if local.model == MODEL_ID)
     claims = [other.claims.by_model[MODEL_ID] for other in others if MODEL_ID in other.claims.by_model]
-    lost = subtract(subtract(before, after, layers), join_parts([claim.serving for claim in claims], layers), layers)
+    lost = (before - after) - join_parts([claim.serving for claim in claims])
     if not lost.is_empty():
         raise BrokenPromiseError(seed, f'{machine.node[:4]} dropped "{lost}", which nobody else serves')
 

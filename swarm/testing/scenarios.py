@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 
 from swarm.discovery.members import members_of
-from swarm.parts import cells, describe_cells, part_of_cells
+from swarm.parts import part_of, part_of_cells
 from swarm.plan.moves import Plan, plan_moves
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
@@ -219,7 +219,7 @@ def _plan(simulation: Simulation) -> Plan:
 
 
 def _missing(simulation: Simulation) -> list[int]:
-    held = {cell for name in simulation.nodes for cell in cells(simulation.part_of(name), MODEL.layers)}
+    held = {cell for name in simulation.nodes for cell in simulation.part_of(name).cells}
     return [cell for cell in range(MODEL.layers + 2) if cell not in held]
 
 
@@ -227,7 +227,7 @@ def _check_end(simulation: Simulation) -> None:
     simulation.check_answers()
     missing = _missing(simulation)
     if missing:
-        raise BrokenPromiseError(simulation.seed, f"{describe_cells(missing, MODEL.layers)} missing in the end")
+        raise BrokenPromiseError(simulation.seed, f"{part_of(missing, MODEL.layers).describe()} missing in the end")
     plan = _plan(simulation)
     if plan.moves:
         raise BrokenPromiseError(simulation.seed, f"still to be moved in the end: {plan.moves}")

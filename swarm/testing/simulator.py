@@ -45,7 +45,7 @@ from swarm.node.machine import (
 )
 from swarm.node.membership import LocalModel, Membership, Self
 from swarm.node.work import Batch
-from swarm.parts import NOTHING, Part, cells, join_parts, parse_part, subtract
+from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.testing.clients import SimulatedClient
 from swarm.testing.connections import Connections, Link
@@ -127,7 +127,7 @@ class Simulation:
 
     def _make_machine(self, name: str, address: str, budget_layers: int, present: str, machine: str) -> NodeMachine:
         layers = self.model.layers
-        absent = frozenset(range(layers + 2)) - frozenset(cells(parse_part(present, layers), layers))
+        absent = frozenset((whole(layers) - parse_part(present, layers)).cells)
         costs = CellCosts(layers, 0, LAYER_BYTES, 0, absent)
         me = Self(
             node=name,
@@ -230,8 +230,8 @@ class Simulation:
         layers = self.model.layers
         peers = node.machine.membership.table.live(now)
         elsewhere = [claimed_part(beat, MODEL_ID, layers, "serving") for beat in peers]
-        left = subtract(self.part_of(name), part, layers)
-        if node.is_up and node.stalled_until <= self.now and join_parts(elsewhere, layers).covers(left):
+        left = self.part_of(name) - part
+        if node.is_up and node.stalled_until <= self.now and join_parts(elsewhere).covers(left):
             for effect in node.machine.moves.begin(MODEL_ID, part, now):
                 self._perform(node, effect)
 

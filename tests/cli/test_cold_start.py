@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.parts import cells, parse_part, whole
+from swarm.parts import parse_part, whole
 from swarm.sepweight.manifest import read_manifest
 from tests.processes import DEMO, READY, Node
 from tests.swarms import wait_until
@@ -24,7 +24,7 @@ COVERED_SECONDS = 10.0  # after the last process's start, its loading (1-2 s for
 @pytest.mark.parametrize("seed", range(20))
 def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    everything = set(cells(whole(LAYERS), LAYERS))
+    everything = set(whole(LAYERS).cells)
     memory = rng.sample(rng.choice(SIZES), 3)
     nodes: list[Node] = []
     started = time.monotonic()
@@ -45,4 +45,4 @@ def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path)
 def held(nodes: Sequence[Node]) -> set[int]:
     """The cells that the nodes' last ready lines name."""
     parts = [match[2] for node in nodes for match in map(READY.match, node.lines[-1:]) if match is not None]
-    return {cell for part in parts for cell in cells(parse_part(part, LAYERS), LAYERS)}
+    return {cell for part in parts for cell in parse_part(part, LAYERS).cells}

@@ -12,7 +12,7 @@ from swarm.client.effects import Delivered
 from swarm.client.session import Turn
 from swarm.errors import PeerError, RequestError
 from swarm.messages import Sampling
-from swarm.parts import cells, parse_part
+from swarm.parts import parse_part
 from swarm.testing.integer_model import IntegerModel
 from tests.swarms import (
     IntegerNode,
@@ -218,8 +218,8 @@ def test_nodes_that_start_together_cover_the_model(seed: int) -> None:
         held = set()
         for node in nodes:
             for claim in list(node.process.machine.claims.by_model.values()):
-                held.update(cells(claim.serving, MODEL.layers))
-        return held == set(cells(parse_part("f", MODEL.layers), MODEL.layers))
+                held.update(claim.serving.cells)
+        return held == set(parse_part("f", MODEL.layers).cells)
 
     try:
         for nodes in swarms:

@@ -49,7 +49,7 @@ def run_batch(config: FalconConfig, lengths: list[int]) -> AliveBytes:
         layer = Layer(config, 0, {name: torch.empty(size, dtype=dtype) for name, size in layer_tensors(config).items()})
         norm = {f"ln_f.{kind}": torch.empty(config.hidden, dtype=dtype) for kind in ("weight", "bias")}
         head = Head(config, norm | {"lm_head.weight": torch.empty(config.vocabulary, config.hidden, dtype=dtype)})
-        part = FalconPart(config, Part(ranges=((0, 1),), end=True), None, [layer], None, dtype, "cpu")
+        part = FalconPart(config, Part(1, ranges=((0, 1),), end=True), None, [layer], None, dtype, "cpu")
         spans: list[Span] = []
         for length in lengths:
             cache = part.new_cache()

@@ -9,7 +9,7 @@ from swarm.node.effects import Answer
 from swarm.node.machine import NodeMachine, PartFailed
 from swarm.node.membership import Membership, Self
 from swarm.node.moves import DRAIN_SECONDS, HOLD_SECONDS, STUCK_SECONDS
-from swarm.parts import cells, parse_part
+from swarm.parts import parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
@@ -70,7 +70,7 @@ def test_what_drains_is_served_again_if_the_one_who_promised_dies() -> None:
     simulation.kill(other)
     simulation.run(2)
     assert simulation.part_of(mover).covers(parse_part(HALVES[0], MODEL.layers))
-    held = {cell for name in simulation.nodes for cell in cells(simulation.part_of(name), MODEL.layers)}
+    held = {cell for name in simulation.nodes for cell in simulation.part_of(name).cells}
     assert held == set(range(MODEL.layers + 2))
 
 

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.parts import cells, parse_part, whole
+from swarm.parts import parse_part, whole
 from swarm.plan.claims import CellCosts, Held, Seat, count_coverage, must_yield, place_all, take_up_again
 
 LAYERS = 24
@@ -37,7 +37,7 @@ def test_no_budget_is_exceeded_and_the_order_of_arrival_does_not_matter(budgets:
 def test_what_fits_is_covered(budgets: list[int], seed: int) -> None:
     """A layer costs 10 and the head 15, so a node wastes at most 14 of its budget on the way."""
     rows = place_all(seats_of(budgets, seed), [], {MODEL: LAYERS})
-    held = {cell for row in rows.values() for cell in cells(row[MODEL], LAYERS)}
+    held = {cell for row in rows.values() for cell in row[MODEL].cells}
     if sum(budget - 14 for budget in budgets) >= LAYERS * 10 + 15:
         assert held == set(range(LAYERS + 2))
 
@@ -65,10 +65,10 @@ def test_a_node_too_small_for_a_layer_claims_nothing_costly() -> None:
 
 def test_the_higher_id_yields_only_while_something_is_missing() -> None:
     mine = parse_part("b 0-12", LAYERS)
-    assert must_yield("5", mine, [("3", mine)], LAYERS)
-    assert not must_yield("3", mine, [("5", mine)], LAYERS)
-    assert not must_yield("5", mine, [("3", whole(LAYERS))], LAYERS)
-    assert not must_yield("5", mine, [("3", parse_part("12-20", LAYERS))], LAYERS)
+    assert must_yield("5", mine, [("3", mine)])
+    assert not must_yield("3", mine, [("5", mine)])
+    assert not must_yield("5", mine, [("3", whole(LAYERS))])
+    assert not must_yield("5", mine, [("3", parse_part("12-20", LAYERS))])
 
 
 def test_a_restarted_node_takes_up_what_it_held_if_that_is_still_wanted() -> None:
@@ -98,7 +98,7 @@ def test_nobody_claims_what_lies_on_no_disk_of_its_own(nodes: list[tuple[int, fr
     for index, (budget, absent) in enumerate(nodes):
         part = rows[f"{index:02}"].get(MODEL)
         if part is not None:
-            assert not absent & set(cells(part, LAYERS))
+            assert not absent & set(part.cells)
         else:
             affordable = [cell for cell in range(LAYERS + 2) if seats[index].costs[MODEL].of(cell) <= budget]
             assert not affordable
@@ -108,7 +108,7 @@ def test_thirds_that_lie_on_three_machines_are_claimed_there() -> None:
     """README: copy only the files of a part. Each has memory for more."""
     thirds = ["16-24 e", "b 0-8", "8-16"]
     seats = [
-        Seat(f"{index:02}", 300, {MODEL: CellCosts(LAYERS, 0, 10, 15, frozenset(range(26)) - set(cells(part, LAYERS)))})
+        Seat(f"{index:02}", 300, {MODEL: CellCosts(LAYERS, 0, 10, 15, frozenset(range(26)) - set(part.cells))})
         for index, part in enumerate(parse_part(third, LAYERS) for third in thirds)
     ]
     rows = place_all(seats, [], {MODEL: LAYERS})

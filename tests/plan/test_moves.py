@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.parts import NOTHING, Part, cells, parse_part, whole
+from swarm.parts import NOTHING, Part, parse_part, whole
 from swarm.plan.claims import CellCosts, Seat, place_all
 from swarm.plan.figures import SAMPLES, Published
 from swarm.plan.moves import Plan, plan_moves
@@ -56,10 +56,10 @@ def carry_out(plan: Plan, members: Sequence[Member]) -> list[Member]:
     of = {member.node: member for member in members}
     for move in plan.moves:
         assert parts[move.node] == move.before
-        dropped = set(cells(move.before, LAYERS)) - set(cells(move.after, LAYERS))
-        others = {cell for node, part in parts.items() if node != move.node for cell in cells(part, LAYERS)}
+        dropped = set(move.before.cells) - set(move.after.cells)
+        others = {cell for node, part in parts.items() if node != move.node for cell in part.cells}
         assert dropped <= others, f"{move} leaves cells to nobody"
-        assert sum(of[move.node].costs.of(cell) for cell in cells(move.after, LAYERS)) <= of[move.node].budget
+        assert sum(of[move.node].costs.of(cell) for cell in move.after.cells) <= of[move.node].budget
         parts[move.node] = move.after
     return [replace(member, part=parts[member.node]) for member in members]
 
@@ -195,7 +195,7 @@ def test_spare_nodes_serve_the_thinnest_layers() -> None:
         member("c", 0.002, 120, "b 0-12"),
     ]
     after = {one.node: one.part for one in carry_out(plan_moves(nodes, LAYERS), nodes)}
-    held = [cell for part in after.values() for cell in cells(part, LAYERS)]
+    held = [cell for part in after.values() for cell in part.cells]
     assert min(held.count(cell) for cell in range(LAYERS + 2)) == 2
     assert after["a"] == whole(LAYERS)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.parts import cells, parse_part, part_of_cells, whole
-from swarm.plan.routes import Server, find_route, missing_cells
+from swarm.parts import parse_part, part_of_cells, whole
+from swarm.plan.routes import Server, find_route, missing_part
 
 LAYERS = 12
 server_lists = st.lists(
@@ -27,9 +27,9 @@ server_lists = st.lists(
 @settings(max_examples=300)
 def test_every_cell_is_covered_exactly_once_or_there_is_no_route(servers: list[Server]) -> None:
     route = find_route(servers, LAYERS)
-    assert bool(route) == (not missing_cells(servers, LAYERS))
+    assert bool(route) == (missing_part(servers, LAYERS).is_empty())
     if route:
-        assert [cell for hop in route for cell in cells(hop.part, LAYERS)] == list(range(LAYERS + 2))
+        assert [cell for hop in route for cell in hop.part.cells] == list(range(LAYERS + 2))
         for hop in route:
             assert any(server.node == hop.node and server.part.covers(hop.part) for server in servers)
     assert route == find_route(list(reversed(servers)), LAYERS)
