@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 
 GREEDY_TEMPERATURE = 1e-5  # below it logits divided by it overflow, and nothing but the likeliest token is ever drawn
 

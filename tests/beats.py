@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarm.messages import Beat, Claim
+from swarm.messages.members import Beat, Claim
 
 PLAIN: dict[str, Any] = {
     "incarnation": 1,

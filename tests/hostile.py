@@ -23,7 +23,8 @@ from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.discovery.lan import SERVICE, TTL_SECONDS
 from swarm.errors import SwarmError
 from swarm.keys import derive_keys, new_identity
-from swarm.messages import PROTOCOL, AskPeers
+from swarm.messages.base import PROTOCOL
+from swarm.messages.members import AskPeers
 from swarm.wire.codec import decode, encode
 from swarm.wire.sockets import make_dealer
 from tests.swarms import KEYS

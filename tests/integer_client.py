@@ -18,7 +18,7 @@ from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.errors import SwarmError
 from swarm.keys import new_identity
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 from tests.swarms import KEYS
 
 PROMPT = [3, 1, 4, 1, 5]

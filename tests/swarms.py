@@ -13,7 +13,7 @@ from swarm.client.effects import Delivered
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.keys import SwarmKeys, derive_keys, new_identity
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 from swarm.node.cores import Cores
 from swarm.node.effects import Report
 from swarm.node.membership import LocalModel, Self

@@ -12,7 +12,7 @@ import pytest
 from swarm.client.effects import Delivered, RouteTaken
 from swarm.client.session import Turn
 from swarm.client.swarm import SwarmClient
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 from swarm.testing.integer_model import IntegerModel
 from tests.integer_client import PROMPT
 from tests.integer_processes import Process, end_nodes, start_node

@@ -11,7 +11,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 from swarm.sampling import choose_best, gumbel, keep_top_k, keep_top_p, keep_typical, penalise, sample, score
 
 LOGITS = torch.randn(500, generator=torch.Generator().manual_seed(1)) * 3

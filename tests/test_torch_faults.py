@@ -21,7 +21,7 @@ from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.errors import PeerError
 from swarm.falcon import init_part
 from swarm.keys import derive_keys, new_identity, read_secret
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 from swarm.plan.routes import Hop
 from tests.checkpoints import save_sepweight
 from tests.processes import Node, run_command

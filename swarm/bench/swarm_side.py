@@ -18,7 +18,8 @@ from swarm.client.effects import Delivered
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, Session, SwarmClient
 from swarm.keys import derive_keys, new_identity, read_secret
-from swarm.messages import ModelCard, Sampling
+from swarm.messages.files import ModelCard
+from swarm.messages.sampling import Sampling
 from swarm.parts import Part
 
 HOST = "127.0.0.1"

@@ -236,7 +236,7 @@ def make_settings(options: Options, documents: Documents) -> Settings:
     """What the user asked for, and the model's own defaults for the rest."""
     from swarm.client.conversation import Settings
     from swarm.client.prompts import read_defaults
-    from swarm.messages import Sampling
+    from swarm.messages.sampling import Sampling
 
     defaults = {} if options.temperature == 0 else dict(read_defaults(documents.read("generation_config.json")))
     asked = {

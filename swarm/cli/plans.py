@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from swarm.messages import Beat, Claim
+    from swarm.messages.members import Beat, Claim
     from swarm.plan.holdings import Forecast
 
 

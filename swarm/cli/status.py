@@ -17,7 +17,7 @@ from swarm.cli.plans import describe_plans, draw_plans
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from swarm.messages import Beat, Claim
+    from swarm.messages.members import Beat, Claim
 
 FIND_SECONDS = 4.0
 SETTLE_SECONDS = 1.2  # pages of the table and late adverts

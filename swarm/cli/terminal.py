@@ -19,7 +19,7 @@ from swarm.client.effects import RouteTaken
 from swarm.client.prompts import Message
 from swarm.client.settings import parse_setting
 from swarm.errors import RequestError, SwarmError
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 from swarm.plan.routes import Hop
 
 HELP = """\

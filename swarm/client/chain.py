@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swarm.messages import Channel, Open, Opened, Renewed, Tail
+from swarm.messages.base import Channel
+from swarm.messages.sessions import Open, Opened, Renewed, Tail
 from swarm.plan.routes import Hop
 
 RENEW_SECONDS = 1.0

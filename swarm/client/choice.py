@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from swarm.discovery.members import Machine, machine_of, paces_of
 from swarm.discovery.peers import serving_claims
-from swarm.messages import Beat, ModelCard
+from swarm.messages.files import ModelCard
+from swarm.messages.members import Beat
 from swarm.parts import parse_part
 from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_part
 

@@ -18,7 +18,8 @@ from swarm.client.session import Turn
 from swarm.client.swarm import Session, SwarmClient
 from swarm.client.text import StopScanner, TextStream
 from swarm.errors import RequestError
-from swarm.messages import ModelCard, Sampling
+from swarm.messages.files import ModelCard
+from swarm.messages.sampling import Sampling
 from swarm.plan.routes import Hop
 
 

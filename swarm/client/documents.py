@@ -12,7 +12,7 @@ from swarm.client.prompts import PromptForm, choose_form
 from swarm.client.swarm import SwarmClient
 from swarm.errors import WeightsError
 from swarm.files import write_whole
-from swarm.messages import ModelCard
+from swarm.messages.files import ModelCard
 
 
 class Documents:

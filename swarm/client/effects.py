@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swarm.errors import SwarmError
-from swarm.messages import AnyMessage, Channel, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.tensors import WireTensor
 from swarm.plan.routes import Hop
 
 

@@ -14,7 +14,10 @@ from swarm.client.chain import RENEW_SECONDS
 from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Delivered, Effect, RouteTaken, Send
 from swarm.client.session import Phase, SessionMachine, Turn
-from swarm.messages import AnyMessage, Beat, Channel, ModelCard
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.files import ModelCard
+from swarm.messages.members import Beat
 from swarm.plan.routes import Hop
 
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for

@@ -23,7 +23,10 @@ from swarm.discovery.lan import Advert
 from swarm.discovery.peers import PeerTable
 from swarm.errors import SwarmError
 from swarm.keys import Identity, SwarmKeys
-from swarm.messages import AnyMessage, AskPeers, Beat, Channel, Hello, PeerPage, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.members import AskPeers, Beat, Hello, PeerPage
+from swarm.messages.tensors import WireTensor
 from swarm.wire.dialer import Dialer
 from swarm.wire.events import LinkDown, LinkEvent, LinkFailed, LinkMessage, LinkRefused, LinkUp
 from swarm.wire.inbox import Inbox

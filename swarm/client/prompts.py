@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from swarm.errors import WeightsError
-from swarm.messages import SAMPLING_RANGES
+from swarm.messages.sampling import SAMPLING_RANGES
 
 TEMPLATE_LIMIT = 256 << 10
 

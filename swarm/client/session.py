@@ -15,23 +15,13 @@ from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, RouteTaken, Send
 from swarm.client.patience import AGAIN_SECONDS, FAILED_SECONDS, REFUSED_SECONDS, TROUBLE_SECONDS, Patience
 from swarm.errors import PeerError, RequestError, SwarmError
-from swarm.messages import (
-    AnyMessage,
-    Channel,
-    Close,
-    ModelCard,
-    Opened,
-    Refused,
-    Renew,
-    Renewed,
-    Resend,
-    Sampling,
-    Steps,
-    StepSpan,
-    Tail,
-    Tokens,
-    ids_tensor,
-)
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.files import ModelCard
+from swarm.messages.sampling import Sampling
+from swarm.messages.sessions import Close, Opened, Refused, Renew, Renewed, Resend, Tail
+from swarm.messages.tensors import ids_tensor
+from swarm.messages.work import Steps, StepSpan, Tokens
 from swarm.plan.routes import Hop
 
 CONNECT_SECONDS = 1.5  # a node on a LAN that has not answered by then is not there

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from swarm.errors import RequestError
-from swarm.messages import SAMPLING_RANGES, Range
+from swarm.messages.sampling import SAMPLING_RANGES, Range
 
 SETTINGS: Mapping[str, Range] = {**SAMPLING_RANGES, "max_tokens": Range(int, 1, (1 << 24) - 1)}
 

@@ -26,7 +26,9 @@ from swarm.discovery.lan import Lan
 from swarm.discovery.remembered import read_remembered, remember
 from swarm.errors import AccessError, PeerError, RequestError, SwarmError
 from swarm.keys import Identity, SwarmKeys
-from swarm.messages import AskFile, AskModel, Beat, FileChunk, ModelCard, Refused
+from swarm.messages.files import AskFile, AskModel, FileChunk, ModelCard
+from swarm.messages.members import Beat
+from swarm.messages.sessions import Refused
 from swarm.parts import Part, parse_part, whole
 from swarm.wire.events import UNREACHABLE
 

@@ -16,7 +16,7 @@ from threading import BoundedSemaphore
 import psutil
 from zeroconf import ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
-from swarm.messages import PROTOCOL
+from swarm.messages.base import PROTOCOL
 
 SERVICE = "_swarm._tcp.local."
 VIRTUAL = ("docker", "veth", "virbr", "br-", "lo", "tun", "tap", "cni", "flannel")

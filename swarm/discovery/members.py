@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from swarm.messages import Beat, Capacity, Claim, ClaimState
+from swarm.messages.base import ClaimState
+from swarm.messages.members import Beat, Capacity, Claim
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.plan.routes import HOP_SECONDS

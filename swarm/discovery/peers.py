@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from swarm.messages import Beat, Claim
+from swarm.messages.members import Beat, Claim
 
 BEAT_SECONDS = 1.0
 SUSPECT_SECONDS = 2.2  # two beats missed

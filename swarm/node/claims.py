@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from swarm.messages import MOST_SPEC, Capacity, Claim, ClaimState
+from swarm.messages.base import MOST_SPEC, ClaimState
+from swarm.messages.members import Capacity, Claim
 from swarm.node.membership import LocalModel, Self
 from swarm.node.sessions import SessionTable
 from swarm.parts import NOTHING, Part, part_of

@@ -6,7 +6,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from swarm.messages import AnyMessage, Channel, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.tensors import WireTensor
 from swarm.node.work import Batch
 from swarm.parts import Part
 from swarm.wire.events import Asker

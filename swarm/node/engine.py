@@ -16,7 +16,7 @@ from swarm.falcon.cache import Cache
 from swarm.falcon.config import KEY_BLOCK
 from swarm.falcon.loading import iterate_loading
 from swarm.falcon.part import FalconPart, Span
-from swarm.messages import WireTensor
+from swarm.messages.tensors import WireTensor
 from swarm.node.batching import SAMPLED_ROWS
 from swarm.node.kinds import describe_kind
 from swarm.node.work import Batch, BatchResult, Engine, MakeEngine, ServedPart, packed_rows

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swarm.messages import Probe, ProbeAck, WireTensor
+from swarm.messages.tensors import WireTensor
+from swarm.messages.work import Probe, ProbeAck
 from swarm.node.effects import Effect, LimitFrames, SendPeer
 
 PROBE_BYTES = 64 << 10

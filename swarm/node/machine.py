@@ -13,30 +13,10 @@ from msgspec import Struct
 
 from swarm.discovery.peers import BEAT_SECONDS
 from swarm.errors import RequestError
-from swarm.messages import (
-    AskFile,
-    AskHold,
-    AskModel,
-    AskPeers,
-    Beat,
-    BeatAck,
-    Close,
-    Credit,
-    EndHold,
-    Goodbye,
-    Hello,
-    HoldAnswer,
-    ModelCard,
-    Open,
-    Probe,
-    ProbeAck,
-    Refused,
-    Renew,
-    Resend,
-    StepRefused,
-    Steps,
-    Welcome,
-)
+from swarm.messages.files import AskFile, AskModel, ModelCard
+from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, EndHold, Goodbye, Hello, HoldAnswer, Welcome
+from swarm.messages.sessions import Close, Open, Refused, Renew, Resend
+from swarm.messages.work import Credit, Probe, ProbeAck, StepRefused, Steps
 from swarm.node.claims import OwnClaims
 from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer, Unload
 from swarm.node.links import LinkMeter

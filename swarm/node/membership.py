@@ -14,7 +14,8 @@ from swarm.discovery.knocks import Knock, Knocks
 from swarm.discovery.members import costs_of
 from swarm.discovery.peers import PeerTable
 from swarm.errors import RequestError
-from swarm.messages import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage, Refused
+from swarm.messages.members import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage
+from swarm.messages.sessions import Refused
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
 from swarm.parts import Part, parse_part, part_of
 from swarm.plan.claims import (

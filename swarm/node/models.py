@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swarm.errors import WeightsError
 from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
-from swarm.messages import DocumentCard, ModelCard
+from swarm.messages.files import DocumentCard, ModelCard
 from swarm.node.memory import ModelMemory, model_memory
 from swarm.node.verifying import FileToVerify
 from swarm.parts import Part, part_of, part_of_cells, whole

@@ -12,7 +12,8 @@ from typing import Literal
 
 from swarm.discovery.members import claimed_part, members_of
 from swarm.discovery.peers import PeerTable
-from swarm.messages import AskHold, Beat, ClaimState, EndHold, HoldAnswer
+from swarm.messages.base import ClaimState
+from swarm.messages.members import AskHold, Beat, EndHold, HoldAnswer
 from swarm.node.claims import OwnClaim, OwnClaims
 from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
 from swarm.node.membership import STILL_SECONDS

@@ -16,7 +16,10 @@ import zmq
 from swarm.discovery.lan import Advert, Lan
 from swarm.discovery.remembered import read_remembered, remember
 from swarm.keys import Identity, SwarmKeys
-from swarm.messages import FileChunk, Hello, ModelCard, Refused, WireTensor
+from swarm.messages.files import FileChunk, ModelCard
+from swarm.messages.members import Hello
+from swarm.messages.sessions import Refused
+from swarm.messages.tensors import WireTensor
 from swarm.node.compute import ComputeThread
 from swarm.node.cores import Cores
 from swarm.node.effects import (

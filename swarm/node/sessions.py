@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm.errors import RequestError
-from swarm.messages import Close, Code, Open, Opened, Refused, Renew, Renewed, WireTensor, ids_of
+from swarm.messages.sessions import Close, Code, Open, Opened, Refused, Renew, Renewed
+from swarm.messages.tensors import WireTensor, ids_of
 from swarm.node.batching import Pace
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops import IDLE_SECONDS, LEASE_SECONDS, HopSession, are_ids, tokens_of

@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from swarm.messages import Code, Credit, Progress, Refused, Resend, StepRefused, Steps, StepSpan, WireTensor, ids_tensor
+from swarm.messages.sessions import Code, Refused, Resend
+from swarm.messages.tensors import WireTensor, ids_tensor
+from swarm.messages.work import Credit, Progress, StepRefused, Steps, StepSpan
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient, SendPeer
 from swarm.node.hops import HopSession, Kept, Pending, are_ids, finish_of, tokens_of
 from swarm.node.place import Place

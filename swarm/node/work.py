@@ -7,7 +7,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from swarm.messages import Sampling, WireTensor
+from swarm.messages.sampling import Sampling
+from swarm.messages.tensors import WireTensor
 from swarm.parts import Part
 
 

@@ -10,7 +10,10 @@ from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, S
 from swarm.client.generation import GenerationMachine
 from swarm.client.session import Turn
 from swarm.errors import SwarmError
-from swarm.messages import AnyMessage, Beat, Channel, Sampling
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.members import Beat
+from swarm.messages.sampling import Sampling
 from swarm.testing.promises import check_tokens
 
 LOOK_SECONDS = 1.0  # between two looks at the peer table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from swarm.messages import Channel
+from swarm.messages.base import Channel
 from swarm.testing.network import Network
 
 Link = tuple[str, str, Channel]  # a connection: who dialled, whom, for what

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from swarm.messages import ModelCard, Sampling, WireTensor, ids_of
+from swarm.messages.files import ModelCard
+from swarm.messages.sampling import Sampling
+from swarm.messages.tensors import WireTensor, ids_of
 from swarm.node.work import Batch, BatchResult, Engine, MakeEngine, SampleOrder, ServedPart
 from swarm.parts import Part
 

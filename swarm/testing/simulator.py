@@ -15,7 +15,10 @@ from dataclasses import dataclass, field, replace
 from swarm.client.effects import Send as ClientSend
 from swarm.client.generation import GenerationMachine
 from swarm.discovery.members import claimed_part
-from swarm.messages import AnyMessage, AskPeers, Beat, Channel, PeerPage, Welcome, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.members import AskPeers, Beat, PeerPage, Welcome
+from swarm.messages.tensors import WireTensor
 from swarm.node.effects import (
     Answer,
     AskCores,

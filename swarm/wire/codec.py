@@ -13,7 +13,9 @@ import msgpack
 import msgspec
 
 from swarm.errors import PeerError
-from swarm.messages import ITEM_BYTES, PROTOCOL, AnyMessage, Dtype, Small, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import PROTOCOL, Dtype, Small
+from swarm.messages.tensors import ITEM_BYTES, WireTensor
 
 HEADER_LIMIT = 64 << 10
 FRAME_LIMIT = 1 << 20

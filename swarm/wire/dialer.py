@@ -15,7 +15,10 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from swarm.keys import Identity, SwarmKeys
-from swarm.messages import AnyMessage, Channel, Hello, Welcome, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.members import Hello, Welcome
+from swarm.messages.tensors import WireTensor
 from swarm.wire.codec import FRAME_LIMIT, SMALLEST_FRAME, WireError, decode, encode
 from swarm.wire.events import (
     UNREACHABLE,

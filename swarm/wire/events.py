@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from swarm.messages import AnyMessage, Channel, Welcome, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.members import Welcome
+from swarm.messages.tensors import WireTensor
 
 WRONG_SECRET = "wrong swarm secret, or not a swarm"
 UNREACHABLE = "TCP connection refused or timed out"

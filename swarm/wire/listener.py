@@ -15,7 +15,11 @@ from zmq.utils import z85
 
 from swarm.errors import RequestError
 from swarm.keys import SwarmKeys, node_id
-from swarm.messages import AnyMessage, Channel, Hello, Refused, WireTensor
+from swarm.messages.any import AnyMessage
+from swarm.messages.base import Channel
+from swarm.messages.members import Hello
+from swarm.messages.sessions import Refused
+from swarm.messages.tensors import WireTensor
 from swarm.wire.codec import HEADER_LIMIT, MAX_FRAMES, TENSOR_LIMIT, WireError, decode, encode
 from swarm.wire.events import Arrived, Asker
 from swarm.wire.penalties import Penalties

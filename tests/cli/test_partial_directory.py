@@ -11,7 +11,7 @@ from rich.console import Console
 
 from swarm.cli.plans import describe_plans, draw_plans
 from swarm.cli.status import draw
-from swarm.messages import Claim
+from swarm.messages.members import Claim
 from tests.beats import make_beat
 from tests.processes import DEMO, Node, run_command
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from swarm.client.choice import AVOID_SECONDS, RouteChoice
-from swarm.messages import Beat, Claim, ClaimState
+from swarm.messages.base import ClaimState
+from swarm.messages.members import Beat, Claim
 from swarm.parts import parse_part
 from swarm.plan.routes import Hop
 from swarm.testing.integer_model import MODEL_ID, IntegerModel

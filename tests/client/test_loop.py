@@ -11,7 +11,8 @@ from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
 from swarm.client.session import Turn
 from swarm.keys import new_identity
-from swarm.messages import AskPeers, Beat, Sampling
+from swarm.messages.members import AskPeers, Beat
+from swarm.messages.sampling import Sampling
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation

@@ -10,7 +10,7 @@ import pytest
 from swarm.client.prompts import read_defaults
 from swarm.client.settings import parse_setting
 from swarm.errors import RequestError
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ import pytest
 
 from swarm.client.session import Turn
 from swarm.errors import PeerError
-from swarm.messages import Open, Sampling, Steps, StepSpan, Tail, ids_tensor
+from swarm.messages.sampling import Sampling
+from swarm.messages.sessions import Open, Tail
+from swarm.messages.tensors import ids_tensor
+from swarm.messages.work import Steps, StepSpan
 from swarm.node.effects import Forget, Run, SendClient
 from swarm.node.machine import WeightsDamaged
 from swarm.node.sessions import SessionTable

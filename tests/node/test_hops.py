@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.messages import AskPeers, HoldAnswer, Open, Sampling, Tail
+from swarm.messages.members import AskPeers, HoldAnswer
+from swarm.messages.sampling import Sampling
+from swarm.messages.sessions import Open, Tail
 from swarm.node import membership
 from swarm.node.hops import MOST_IDS, HopSession, tokens_of
 from swarm.parts import parse_part

@@ -11,7 +11,7 @@ import pytest
 from swarm.client.effects import Delivered
 from swarm.client.session import Turn
 from swarm.errors import PeerError, RequestError
-from swarm.messages import Sampling
+from swarm.messages.sampling import Sampling
 from swarm.parts import parse_part
 from swarm.testing.integer_model import IntegerModel
 from tests.swarms import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.messages import AskPeers, Claim, Refused
+from swarm.messages.members import AskPeers, Claim
+from swarm.messages.sessions import Refused
 from swarm.node.effects import Answer
 from swarm.node.machine import NodeMachine, PartFailed
 from swarm.node.membership import Membership, Self

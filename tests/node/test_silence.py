@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.messages import Goodbye
+from swarm.messages.members import Goodbye
 from swarm.node.effects import HangUp, Report
 from swarm.node.machine import NodeMachine, Started
 from swarm.node.membership import Membership, Self

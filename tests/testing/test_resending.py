@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from swarm.messages import Renewed
+from swarm.messages.sessions import Renewed
 from swarm.node.effects import SendClient
 from swarm.node.steps import StepRunner
 from swarm.testing.integer_model import IntegerModel

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from swarm.client.session import SessionMachine
-from swarm.messages import Tokens
+from swarm.messages.work import Tokens
 from swarm.node.hops import HopSession
 from swarm.node.moves import MoveRunner
 from swarm.testing.integer_model import IntegerModel

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from swarm.keys import new_identity
-from swarm.messages import Hello
+from swarm.messages.members import Hello
 from swarm.testing.integer_model import IntegerModel
 from swarm.wire import dialer as dialing
 from swarm.wire.dialer import Dialer

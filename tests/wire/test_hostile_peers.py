@@ -11,7 +11,8 @@ import zmq
 
 from swarm.errors import AccessError, PeerError
 from swarm.keys import derive_keys
-from swarm.messages import Hello, PeerPage, Refused
+from swarm.messages.members import Hello, PeerPage
+from swarm.messages.sessions import Refused
 from swarm.testing.integer_model import IntegerModel
 from swarm.wire.codec import encode
 from swarm.wire.penalties import Penalties

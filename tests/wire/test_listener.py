@@ -7,7 +7,7 @@ import time
 import pytest
 import zmq
 
-from swarm.messages import AskPeers, Hello
+from swarm.messages.members import AskPeers, Hello
 from swarm.wire import listener as listening
 from swarm.wire.codec import encode
 from swarm.wire.inbox import Inbox

@@ -1,0 +1,49 @@
+"""All messages there are: what a frame may hold."""
+
+from __future__ import annotations
+
+from swarm.messages.files import AskFile, AskModel, FileChunk, ModelCard
+from swarm.messages.members import (
+    AskHold,
+    AskPeers,
+    Beat,
+    BeatAck,
+    EndHold,
+    Goodbye,
+    Hello,
+    HoldAnswer,
+    PeerPage,
+    Welcome,
+)
+from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed, Resend
+from swarm.messages.work import Credit, Probe, ProbeAck, StepRefused, Steps, Tokens
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Beat
+    | BeatAck
+    | Goodbye
+    | AskPeers
+    | PeerPage
+    | ModelCard
+    | AskModel
+    | AskFile
+    | FileChunk
+    | AskHold
+    | HoldAnswer
+    | EndHold
+    | Open
+    | Opened
+    | Refused
+    | Renew
+    | Renewed
+    | Resend
+    | Close
+    | Steps
+    | Credit
+    | Probe
+    | ProbeAck
+    | StepRefused
+    | Tokens
+)

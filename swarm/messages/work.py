@@ -1,0 +1,80 @@
+"""Steps that go from hop to hop, what is said of them, and the tokens that come of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from swarm.messages.base import Count, KnownModelId, Message, Seconds, SessionId, Small, Spec, TokenId
+from swarm.messages.sessions import Code
+
+
+class StepSpan(Struct, frozen=True, array_like=True):
+    """`length` new positions of one session, from `position` on; rows of the message's tensor in order.
+
+    is_prompt: they were given by the client, not sampled, and the hop before waits for credit.
+    """
+
+    session: SessionId
+    attempt: Small
+    hop: Small
+    position: Small
+    length: Annotated[int, Meta(ge=1, le=1 << 20)]
+    is_prompt: bool
+
+
+class Steps(Message, frozen=True, tag="steps"):
+    """New positions of several sessions for one part: ids [tokens] for begin, else hidden states [tokens, hidden]."""
+
+    model: KnownModelId
+    part: Spec
+    spans: Annotated[list[StepSpan], Meta(min_length=1, max_length=512)]
+
+
+class Progress(Struct, frozen=True, array_like=True):
+    """A session's hop has taken everything below `end`, and had the last of it for so long."""
+
+    session: SessionId
+    attempt: Small
+    hop: Small
+    end: Small
+    held_seconds: Seconds = 0.0  # 0: not known
+
+
+class Credit(Message, frozen=True, tag="credit"):
+    """Leave to send on: what each session's hop has run, to the hop before it."""
+
+    items: Annotated[list[Progress], Meta(min_length=1, max_length=512)]
+
+
+class Probe(Message, frozen=True, tag="probe"):
+    """Measures a link; odd ones carry a uint8 tensor as load."""
+
+    number: Count
+
+
+class ProbeAck(Message, frozen=True, tag="probe-ack"):
+    """Answers a Probe once it has arrived as a whole."""
+
+    number: Count
+
+
+class StepRefused(Message, frozen=True, tag="step-refused"):
+    """A step was not run; the sender resends from `end` after GAP, and drops the session after STALE."""
+
+    session: SessionId
+    attempt: Small
+    hop: Small
+    code: Code
+    end: Small
+
+
+class Tokens(Message, frozen=True, tag="tokens"):
+    """New token ids for the client: ids[0] has position `index` in the whole sequence."""
+
+    session: SessionId
+    attempt: Small
+    index: Small
+    ids: Annotated[list[TokenId], Meta(min_length=1, max_length=4096)]
+    finish: Literal["", "stop", "length"] = ""
