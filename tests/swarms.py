@@ -14,10 +14,10 @@ from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.keys import SwarmKeys, derive_keys, new_identity
 from swarm.messages.sampling import Sampling
-from swarm.node.cores import Cores
 from swarm.node.effects import Report
-from swarm.node.membership import LocalModel, Self
-from swarm.node.process import NodeProcess, NodeSettings
+from swarm.node.peers.membership import LocalModel, Self
+from swarm.node.shell.cores import Cores
+from swarm.node.shell.process import NodeProcess, NodeSettings
 from swarm.parts import parse_part
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import KV_LAYER_BYTES, IntegerLoader, IntegerModel

@@ -32,11 +32,11 @@ from swarm.cli.reports import Printer
 
 if TYPE_CHECKING:
     from swarm.keys import BorrowedName, NameLock, SwarmKeys
+    from swarm.node.compute.models import LocalWeights
+    from swarm.node.compute.protocol import EngineLoader
     from swarm.node.effects import Report
-    from swarm.node.ledger import Ledger
-    from swarm.node.models import LocalWeights
-    from swarm.node.process import NodeProcess
-    from swarm.node.work import EngineLoader
+    from swarm.node.shell.ledger import Ledger
+    from swarm.node.shell.process import NodeProcess
     from swarm.parts import Part
 
 MOST_FILES = 65_536
@@ -154,9 +154,9 @@ def serve(options: Options) -> int:
     from swarm.discovery.lan import lan_hosts
     from swarm.errors import RequestError
     from swarm.keys import derive_keys
-    from swarm.node.ledger import Ledger
-    from swarm.node.memory import choose_device
-    from swarm.node.models import read_weights
+    from swarm.node.compute.memory import choose_device
+    from swarm.node.compute.models import read_weights
+    from swarm.node.shell.ledger import Ledger
     from swarm.parts import parse_part
 
     device = choose_device(options.device)
@@ -234,7 +234,7 @@ def promise_memory(
 
     Raises RequestError if that is too little for a layer, or for the part asked for.
     """
-    from swarm.node.memory import SPARED_SHARE, check_budget, check_part, measure_device, parse_size
+    from swarm.node.compute.memory import SPARED_SHARE, check_budget, check_part, measure_device, parse_size
 
     useful = sum(one.memory.useful(placement.get(model) or one.present) for model, one in models.items())
     most = useful if options.memory is None else min(useful, parse_size(options.memory))
@@ -258,11 +258,11 @@ def build(
 ) -> NodeProcess:
     """The node's process, ready to run."""
     from swarm.keys import machine_id
-    from swarm.node.cores import Cores
-    from swarm.node.former import keep_former, read_former
-    from swarm.node.membership import LocalModel, Self
-    from swarm.node.memory import measure_device, part_bytes
-    from swarm.node.process import NodeProcess, NodeSettings
+    from swarm.node.claims.former import keep_former, read_former
+    from swarm.node.compute.memory import measure_device, part_bytes
+    from swarm.node.peers.membership import LocalModel, Self
+    from swarm.node.shell.cores import Cores
+    from swarm.node.shell.process import NodeProcess, NodeSettings
     from swarm.parts import parse_part
 
     former = files.former(lock.stem)
@@ -280,7 +280,7 @@ def build(
                     keep_former(former, one.model, part)
 
     def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
-        from swarm.node.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
+        from swarm.node.compute.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
 
         directories = {model: one.directory for model, one in share.models.items()}
         return FalconLoader(

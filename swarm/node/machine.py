@@ -6,10 +6,8 @@ Owns the order in which membership, claims and sessions hear of things. Owns no 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
-
-from msgspec import Struct
 
 from swarm.discovery.peers import BEAT_SECONDS
 from swarm.errors import RequestError
@@ -17,120 +15,33 @@ from swarm.messages.files import AskFile, AskModel, ModelCard
 from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, EndHold, Goodbye, Hello, HoldAnswer, Welcome
 from swarm.messages.sessions import Close, Open, Refused, Renew, Resend
 from swarm.messages.work import Credit, Probe, ProbeAck, StepRefused, Steps
-from swarm.node.claims import OwnClaims
+from swarm.node.claims.moves import MoveRunner
+from swarm.node.claims.own import OwnClaims
+from swarm.node.compute.protocol import ServedPart
 from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer, Unload
-from swarm.node.links import LinkMeter
-from swarm.node.membership import Membership
-from swarm.node.moves import MoveRunner
-from swarm.node.sessions import SessionTable
-from swarm.node.steps import StepRunner
-from swarm.node.work import BatchResult, ServedPart
-from swarm.parts import NOTHING, Part
+from swarm.node.events import (
+    AddressSeen,
+    BatchDone,
+    BatchFailed,
+    ComputeEnded,
+    CoresTaken,
+    Event,
+    PartFailed,
+    PartLoaded,
+    PartProgress,
+    Started,
+    StopAsked,
+    Ticked,
+    WeightsDamaged,
+)
+from swarm.node.hops.sessions import SessionTable
+from swarm.node.hops.steps import StepRunner
+from swarm.node.peers.links import LinkMeter
+from swarm.node.peers.membership import Membership
+from swarm.parts import NOTHING
 from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 
-
-class Started(Struct, frozen=True):
-    """The sockets are bound. placement: what --part asks for, by model; peers: of --peer; remembered: of earlier runs."""
-
-    data_port: int
-    placement: Mapping[str, Part]
-    peers: Sequence[str]
-    remembered: Sequence[str] = ()
-
-
-class Ticked(Struct, frozen=True):
-    """A moment has passed (several a second).
-
-    tick: the compute thread's; refused: malformed messages so far; caches: of sessions, that the engines hold.
-    """
-
-    tick: int
-    refused: int
-    caches: int = 0
-
-
-class AddressSeen(Struct, frozen=True):
-    """An advert with our swarm's tag."""
-
-    address: str
-
-
-class PartLoaded(Struct, frozen=True):
-    """A Load is done."""
-
-    served: ServedPart
-
-
-class PartProgress(Struct, frozen=True):
-    """A Load has come so far, in bytes."""
-
-    model: str
-    done: int
-    total: int
-
-
-class WeightsDamaged(Struct, frozen=True):
-    """A file is not what the manifest says. part: what of the model it spoils."""
-
-    model: str
-    part: Part
-    file: str
-    sha256: str
-    expected: str
-
-
-class ComputeEnded(Struct, frozen=True):
-    """Nothing can be computed or loaded here any more."""
-
-    message: str
-
-
-class PartFailed(Struct, frozen=True):
-    """A Load failed for good."""
-
-    model: str
-    message: str
-
-
-class CoresTaken(Struct, frozen=True):
-    """This node may compute now. was_contended: it had to wait for another node on this machine."""
-
-    was_contended: bool = False
-
-
-class BatchDone(Struct, frozen=True):
-    result: BatchResult
-
-
-class BatchFailed(Struct, frozen=True):
-    message: str
-
-
-class StopAsked(Struct, frozen=True):
-    """SIGTERM or Ctrl-C."""
-
-
-Event = (
-    Started
-    | Ticked
-    | AddressSeen
-    | Arrived
-    | LinkUp
-    | LinkDown
-    | LinkRefused
-    | LinkFailed
-    | LinkMessage
-    | PartLoaded
-    | PartProgress
-    | PartFailed
-    | ComputeEnded
-    | WeightsDamaged
-    | CoresTaken
-    | BatchDone
-    | BatchFailed
-    | StopAsked
-)
 Phase = Literal["running", "stopping"]
 LEAVE_SECONDS = 4.0  # for sessions to go elsewhere, of the 5 in which a node leaves
 

@@ -19,6 +19,7 @@ from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.members import AskPeers, Beat, PeerPage, Welcome
 from swarm.messages.tensors import WireTensor
+from swarm.node.compute.protocol import Batch
 from swarm.node.effects import (
     Answer,
     AskCores,
@@ -35,19 +36,9 @@ from swarm.node.effects import (
     SendPeer,
     Unload,
 )
-from swarm.node.machine import (
-    BatchDone,
-    BatchFailed,
-    CoresTaken,
-    Event,
-    NodeMachine,
-    PartLoaded,
-    Started,
-    StopAsked,
-    Ticked,
-)
-from swarm.node.membership import LocalModel, Membership, Self
-from swarm.node.work import Batch
+from swarm.node.events import BatchDone, BatchFailed, CoresTaken, Event, PartLoaded, Started, StopAsked, Ticked
+from swarm.node.machine import NodeMachine
+from swarm.node.peers.membership import LocalModel, Membership, Self
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.testing.clients import SimulatedClient

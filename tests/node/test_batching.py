@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.node.batching import Candidate, choose_steps, misses_first_prompt
+from swarm.node.hops.batching import Candidate, choose_steps, misses_first_prompt
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation

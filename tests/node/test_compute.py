@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from swarm.node.compute import ComputeThread
+from swarm.node.compute.engine import FalconEngine, FalconLoader
+from swarm.node.compute.protocol import Engine, EngineLoader, MakeEngine
+from swarm.node.compute.thread import ComputeThread
 from swarm.node.effects import Forget, Load
-from swarm.node.engine import FalconEngine, FalconLoader
-from swarm.node.machine import ComputeEnded, Event, PartLoaded, PartProgress
-from swarm.node.work import Engine, EngineLoader, MakeEngine
+from swarm.node.events import ComputeEnded, Event, PartLoaded, PartProgress
 from swarm.parts import Part, parse_part
 from swarm.sepweight import tensorfile
 from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel

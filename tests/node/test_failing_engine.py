@@ -12,11 +12,11 @@ from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail
 from swarm.messages.tensors import ids_tensor
 from swarm.messages.work import Steps, StepSpan
+from swarm.node.compute.protocol import Batch, BatchResult
 from swarm.node.effects import Forget, Run, SendClient
-from swarm.node.machine import WeightsDamaged
-from swarm.node.sessions import SessionTable
-from swarm.node.steps import StepRunner
-from swarm.node.work import Batch, BatchResult
+from swarm.node.events import WeightsDamaged
+from swarm.node.hops.sessions import SessionTable
+from swarm.node.hops.steps import StepRunner
 from swarm.parts import parse_part
 from swarm.testing.integer_model import IntegerEngine, IntegerModel
 from swarm.testing.network import Weather

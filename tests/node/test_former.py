@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.node.former import keep_former, read_former
+from swarm.node.claims.former import keep_former, read_former
 from swarm.parts import parse_part
 
 LAYERS = {"a": 12, "b": 8}

@@ -7,8 +7,8 @@ import pytest
 from swarm.messages.members import AskPeers, HoldAnswer
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail
-from swarm.node import membership
-from swarm.node.hops import MOST_IDS, HopSession, tokens_of
+from swarm.node.hops.hop import MOST_IDS, HopSession, tokens_of
+from swarm.node.peers import membership
 from swarm.parts import parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather

@@ -6,7 +6,7 @@ import pytest
 
 from swarm.messages.work import Probe, ProbeAck
 from swarm.node.effects import LimitFrames, SendPeer
-from swarm.node.links import FRAME_SECONDS, PROBE_AGAIN_SECONDS, PROBE_BYTES, LinkMeter
+from swarm.node.peers.links import FRAME_SECONDS, PROBE_AGAIN_SECONDS, PROBE_BYTES, LinkMeter
 
 NODE = "a" * 16
 ME = "b" * 16

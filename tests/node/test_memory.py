@@ -8,9 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swarm.falcon.config import FalconConfig, layer_tensors, read_falcon_config
 from swarm.falcon.part import FalconPart, Head, Layer, Span
-from swarm.node.batching import LARGEST_CHUNK
-from swarm.node.memory import SAMPLED_ROWS, running_bytes
-from swarm.node.sessions import MOST_SESSIONS
+from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
+from swarm.node.hops.batching import LARGEST_CHUNK
+from swarm.node.hops.sessions import MOST_SESSIONS
 from swarm.parts import Part
 from tests.alive import AliveBytes
 

@@ -6,10 +6,11 @@ import pytest
 
 from swarm.messages.members import AskPeers, Claim
 from swarm.messages.sessions import Refused
+from swarm.node.claims.moves import DRAIN_SECONDS, HOLD_SECONDS, STUCK_SECONDS
 from swarm.node.effects import Answer
-from swarm.node.machine import NodeMachine, PartFailed
-from swarm.node.membership import Membership, Self
-from swarm.node.moves import DRAIN_SECONDS, HOLD_SECONDS, STUCK_SECONDS
+from swarm.node.events import PartFailed
+from swarm.node.machine import NodeMachine
+from swarm.node.peers.membership import Membership, Self
 from swarm.parts import parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather

@@ -12,7 +12,7 @@ from swarm.errors import PeerError
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Refused, Tail
 from swarm.messages.tensors import ids_tensor
-from swarm.node import sessions
+from swarm.node.hops import sessions
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.wire.codec import encode
 from tests.hostile import Raw

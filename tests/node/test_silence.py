@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from swarm.messages.members import Goodbye
 from swarm.node.effects import HangUp, Report
-from swarm.node.machine import NodeMachine, Started
-from swarm.node.membership import Membership, Self
+from swarm.node.events import Started
+from swarm.node.machine import NodeMachine
+from swarm.node.peers.membership import Membership, Self
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation

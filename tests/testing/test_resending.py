@@ -8,7 +8,7 @@ import pytest
 
 from swarm.messages.sessions import Renewed
 from swarm.node.effects import SendClient
-from swarm.node.steps import StepRunner
+from swarm.node.hops.steps import StepRunner
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation

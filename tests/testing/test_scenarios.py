@@ -10,8 +10,8 @@ import pytest
 
 from swarm.client.session import SessionMachine
 from swarm.messages.work import Tokens
-from swarm.node.hops import HopSession
-from swarm.node.moves import MoveRunner
+from swarm.node.claims.moves import MoveRunner
+from swarm.node.hops.hop import HopSession
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.scenarios import run_scenario

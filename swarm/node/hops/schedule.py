@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swarm.node.batching import Candidate, choose_steps, chunk_tokens, misses_first_prompt
-from swarm.node.hops import HopSession
-from swarm.node.sessions import SessionTable
+from swarm.node.hops.batching import Candidate, choose_steps, chunk_tokens, misses_first_prompt
+from swarm.node.hops.hop import HopSession
+from swarm.node.hops.sessions import SessionTable
 
 CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
 CHUNKS_WHILE_OTHERS_DECODE = 1

@@ -17,9 +17,9 @@ from swarm.falcon.config import KEY_BLOCK
 from swarm.falcon.loading import iterate_loading
 from swarm.falcon.part import FalconPart, Span
 from swarm.messages.tensors import WireTensor
-from swarm.node.batching import SAMPLED_ROWS
-from swarm.node.kinds import describe_kind
-from swarm.node.work import Batch, BatchResult, Engine, MakeEngine, ServedPart, packed_rows
+from swarm.node.compute.kinds import describe_kind
+from swarm.node.compute.protocol import Batch, BatchResult, Engine, MakeEngine, ServedPart, packed_rows
+from swarm.node.hops.batching import SAMPLED_ROWS
 from swarm.parts import Part
 from swarm.sampling import sample
 from swarm.sepweight.tensorfile import bytes_of

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from swarm.errors import RequestError
 from swarm.messages.sessions import Close, Code, Open, Opened, Refused, Renew, Renewed
 from swarm.messages.tensors import WireTensor, ids_of
-from swarm.node.batching import Pace
+from swarm.node.compute.protocol import ServedPart
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
-from swarm.node.hops import IDLE_SECONDS, LEASE_SECONDS, HopSession, are_ids, tokens_of
-from swarm.node.work import ServedPart
+from swarm.node.hops.batching import Pace
+from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, are_ids, tokens_of
 from swarm.parts import NOTHING, Part, parse_part
 from swarm.wire.events import Asker
 

@@ -12,8 +12,8 @@ import psutil
 
 from swarm.errors import RequestError
 from swarm.falcon.config import KEY_BLOCK, FalconConfig
-from swarm.node.batching import LARGEST_CHUNK, SAMPLED_ROWS
-from swarm.node.sessions import MOST_SESSIONS
+from swarm.node.hops.batching import LARGEST_CHUNK, SAMPLED_ROWS
+from swarm.node.hops.sessions import MOST_SESSIONS
 from swarm.parts import Part
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key

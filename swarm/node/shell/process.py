@@ -20,8 +20,9 @@ from swarm.messages.files import FileChunk, ModelCard
 from swarm.messages.members import Hello
 from swarm.messages.sessions import Refused
 from swarm.messages.tensors import WireTensor
-from swarm.node.compute import ComputeThread
-from swarm.node.cores import Cores
+from swarm.node.compute.protocol import EngineLoader
+from swarm.node.compute.thread import ComputeThread
+from swarm.node.compute.verifier import Catalogue, Verifier
 from swarm.node.effects import (
     Advertise,
     Answer,
@@ -42,10 +43,10 @@ from swarm.node.effects import (
     SendPeer,
     Unload,
 )
-from swarm.node.machine import AddressSeen, CoresTaken, Event, NodeMachine, PartLoaded, Started, StopAsked, Ticked
-from swarm.node.membership import Membership, Self
-from swarm.node.verifying import Catalogue, Verifier
-from swarm.node.work import EngineLoader
+from swarm.node.events import AddressSeen, CoresTaken, Event, PartLoaded, Started, StopAsked, Ticked
+from swarm.node.machine import NodeMachine
+from swarm.node.peers.membership import Membership, Self
+from swarm.node.shell.cores import Cores
 from swarm.parts import Part
 from swarm.wire.codec import FRAME_LIMIT
 from swarm.wire.dialer import Dialer

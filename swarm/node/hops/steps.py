@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from swarm.messages.sessions import Code, Refused, Resend
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.messages.work import Credit, Progress, StepRefused, Steps, StepSpan
+from swarm.node.compute.protocol import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient, SendPeer
-from swarm.node.hops import HopSession, Kept, Pending, are_ids, finish_of, tokens_of
-from swarm.node.place import Place
-from swarm.node.schedule import Schedule
-from swarm.node.sessions import SessionTable, refuse
-from swarm.node.work import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan
+from swarm.node.hops.hop import HopSession, Kept, Pending, are_ids, finish_of, tokens_of
+from swarm.node.hops.place import Place
+from swarm.node.hops.schedule import Schedule
+from swarm.node.hops.sessions import SessionTable, refuse
 from swarm.parts import Part
 from swarm.wire.events import Asker
 

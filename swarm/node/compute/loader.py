@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarm.errors import SwarmError
-from swarm.node.machine import ComputeEnded, Event, PartFailed, PartProgress
-from swarm.node.work import Engine, EngineLoader, MakeEngine
+from swarm.node.compute.protocol import Engine, EngineLoader, MakeEngine
+from swarm.node.events import ComputeEnded, Event, PartFailed, PartProgress
 from swarm.parts import Part
 
 PROGRESS_SECONDS = 0.2

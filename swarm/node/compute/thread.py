@@ -1,7 +1,7 @@
 """The compute thread: owns every engine and runs what it is given, one job after another.
 
 Its tick moves after each layer and each job, and while it is idle; a tick that stands still means that it is stuck. What it
-is to load is read by loader threads (loading.py).
+is to load is read by loader threads (loader.py).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swarm.node.compute.loader import Built, LoaderThreads, LoadOrder
+from swarm.node.compute.protocol import Engine, EngineLoader
 from swarm.node.effects import Forget, Load, Run, Unload
-from swarm.node.loading import Built, LoaderThreads, LoadOrder
-from swarm.node.machine import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded
-from swarm.node.work import Engine, EngineLoader
+from swarm.node.events import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded
 
 IDLE_TICK_SECONDS = 0.5
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from swarm.messages.base import MOST_SPEC, ClaimState
 from swarm.messages.members import Capacity, Claim
-from swarm.node.membership import LocalModel, Self
-from swarm.node.sessions import SessionTable
+from swarm.node.hops.sessions import SessionTable
+from swarm.node.peers.membership import LocalModel, Self
 from swarm.parts import NOTHING, Part, part_of
 from swarm.plan.figures import Published
 

@@ -14,10 +14,10 @@ from swarm.discovery.members import claimed_part, members_of
 from swarm.discovery.peers import PeerTable
 from swarm.messages.base import ClaimState
 from swarm.messages.members import AskHold, Beat, EndHold, HoldAnswer
-from swarm.node.claims import OwnClaim, OwnClaims
+from swarm.node.claims.own import OwnClaim, OwnClaims
 from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
-from swarm.node.membership import STILL_SECONDS
-from swarm.node.sessions import SessionTable
+from swarm.node.hops.sessions import SessionTable
+from swarm.node.peers.membership import STILL_SECONDS
 from swarm.parts import NOTHING, Part, join_parts, parse_part
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import Member

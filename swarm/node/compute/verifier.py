@@ -16,8 +16,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from swarm.node.loading import make_nice
-from swarm.node.machine import Event, WeightsDamaged
+from swarm.node.compute.loader import make_nice
+from swarm.node.events import Event, WeightsDamaged
 from swarm.parts import Part
 
 PIECE_BYTES = 8 << 20

@@ -9,8 +9,8 @@ from pathlib import Path
 from swarm.errors import WeightsError
 from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
 from swarm.messages.files import DocumentCard, ModelCard
-from swarm.node.memory import ModelMemory, model_memory
-from swarm.node.verifying import FileToVerify
+from swarm.node.compute.memory import ModelMemory, model_memory
+from swarm.node.compute.verifier import FileToVerify
 from swarm.parts import Part, part_of, part_of_cells, whole
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest

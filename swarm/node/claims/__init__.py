@@ -1,0 +1,1 @@
+"""What this node serves of each model, how it moves from one part to another, and what it served before."""

@@ -1,0 +1,1 @@
+"""Who the others are: membership, and how fast the links to them are. Pure."""
