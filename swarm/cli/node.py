@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,13 +30,7 @@ from swarm.cli.peers import PeerAddress, known_peers
 from swarm.cli.reports import Printer
 
 if TYPE_CHECKING:
-    from swarm.keys import BorrowedName, NameLock, SwarmKeys
-    from swarm.node.compute.models import LocalWeights
-    from swarm.node.compute.protocol import EngineLoader
-    from swarm.node.effects import Report
-    from swarm.node.shell.ledger import Ledger
-    from swarm.node.shell.process import NodeProcess
-    from swarm.parts import Part
+    from swarm.keys import BorrowedName, NameLock
 
 MOST_FILES = 65_536
 
@@ -60,16 +53,6 @@ class Options:
     new_swarm: bool
     as_json: bool
     is_demo: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What this node may give to the swarm. budget: bytes of the device. placement: what --part asks for."""
-
-    device: str
-    budget: int
-    models: Mapping[str, LocalWeights]
-    placement: Mapping[str, Part]
 
 
 @click.command(name="swarm-node", context_settings={"help_option_names": ["-h", "--help"]})
@@ -152,36 +135,37 @@ def serve(options: Options) -> int:
     raise_file_limit()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: weights stream through the caches
     from swarm.discovery.lan import lan_hosts
-    from swarm.errors import RequestError
     from swarm.keys import derive_keys
-    from swarm.node.compute.memory import choose_device
-    from swarm.node.compute.models import read_weights
+    from swarm.node.shell.build import build_node, promise_memory, read_offer
     from swarm.node.shell.ledger import Ledger
-    from swarm.parts import parse_part
+    from swarm.node.shell.process import NodeSettings
 
-    device = choose_device(options.device)
-    models = read_weights(options.weights, options.dtype, device)
-    placement: dict[str, Part] = {}
-    if options.part is not None:
-        if len(models) > 1:
-            raise RequestError("--part needs exactly one --weights")
-        placement = {model: parse_part(options.part, one.config.layers) for model, one in models.items()}
-        for model, part in placement.items():
-            models[model].check(part)
+    offer = read_offer(options.weights, options.device, options.dtype, options.part)
     hosts = list(options.hosts) or lan_hosts()
-    may_browse = options.use_mdns and not options.new_swarm
-    secret = find_secret(options.secret_file, hosts, may_browse=may_browse)
+    secret = find_secret(options.secret_file, hosts, may_browse=options.use_mdns and not options.new_swarm)
     if secret is None:
         return EXIT_NO_SECRET
     state = find_state("swarm-node")
     keys = derive_keys(secret)
     files = StateFiles(None) if state is None else StateFiles(state, f"peers-{keys.tag}.json")
-    lock = hold_name(state, options.name)
-    ledger = Ledger(find_shared_dir(state, "memory"), device)
+    settings = NodeSettings(
+        hosts=hosts,
+        port=options.port,
+        peers=known_peers("swarm-node", options.peers),
+        use_mdns=options.use_mdns,
+        placement=offer.placement,
+        remembered_peers=files.peers,
+        is_demo=options.is_demo,
+    )
+    name = hold_name(state, options.name)
+    cores = find_shared_dir(None, "cores") if offer.device == "cpu" else None
+    printer = Printer(options.as_json, name.identity.node, lambda: process.addresses)
+    ledger = Ledger(find_shared_dir(state, "memory"), offer.device)
     try:
-        budget = promise_memory(options, ledger, device, models, placement)
-        share = Share(device, budget, models, placement)
-        process = build(options, hosts, share, ledger, keys, lock, files)
+        budget = promise_memory(offer, options.memory, ledger)
+        process = build_node(
+            offer, budget, settings, keys, name, ledger, files.former(name.stem), cores, printer.report
+        )
         stop_on_signals(process.ask_stop)
         return process.run()
     finally:
@@ -221,111 +205,6 @@ def find_shared_dir(state: Path | None, name: str) -> Path | None:
     """Where nodes of this machine keep what they share, if anywhere."""
     shared = (Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}") if state is None else state
     return shared / name if why_unusable(shared) is None else None
-
-
-def promise_memory(
-    options: Options,
-    ledger: Ledger,
-    device: str,
-    models: Mapping[str, LocalWeights],
-    placement: Mapping[str, Part],
-) -> int:
-    """Bytes of the device that this node may use: what is of use to it, what --memory allows, what others leave.
-
-    Raises RequestError if that is too little for a layer, or for the part asked for.
-    """
-    from swarm.node.compute.memory import SPARED_SHARE, check_budget, check_part, measure_device, parse_size
-
-    useful = sum(one.memory.useful(placement.get(model) or one.present) for model, one in models.items())
-    most = useful if options.memory is None else min(useful, parse_size(options.memory))
-    budget = ledger.promise(lambda: int(measure_device(device).free * (1 - SPARED_SHARE)), most)
-    for model, one in models.items():
-        if model not in placement:
-            check_budget(one.name, one.memory, budget)
-    for model, part in placement.items():
-        check_part(models[model].name, models[model].memory, part, budget)
-    return budget
-
-
-def build(
-    options: Options,
-    hosts: Sequence[str],
-    share: Share,
-    ledger: Ledger,
-    keys: SwarmKeys,
-    lock: NameLock | BorrowedName,
-    files: StateFiles,
-) -> NodeProcess:
-    """The node's process, ready to run."""
-    from swarm.keys import machine_id
-    from swarm.node.claims.former import keep_former, read_former
-    from swarm.node.compute.memory import measure_device, part_bytes
-    from swarm.node.peers.membership import LocalModel, Self
-    from swarm.node.shell.cores import Cores
-    from swarm.node.shell.process import NodeProcess, NodeSettings
-    from swarm.parts import parse_part
-
-    former = files.former(lock.stem)
-    cores = find_shared_dir(None, "cores") if share.device == "cpu" else None
-    printer = Printer(options.as_json, lock.identity.node, lambda: process.addresses)
-
-    def report(report: Report) -> None:
-        printer.report(report)
-        if report.kind == "ready":  # its weights show in the device's own figures from now on
-            one = share.models[report.fields["model_id"]]
-            part = parse_part(report.fields["part"], one.config.layers)
-            ledger.note_allocated(part_bytes(one.memory.weight_costs, part))
-            if former is not None:
-                with contextlib.suppress(OSError):  # it will ask the swarm what to serve, as a new node does
-                    keep_former(former, one.model, part)
-
-    def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
-        from swarm.node.compute.engine import FalconLoader  # seconds of torch, on the compute thread: discovery goes on
-
-        directories = {model: one.directory for model, one in share.models.items()}
-        return FalconLoader(
-            directories,
-            share.device,
-            options.dtype,
-            lambda model, part: share.models[model].memory.kv_capacity(part, share.budget),
-            on_layer,
-        )
-
-    process = NodeProcess(
-        NodeSettings(
-            hosts=hosts,
-            port=options.port,
-            peers=known_peers("swarm-node", options.peers),
-            use_mdns=options.use_mdns,
-            placement=share.placement,
-            remembered_peers=files.peers,
-            is_demo=options.is_demo,
-        ),
-        keys,
-        lock.identity,
-        Self(
-            node=lock.identity.node,
-            incarnation=lock.incarnation,
-            name=lock.name[:64],
-            device=share.device,
-            machine=machine_id(),
-            memory_total=measure_device(share.device).total,
-            budget=share.budget - max(one.memory.scratch for one in share.models.values()),
-            models=tuple(
-                LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in share.models.items()
-            ),
-            former={}
-            if former is None
-            else read_former(former, {model: one.config.layers for model, one in share.models.items()}),
-        ),
-        {model: one.card for model, one in share.models.items()},
-        {digest: path for one in share.models.values() for digest, path in one.documents.items()},
-        make_loader,
-        report,
-        Cores(cores),
-        share.models,
-    )
-    return process
 
 
 def raise_file_limit() -> None:

@@ -38,7 +38,7 @@ from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
 from swarm.node.peers.links import LinkMeter
 from swarm.node.peers.membership import Membership
-from swarm.parts import NOTHING
+from swarm.parts import NOTHING, whole
 from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 
@@ -116,10 +116,7 @@ class NodeMachine:
             case ComputeEnded():
                 return [Report("failed", {"message": event.message}), Exit(1)]
             case PartFailed():
-                report = Report("failed", {"model": event.model, "message": event.message})
-                effects = self.moves.failed(event.model, now)
-                is_serving = not self.claims.of(event.model).serving.is_empty()
-                return [report, *effects] if is_serving else [report, Exit(1)]
+                return self._failed(event, now)
             case BatchFailed():
                 return [
                     Report("compute-failed", {"message": event.message}),
@@ -255,6 +252,19 @@ class NodeMachine:
             *self._say(),
             *self.steps.pump(now),
         ]
+
+    def _failed(self, event: PartFailed, now: float) -> list[Effect]:
+        """What was served goes on; a model of which nothing was is given up here, and a node that has no other ends."""
+        claim = self.claims.of(event.model)
+        effects: list[Effect] = [Report("failed", {"model": event.model, "message": event.message})]
+        effects += self.moves.failed(event.model, now)
+        if not claim.serving.is_empty():
+            return effects
+        self.membership.spoil(event.model, whole(claim.layers))
+        del self.claims.by_model[event.model]
+        if all(other.held.is_empty() for other in self.claims.by_model.values()):
+            return [*effects, Exit(1)]
+        return [*effects, *self._say()]
 
     def _withdraw(self, event: WeightsDamaged, now: float) -> list[Effect]:
         """Serve nothing that comes from damaged weights; clients go elsewhere at once."""

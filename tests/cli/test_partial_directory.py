@@ -75,3 +75,11 @@ def test_the_plan_tells_who_loads_and_how_far_it_is() -> None:
     console = Console(width=80, file=io.StringIO())
     console.print(draw([beat], 80), *draw_plans([plan]))
     assert "1.5 GB" in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+def test_two_directories_of_one_model_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "again")
+    weights = ["--weights", str(DEMO), "--weights", str(tmp_path / "again")]
+    done = run_command("node", tmp_path, [*weights, "--host", "127.0.0.1", "--no-mdns"])
+    assert done.returncode != 0
+    assert "hold the same model" in done.stderr

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swarm.errors import WeightsError
+from swarm.errors import RequestError, WeightsError
 from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
 from swarm.messages.files import DocumentCard, ModelCard
 from swarm.node.compute.memory import ModelMemory, model_memory
@@ -89,11 +89,16 @@ class LocalWeights:
 def read_weights(directories: Sequence[Path], dtype: str | None, device: str) -> dict[str, LocalWeights]:
     """The models in the directories, by model id. dtype: what weights are converted to, None as stored.
 
-    Raises WeightsError for a directory that holds no model that this version runs.
+    Raises WeightsError for a directory that holds no model that this version runs, RequestError for one model given twice.
     """
     found: dict[str, LocalWeights] = {}
     for directory in directories:
         manifest = read_manifest(directory)
+        if manifest.model_id in found:
+            other = found[manifest.model_id].directory
+            raise RequestError(
+                f"{other} and {directory} hold the same model ({manifest.model_id[:8]}); give one of them"
+            )
         if manifest.family != FALCON.name:
             raise WeightsError(f'{directory} holds a model of family "{manifest.family}"; this version runs falcon')
         config = read_falcon_config(manifest.config)

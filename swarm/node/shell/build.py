@@ -1,0 +1,145 @@
+"""Builds a node: what it may give of this machine, and the process that gives it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarm.errors import RequestError
+from swarm.keys import BorrowedName, NameLock, SwarmKeys, machine_id
+from swarm.node.claims.former import keep_former, read_former
+from swarm.node.compute.memory import (
+    SPARED_SHARE,
+    check_budget,
+    check_part,
+    choose_device,
+    measure_device,
+    parse_size,
+    part_bytes,
+)
+from swarm.node.compute.models import LocalWeights, read_weights
+from swarm.node.compute.protocol import EngineLoader
+from swarm.node.effects import Report
+from swarm.node.peers.membership import LocalModel, Self
+from swarm.node.shell.cores import Cores
+from swarm.node.shell.ledger import Ledger
+from swarm.node.shell.process import NodeProcess, NodeSettings
+from swarm.parts import Part, parse_part
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a node has to give: a device, models whose weights lie here, by id, and the part asked for of a model, if any.
+
+    dtype: to compute in; None: as stored.
+    """
+
+    device: str
+    dtype: str | None
+    models: Mapping[str, LocalWeights]
+    placement: Mapping[str, Part]
+
+
+def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: str | None) -> Offer:
+    """Look at what is there.
+
+    Raises RequestError for a device or part that there is not, WeightsError for directories that hold no weights.
+    """
+    device = choose_device(device)
+    models = read_weights(weights, dtype, device)
+    placement: dict[str, Part] = {}
+    if part is not None:
+        if len(models) > 1:
+            raise RequestError("--part needs exactly one --weights")
+        placement = {model: parse_part(part, one.config.layers) for model, one in models.items()}
+        for model, asked in placement.items():
+            models[model].check(asked)
+    return Offer(device, dtype, models, placement)
+
+
+def promise_memory(offer: Offer, memory: str | None, ledger: Ledger) -> int:
+    """Bytes of the device that this node may use: what is of use to it, what --memory allows, what others leave.
+
+    Raises RequestError if that is too little for a layer, or for the part asked for.
+    """
+    useful = sum(one.memory.useful(offer.placement.get(model) or one.present) for model, one in offer.models.items())
+    most = useful if memory is None else min(useful, parse_size(memory))
+    budget = ledger.promise(lambda: int(measure_device(offer.device).free * (1 - SPARED_SHARE)), most)
+    for model, one in offer.models.items():
+        if model not in offer.placement:
+            check_budget(one.name, one.memory, budget)
+    for model, part in offer.placement.items():
+        check_part(offer.models[model].name, offer.models[model].memory, part, budget)
+    return budget
+
+
+def build_node(
+    offer: Offer,
+    budget: int,
+    settings: NodeSettings,
+    keys: SwarmKeys,
+    name: NameLock | BorrowedName,
+    ledger: Ledger,
+    former: Path | None,
+    cores: Path | None,
+    report: Callable[[Report], None],
+) -> NodeProcess:
+    """The node's process, ready to run.
+
+    budget: bytes of the device. former: where to keep what it serves, for its next start. cores: where the machine's nodes
+    take turns. report: what happens, for the user.
+    """
+    models = offer.models
+    layers = {model: one.config.layers for model, one in models.items()}
+    allocated: dict[str, int] = {}
+
+    def note(said: Report) -> None:
+        report(said)
+        if said.kind == "ready":  # its weights show in the device's own figures from now on
+            model = said.fields["model_id"]
+            part = parse_part(said.fields["part"], layers[model])
+            allocated[model] = part_bytes(models[model].memory.weight_costs, part)
+            ledger.note_allocated(sum(allocated.values()))
+            if former is not None:
+                with contextlib.suppress(OSError):  # it will ask the swarm what to serve, as a new node does
+                    keep_former(former, model, part)
+
+    def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
+        from swarm.node.compute.engine import FalconLoader  # seconds of torch, on a loader thread: discovery goes on
+
+        directories = {model: one.directory for model, one in models.items()}
+        return FalconLoader(
+            directories,
+            offer.device,
+            offer.dtype,
+            lambda model, part: models[model].memory.kv_capacity(part, budget),
+            on_layer,
+        )
+
+    me = Self(
+        node=name.identity.node,
+        incarnation=name.incarnation,
+        name=name.name[:64],
+        device=offer.device,
+        machine=machine_id(),
+        memory_total=measure_device(offer.device).total,
+        budget=budget - max(one.memory.scratch for one in models.values()),
+        models=tuple(
+            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in models.items()
+        ),
+        former={} if former is None else read_former(former, layers),
+    )
+    return NodeProcess(
+        settings,
+        keys,
+        name.identity,
+        me,
+        {model: one.card for model, one in models.items()},
+        {digest: path for one in models.values() for digest, path in one.documents.items()},
+        make_loader,
+        note,
+        Cores(cores),
+        models,
+    )
