@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import FalconConfig, FalconForCausalLM
 
-from swarm.falcon.config import FALCON
+from swarm.falcon.family import FALCON
 from swarm.sepweight.convert import convert
 
 COMMON = {

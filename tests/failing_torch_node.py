@@ -10,7 +10,7 @@ import sys
 from torch import Tensor
 
 from swarm.cli.__main__ import main
-from swarm.falcon.cache import Cache
+from swarm.decoder.cache import Cache
 
 if __name__ == "__main__":
     most = int(sys.argv.pop(1))

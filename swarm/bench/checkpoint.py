@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from swarm.falcon.config import FALCON, read_falcon_config
+from swarm.families import family_of
 from swarm.parts import Part, part_of_cells
 from swarm.sepweight.convert import DTYPES, dump
 from swarm.sepweight.manifest import Manifest
@@ -46,7 +46,8 @@ class Shape:
 def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
     """Write random weights of the spread that a fresh model has."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = FALCON.outline(shape.config).files
+    family = family_of(shape.config)
+    shapes = family.outline(shape.config).files
 
     def read(key: str, tensor: str) -> torch.Tensor:
         size = shapes[key][tensor]
@@ -54,14 +55,14 @@ def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
             return torch.ones(size) if tensor.endswith("weight") else torch.zeros(size)
         return torch.randn(size, generator=generator, dtype=torch.float32).mul_(0.02).to(DTYPES[shape.dtype])
 
-    return dump(directory, FALCON, shape.config, read, name="bench", model_id="b" * 32, dtype=shape.dtype)
+    return dump(directory, family, shape.config, read, name="bench", model_id="b" * 32, dtype=shape.dtype)
 
 
 def split_evenly(shape: Shape, nodes: int) -> list[Part]:
     """Parts of about equal weight, the head counted as what it reads."""
-    config = read_falcon_config(shape.config)
-    layer = config.fused_width * config.hidden + config.hidden**2 + 2 * config.ffn * config.hidden
-    costs = [0, *([layer] * config.layers), config.vocabulary * config.hidden]
+    decoder = family_of(shape.config).read(shape.config)
+    layer = decoder.fused_width * decoder.hidden + decoder.hidden**2 + 2 * decoder.ffn * decoder.hidden
+    costs = [0, *([layer] * decoder.layers), decoder.vocabulary * decoder.hidden]
     parts: list[Part] = []
     start, spent = 0, 0
     for cell, cost in enumerate(costs):
@@ -69,6 +70,6 @@ def split_evenly(shape: Shape, nodes: int) -> list[Part]:
         is_last = cell == len(costs) - 1
         wanted = sum(costs) * (len(parts) + 1) / nodes
         if is_last or (len(parts) < nodes - 1 and spent + costs[cell + 1] / 2 > wanted):
-            parts.append(part_of_cells(start, cell + 1, config.layers))
+            parts.append(part_of_cells(start, cell + 1, decoder.layers))
             start = cell + 1
     return parts

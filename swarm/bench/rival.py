@@ -43,13 +43,14 @@ def load_model(weights: Path) -> Any:
     import torch
     from transformers import FalconConfig, FalconForCausalLM
 
-    from swarm.falcon.config import FALCON
+    from swarm.families import family_named
     from swarm.parts import whole
     from swarm.sepweight.manifest import file_keys
     from swarm.sepweight.store import Store
 
     store = Store(weights)
     manifest = store.manifest
+    family = family_named(manifest.family, weights)
     config = FalconConfig(**{name: value for name, value in manifest.config.items() if name != "model_type"})
     dtype = getattr(torch, manifest.dtype)
     torch.set_default_dtype(dtype)
@@ -59,7 +60,7 @@ def load_model(weights: Path) -> Any:
     with torch.no_grad():
         for key in file_keys(whole(manifest.layers)):
             for tensor in manifest.files[key].tensors:
-                for name in FALCON.checkpoint_names(key, tensor):
+                for name in family.checkpoint_names(key, tensor):
                     if name in parameters:
                         parameters[name].copy_(store.read(key, tensor))
     return model.to(device)

@@ -34,11 +34,13 @@ def convert(source: Path, destination: Path, dtype: str | None, name: str | None
 
     Interrupted, it resumes where it stopped when run again.
     """
-    from swarm.falcon.config import FALCON
+    from swarm.families import family_of
     from swarm.sepweight import convert as converting
+    from swarm.sepweight.checkpoint import read_config
 
+    family = family_of(read_config(source))
     with _ProgressBar("converting") as progress:
-        manifest = converting.convert(source, destination, FALCON, dtype=dtype, name=name, progress=progress)
+        manifest = converting.convert(source, destination, family, dtype=dtype, name=name, progress=progress)
     if "tokenizer.json" not in manifest.documents:
         click.echo(
             f"swarm-weights: {source} has no tokenizer.json, and swarm-chat cannot talk to the model without one; "

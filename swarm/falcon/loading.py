@@ -1,51 +1,18 @@
-"""Builds Falcon parts from a sepweight directory, tensor by tensor, so that memory peaks at the part plus one tensor."""
+"""Falcon as a library: parts of it as plain modules."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import cast
 
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
-from swarm.errors import WeightsError
-from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
-from swarm.falcon.linear import Linear
-from swarm.falcon.part import FalconPart, Head, Layer
-from swarm.parts import Part, parse_part, runs
-from swarm.sepweight.manifest import file_keys, layer_key
-from swarm.sepweight.store import Store
-from swarm.sepweight.tensorfile import TensorFile
+from swarm.decoder import loading
+from swarm.decoder.loading import Progress, load_tokenizer
+from swarm.decoder.part import DecoderPart
+from swarm.falcon.family import FALCON
+from swarm.parts import Part
 
-Progress = Callable[[int, int], None]  # bytes read, bytes in all
-
-
-class StoredEmbedding:
-    """Looks embedding rows up in the file itself: no resident bytes (a row of Falcon-40B is 16 KB)."""
-
-    def __init__(self, file: TensorFile, tensor: str, dtype: torch.dtype) -> None:
-        self._file = file
-        self._tensor = tensor
-        self._dtype = dtype
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        return self._file.read_rows(self._tensor, ids.tolist()).to(self._dtype)
-
-    def __del__(self) -> None:
-        self._file.close()
-
-
-class ResidentEmbedding:
-    """Embedding rows held on a device."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        return torch.nn.functional.embedding(ids, self._weight)
+__all__ = ["init_part", "load_tokenizer"]
 
 
 def init_part(
@@ -55,133 +22,10 @@ def init_part(
     dtype: torch.dtype | None = None,
     *,
     progress: Progress = lambda done, total: None,
-) -> FalconPart:
+) -> DecoderPart:
     """Load any part of a Falcon as a module ready to run.
 
     dtype: None keeps the stored one. On a CPU linears are reordered as they are loaded.
     Raises WeightsError naming the file, RequestError for a bad spec.
     """
-    steps = iterate_loading(weights_dir, spec, device, dtype)
-    while True:
-        try:
-            progress(*next(steps))
-        except StopIteration as stop:
-            return stop.value
-
-
-def iterate_loading(
-    weights_dir: str | Path,
-    spec: str | Part,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-    old: FalconPart | None = None,
-) -> Generator[tuple[int, int], None, FalconPart]:
-    """The same a piece of a tensor at a time, for a thread that has other work between.
-
-    Yields bytes read and bytes in all, returns the part. old: a part loaded from the same directory in the same way; its
-    modules are used, not read again.
-    """
-    store = Store(Path(weights_dir))
-    if store.manifest.family != FALCON.name:
-        raise WeightsError(f'{weights_dir} holds a model of family "{store.manifest.family}", not {FALCON.name}')
-    config = read_falcon_config(store.manifest.config)
-    part = spec if isinstance(spec, Part) else parse_part(spec, config.layers)
-    store.check(part)
-    builder = _Builder(store, config, torch.device(device), dtype or getattr(torch, store.manifest.dtype))
-    loaded = {} if old is None else {layer.number: layer for layer in cast("Iterable[Layer]", old.layers)}
-    embed, head = (None, None) if old is None else (old.embed, old.head)
-    missing = part - Part(config.layers, embed is not None, tuple(runs(sorted(loaded))), head is not None)
-    total = builder.size_of(missing)
-    done = 0
-    building = builder.build(missing)
-    while True:
-        try:
-            done += next(building)
-        except StopIteration as stop:
-            new_embed, new_layers, new_head = stop.value
-            break
-        yield done, total
-    layers = [loaded[number] if number in loaded else new_layers[number] for number in part.layers]
-    return FalconPart(
-        config,
-        part,
-        (embed or new_embed) if part.begin else None,
-        layers,
-        (head or new_head) if part.end else None,
-        builder.dtype,
-        builder.device,
-    )
-
-
-Embedding = Callable[[Tensor], Tensor]
-Built = tuple[Embedding | None, dict[int, Layer], Head | None]
-
-
-class _Builder:
-    """Makes modules of a part; each method yields the bytes of a piece that it has read, and returns what it made."""
-
-    def __init__(self, store: Store, config: FalconConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.store = store
-        self.config = config
-        self.device = device
-        self.dtype = dtype
-
-    def size_of(self, part: Part) -> int:
-        """Bytes to be read."""
-        keys = [key for key in file_keys(part) if key != "begin" or self.device.type != "cpu"]
-        return sum(self.store.size_of(key, name) for key in keys for name in self.store.manifest.tensor_names(key))
-
-    def build(self, part: Part) -> Generator[int, None, Built]:
-        embed = (yield from self._embedding()) if part.begin else None
-        layers: dict[int, Layer] = {}
-        for number in part.layers:
-            layers[number] = Layer(self.config, number, (yield from self._tensors(layer_key(number))))
-            self._prepare(layers[number])
-        head = None
-        if part.end:
-            head = Head(self.config, (yield from self._tensors("end")))
-            self._prepare(head)
-        return embed, layers, head
-
-    def _embedding(self) -> Generator[int, None, Embedding]:
-        owner, tensor = self.store.manifest.resolve("begin", "word_embeddings.weight")
-        if self.device.type == "cpu":
-            return StoredEmbedding(self.store.open(owner), tensor, self.dtype)
-        return ResidentEmbedding((yield from self._tensor(owner, tensor)))
-
-    def _tensors(self, key: str) -> Generator[int, None, dict[str, Tensor]]:
-        tensors: dict[str, Tensor] = {}
-        for name in self.store.manifest.tensor_names(key):
-            tensors[name] = yield from self._tensor(key, name)
-        return tensors
-
-    def _tensor(self, key: str, name: str) -> Generator[int, None, Tensor]:
-        return (yield from self.store.reading(key, name)).to(self.device, self.dtype)
-
-    def _prepare(self, module: torch.nn.Module) -> None:
-        """Reorder linears one by one and hand the plain copies' memory back to the system."""
-        if self.device.type != "cpu":
-            return
-        for linear in module.modules():
-            if isinstance(linear, Linear):
-                linear.reorder()
-        release_freed_memory()
-
-
-def release_freed_memory() -> None:
-    """Give freed heap pages back (glibc keeps them otherwise: 1.2 GB after packing a 1.2 GB part)."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return  # not glibc
-
-
-def load_tokenizer(weights_dir: str | Path) -> Tokenizer:
-    """The checkpoint's tokenizer. Raises WeightsError if the directory has none."""
-    path = Path(weights_dir) / "tokenizer.json"
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing; copy it from the checkpoint")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception
-        raise WeightsError(f"{path} cannot be read: {error}; copy it from the checkpoint again") from None
+    return loading.init_part(FALCON, weights_dir, spec, device, dtype, progress=progress)

@@ -260,6 +260,8 @@ def test_ctrl_c_stops_the_answer_and_frees_its_cache(home: Path, reach: list[str
         child.sendintr()
         if child.expect_exact(["(stopped)", ">>> "]) == 0:
             break
+        child.sendline("/clear")  # else the context is full after two of them
+        child.expect_exact(">>> ")
     else:
         pytest.fail("never stopped")
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from swarm.decoder.layer import Span
+from swarm.decoder.part import DecoderPart
 from swarm.falcon import init_part
-from swarm.falcon.part import FalconPart, Span
 from tests.checkpoints import VARIANTS, save_sepweight
 from tests.processors import same_bits
 
@@ -51,7 +52,7 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=str)
-def full(request: pytest.FixtureRequest, weights: Path) -> FalconPart:
+def full(request: pytest.FixtureRequest, weights: Path) -> DecoderPart:
     return init_part(weights, "f", dtype=request.param)
 
 
@@ -59,37 +60,37 @@ def make_ids(count: int, seed: int = 1) -> Tensor:
     return torch.randint(0, 90, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def in_pieces(part: FalconPart, ids: Tensor, cuts: Sequence[int], reserve: int | None = None) -> Tensor:
+def in_pieces(part: DecoderPart, ids: Tensor, cuts: Sequence[int], reserve: int | None = None) -> Tensor:
     assert sum(cuts) == len(ids)
     cache = part.new_cache(reserve)
     return torch.cat([part(piece, cache) for piece in ids.split(list(cuts))])
 
 
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
-def test_any_cut_gives_the_bits_of_one_pass(full: FalconPart, cuts: list[int]) -> None:
+def test_any_cut_gives_the_bits_of_one_pass(full: DecoderPart, cuts: list[int]) -> None:
     ids = make_ids(LENGTH)
     assert torch.equal(in_pieces(full, ids, cuts), full(ids))
 
 
 @pytest.mark.parametrize("cuts", LONG_CUTS.values(), ids=LONG_CUTS)
-def test_any_cut_of_a_long_sequence_gives_the_bits_of_one_pass(full: FalconPart, cuts: list[int]) -> None:
+def test_any_cut_of_a_long_sequence_gives_the_bits_of_one_pass(full: DecoderPart, cuts: list[int]) -> None:
     ids = make_ids(LONG)
     assert torch.equal(in_pieces(full, ids, cuts), full(ids))
 
 
 @pytest.mark.parametrize("reserve", [200, 255, 256, 2000])
-def test_what_a_session_reserves_changes_no_bit(full: FalconPart, reserve: int) -> None:
+def test_what_a_session_reserves_changes_no_bit(full: DecoderPart, reserve: int) -> None:
     ids = make_ids(LENGTH)
     assert torch.equal(in_pieces(full, ids, [90, *[1] * 110], reserve), full(ids))
 
 
 @pytest.mark.parametrize("reserve", [40, 127, 128])
-def test_what_a_short_session_reserves_changes_no_bit(full: FalconPart, reserve: int) -> None:
+def test_what_a_short_session_reserves_changes_no_bit(full: DecoderPart, reserve: int) -> None:
     ids = make_ids(40)
     assert torch.equal(in_pieces(full, ids, [9, *[1] * 31], reserve), full(ids))
 
 
-def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(full: FalconPart) -> None:
+def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(full: DecoderPart) -> None:
     ids, other = make_ids(LENGTH), make_ids(700, seed=2)
     cache = full.new_cache()
     full(torch.cat((ids[:50], other)), cache)
@@ -97,7 +98,7 @@ def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(full: FalconPar
     assert torch.equal(full(ids[50:], cache), full(ids)[50:])
 
 
-def test_batch_mates_change_no_bit(full: FalconPart) -> None:
+def test_batch_mates_change_no_bit(full: DecoderPart) -> None:
     sessions = [make_ids(length, seed) for seed, length in enumerate([13, 4, 1, 130, 520, 33])]
     alone = [full(ids) for ids in sessions]
     spans = [Span(full.new_cache(), len(ids)) for ids in sessions]
@@ -111,10 +112,10 @@ def test_batch_mates_change_no_bit(full: FalconPart) -> None:
         assert torch.equal(row, full(torch.cat((ids, torch.tensor([33]))))[-1])
 
 
-def test_split_at_every_layer_boundary_equals_whole(weights: Path, full: FalconPart) -> None:
+def test_split_at_every_layer_boundary_equals_whole(weights: Path, full: DecoderPart) -> None:
     ids = make_ids(LENGTH)
     expected = full(ids)
-    layers = full.config.layers
+    layers = full.decoder.layers
     for boundary in range(layers + 1):
         first = init_part(weights, f"b 0-{boundary}" if boundary else "b", dtype=full.dtype)
         second = init_part(weights, f"{boundary}-{layers} e" if boundary < layers else "e", dtype=full.dtype)
@@ -130,12 +131,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def with_all_threads(full: FalconPart) -> list[Tensor]:
+def with_all_threads(full: DecoderPart) -> list[Tensor]:
     return [in_pieces(full, make_ids(LENGTH), cuts) for cuts in ([LENGTH], CUTS["odd"])]
 
 
 def test_the_number_of_threads_changes_no_bit(
-    full: FalconPart, with_all_threads: list[Tensor], one_thread: None
+    full: DecoderPart, with_all_threads: list[Tensor], one_thread: None
 ) -> None:
     assert torch.get_num_threads() == 1
     assert all(torch.equal(full(make_ids(LENGTH)), one) for one in with_all_threads)

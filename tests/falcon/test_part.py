@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import FalconForCausalLM
 
+from swarm.decoder.layer import Span
+from swarm.decoder.part import DecoderPart
 from swarm.falcon import init_part
-from swarm.falcon.config import read_falcon_config
-from swarm.falcon.part import FalconPart, Span
+from swarm.falcon.family import read_falcon_config
 from tests.checkpoints import VARIANTS, save_sepweight
 
 PROMPT = [5, 17, 80, 3, 3, 42, 61, 9, 28, 90, 11, 54, 2]
@@ -28,11 +29,11 @@ def weights(pair: tuple[Path, FalconForCausalLM]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full(weights: Path) -> FalconPart:
+def full(weights: Path) -> DecoderPart:
     return init_part(weights, "f")
 
 
-def greedy(part: FalconPart, prompt: list[int], count: int) -> list[int]:
+def greedy(part: DecoderPart, prompt: list[int], count: int) -> list[int]:
     cache = part.new_cache(len(prompt) + count)
     ids = list(prompt)
     new = ids
@@ -43,34 +44,36 @@ def greedy(part: FalconPart, prompt: list[int], count: int) -> list[int]:
     return ids
 
 
-def test_float32_logits_agree_with_transformers(pair: tuple[Path, FalconForCausalLM], full: FalconPart) -> None:
+def test_float32_logits_agree_with_transformers(pair: tuple[Path, FalconForCausalLM], full: DecoderPart) -> None:
     expected = pair[1](torch.tensor([PROMPT])).logits[0]
     assert torch.allclose(full(torch.tensor(PROMPT)), expected, atol=1e-4, rtol=0)
 
 
-def test_greedy_continuations_are_those_of_transformers(pair: tuple[Path, FalconForCausalLM], full: FalconPart) -> None:
+def test_greedy_continuations_are_those_of_transformers(
+    pair: tuple[Path, FalconForCausalLM], full: DecoderPart
+) -> None:
     expected = pair[1].generate(torch.tensor([PROMPT]), max_new_tokens=32, do_sample=False, eos_token_id=None)
     assert greedy(full, PROMPT, 32) == expected[0].tolist()
     assert len(set(expected[0, len(PROMPT) :].tolist())) > 1, "a constant answer would prove little"
 
 
-def test_split_at_every_layer_boundary_equals_whole(weights: Path, full: FalconPart) -> None:
+def test_split_at_every_layer_boundary_equals_whole(weights: Path, full: DecoderPart) -> None:
     ids = torch.tensor(PROMPT)
     expected = full(ids)
-    for boundary in range(full.config.layers + 1):
+    for boundary in range(full.decoder.layers + 1):
         first = init_part(weights, f"b 0-{boundary}" if boundary else "b")
-        second = init_part(weights, f"{boundary}-{full.config.layers} e" if boundary < full.config.layers else "e")
+        second = init_part(weights, f"{boundary}-{full.decoder.layers} e" if boundary < full.decoder.layers else "e")
         assert torch.equal(second(first(ids)), expected)
 
 
-def test_one_token_at_a_time_is_one_pass_within_rounding(full: FalconPart) -> None:
+def test_one_token_at_a_time_is_one_pass_within_rounding(full: DecoderPart) -> None:
     expected = full(torch.tensor(PROMPT))
     cache = full.new_cache()
     steps = torch.cat([full(torch.tensor([token]), cache) for token in PROMPT])
     assert torch.allclose(steps, expected, atol=1e-5, rtol=0)
 
 
-def test_ragged_batches_equal_each_session_alone(full: FalconPart) -> None:
+def test_ragged_batches_equal_each_session_alone(full: DecoderPart) -> None:
     sessions = [PROMPT, PROMPT[:4], [7], PROMPT[2:9]]
     alone = [full(torch.tensor(ids), full.new_cache()) for ids in sessions]
     spans = [Span(full.new_cache(), len(ids)) for ids in sessions]
@@ -90,14 +93,14 @@ def test_ragged_batches_equal_each_session_alone(full: FalconPart) -> None:
     assert torch.equal(together, torch.cat(alone_next))
 
 
-def test_cache_bytes_are_what_the_config_predicts(full: FalconPart) -> None:
+def test_cache_bytes_are_what_the_config_predicts(full: DecoderPart) -> None:
     for positions, held in ((40, 40), (100, 128), (200, 256), (1024, 1024), (1100, 1152)):
         cache = full.new_cache(reserve=positions)
         full(torch.randint(0, 90, (positions,)), cache)
-        assert cache.nbytes == held * full.config.layers * full.config.cache_bytes(4)
+        assert cache.nbytes == held * full.decoder.layers * full.decoder.cache_bytes(4)
 
 
-def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(full: FalconPart) -> None:
+def test_a_truncated_cache_goes_on_as_if_the_rest_had_never_been(full: DecoderPart) -> None:
     cache = full.new_cache()
     full(torch.tensor(PROMPT), cache)
     cache.truncate(5)
@@ -127,9 +130,9 @@ def test_legacy_spellings_read_as_the_current_ones() -> None:
         "vocab_size": 65024,
     }
     config = read_falcon_config(legacy | {"parallel_attn": True, "alibi": False})
-    assert (config.fused_layout, config.norms, config.kv_heads, config.layers) == ("grouped", "two_parallel", 8, 60)
+    assert (config.fused, "before_mlp" in config.slots, config.kv_heads, config.layers) == ("grouped", True, 8, 60)
     assert config.cache_bytes(2) * config.layers == 122_880
     small = {"model_type": "RefinedWebModel", "n_layer": 32, "n_head": 71, "hidden_size": 4544, "vocab_size": 65024}
     config = read_falcon_config(small | {"multi_query": True, "parallel_attn": True})
-    assert (config.fused_layout, config.norms, config.kv_heads) == ("multi_query", "one", 1)
+    assert (config.fused, "before_mlp" in config.slots, config.kv_heads) == ("multi_query", False, 1)
     assert config.cache_bytes(2) * config.layers == 8_192

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm.node.compute.engine import FalconEngine, FalconLoader
+from swarm.falcon.family import FALCON
+from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.protocol import Engine, EngineLoader, MakeEngine
 from swarm.node.compute.thread import ComputeThread
 from swarm.node.effects import Forget, Load
@@ -114,18 +115,18 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights"
 
 
-def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> FalconLoader:
-    return FalconLoader({MODEL_ID: weights}, "cpu", None, lambda model, part: 1 << 20, on_layer)
+def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> DecoderLoader:
+    return DecoderLoader({MODEL_ID: (FALCON, weights)}, "cpu", None, lambda model, part: 1 << 20, on_layer)
 
 
 def load(
-    loader: FalconLoader, spec: str, old: FalconEngine | None = None
-) -> tuple[list[tuple[int, int]], FalconEngine]:
+    loader: DecoderLoader, spec: str, old: DecoderEngine | None = None
+) -> tuple[list[tuple[int, int]], DecoderEngine]:
     """(progress, engine)"""
     *progress, make = loader.load(MODEL_ID, parse_part(spec, 4), old)
     assert callable(make)
     engine = make(old)
-    assert isinstance(engine, FalconEngine)
+    assert isinstance(engine, DecoderEngine)
     return progress, engine  # pyright: ignore[reportReturnType]
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from swarm.falcon.config import FalconConfig, layer_tensors, read_falcon_config
-from swarm.falcon.part import FalconPart, Head, Layer, Span
+from swarm.decoder.description import Decoder
+from swarm.decoder.layer import Head, Layer, Span
+from swarm.decoder.part import DecoderPart
+from swarm.falcon.family import read_falcon_config
 from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
 from swarm.node.hops.batching import LARGEST_CHUNK
 from swarm.node.hops.sessions import MOST_SESSIONS
@@ -38,18 +40,18 @@ SHAPES = {
 }
 
 
-def shape(name: str) -> FalconConfig:
+def shape(name: str) -> Decoder:
     return read_falcon_config({"model_type": "falcon", "vocab_size": 65024, "num_hidden_layers": 1} | SHAPES[name])
 
 
-def run_batch(config: FalconConfig, lengths: list[int]) -> AliveBytes:
+def run_batch(config: Decoder, lengths: list[int]) -> AliveBytes:
     """What is allocated while one layer and the head run on steps of so many positions at the end of the context."""
     dtype = torch.bfloat16
     with FakeTensorMode(), torch.no_grad():
-        layer = Layer(config, 0, {name: torch.empty(size, dtype=dtype) for name, size in layer_tensors(config).items()})
+        layer = Layer(config, 0, {name: torch.empty(size, dtype=dtype) for name, size in config.layer_tensors.items()})
         norm = {f"ln_f.{kind}": torch.empty(config.hidden, dtype=dtype) for kind in ("weight", "bias")}
         head = Head(config, norm | {"lm_head.weight": torch.empty(config.vocabulary, config.hidden, dtype=dtype)})
-        part = FalconPart(config, Part(1, ranges=((0, 1),), end=True), None, [layer], None, dtype, "cpu")
+        part = DecoderPart(config, Part(1, ranges=((0, 1),), end=True), None, [layer], None, dtype, "cpu")
         spans: list[Span] = []
         for length in lengths:
             cache = part.new_cache()
@@ -59,7 +61,9 @@ def run_batch(config: FalconConfig, lengths: list[int]) -> AliveBytes:
             spans.append(Span(cache, length))
         hidden = torch.empty(sum(lengths), config.hidden, dtype=dtype)
         with AliveBytes() as alive:
-            out = FalconPart.run_layers.__wrapped__(part, hidden, spans)  # in inference mode what is inside is not seen
+            out = DecoderPart.run_layers.__wrapped__(
+                part, hidden, spans
+            )  # in inference mode what is inside is not seen
             head(out[:SAMPLED_ROWS])
     return alive
 

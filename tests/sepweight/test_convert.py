@@ -15,7 +15,7 @@ from transformers import FalconConfig
 
 from swarm.errors import WeightsError
 from swarm.falcon import init_part
-from swarm.falcon.config import FALCON
+from swarm.falcon.family import FALCON
 from swarm.parts import parse_part, whole
 from swarm.sepweight import convert as converting
 from swarm.sepweight import load
@@ -224,7 +224,7 @@ def test_a_directory_may_hold_only_some_parts(tmp_path: Path, checkpoint: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_conversion_holds_one_part_at_a_time(form: str, tmp_path: Path) -> None:
-    """Peak memory <= the largest part + 500 MB, with 1.1 GB in a single shard."""
+    """Peak memory <= twice the largest part + 100 MB beyond torch itself, with 1.1 GB in a single shard."""
     hidden = 1536
     shape = {"hidden_size": hidden, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_hidden_size": 4 * hidden}
     config = {**FalconConfig(**COMMON, **VARIANTS["7b"]).to_dict(), **shape}
@@ -244,11 +244,12 @@ def test_conversion_holds_one_part_at_a_time(form: str, tmp_path: Path) -> None:
     else:
         save_file(tensors, source / "model.safetensors", {"format": "pt"})
     del tensors
+    torch_alone = peak_memory("import torch")  # 220 MB, or 510 MB where it is built for CUDA
     peak = peak_memory(
-        "from pathlib import Path; from swarm.sepweight.convert import convert; from swarm.falcon.config import FALCON\n"
+        "from pathlib import Path; from swarm.sepweight.convert import convert; from swarm.falcon.family import FALCON\n"
         f"convert(Path({str(source)!r}), Path({str(tmp_path / 'out')!r}), FALCON)"
     )
-    assert peak <= max(sizes) + 500_000_000, f"{peak >> 20} MiB"
+    assert peak <= torch_alone + 2 * max(sizes) + 100_000_000, f"{peak >> 20} MiB"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swarm.falcon.config import FALCON
+from swarm.falcon.family import FALCON
 from swarm.sepweight import load
 from swarm.sepweight.convert import convert, export_legacy
 from tests.checkpoints import save_checkpoint

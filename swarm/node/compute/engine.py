@@ -1,4 +1,4 @@
-"""Computes with a loaded Falcon part: caches by session, hidden states through the layers, tokens out of logits.
+"""Computes with a loaded part of a decoder: caches by session, hidden states through the layers, tokens out of logits.
 
 Lives on the compute thread alone. Knows no queues, leases or peers.
 """
@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from swarm.falcon.cache import Cache
-from swarm.falcon.config import KEY_BLOCK
-from swarm.falcon.loading import iterate_loading
-from swarm.falcon.part import FalconPart, Span
+from swarm.decoder.cache import Cache
+from swarm.decoder.description import KEY_BLOCK, DecoderFamily
+from swarm.decoder.layer import Span
+from swarm.decoder.loading import iterate_loading
+from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
 from swarm.node.compute.kinds import describe_kind
 from swarm.node.compute.protocol import Batch, BatchResult, Engine, MakeEngine, ServedPart, packed_rows
@@ -34,16 +35,16 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 WARM_UP_TOKENS = 32
 
 
-class FalconEngine:
+class DecoderEngine:
     """Runs batches on one part."""
 
     def __init__(
         self,
-        part: FalconPart,
+        part: DecoderPart,
         model: str,
         kv_capacity: int,
         on_layer: Callable[[], None],
-        old: FalconEngine | None = None,
+        old: DecoderEngine | None = None,
     ) -> None:
         """on_layer: called after each layer of a step, so that others see that this thread moves.
 
@@ -56,16 +57,16 @@ class FalconEngine:
             layer_seconds, prompt_seconds = old.served.layer_seconds, old.served.prompt_seconds
         else:
             layer_seconds, prompt_seconds = self._warm_up()
-        config = part.config
+        decoder = part.decoder
         self.served = ServedPart(
             model=model,
             part=part.part,
-            layers=config.layers,
-            context=config.context,
-            vocabulary=config.vocabulary,
-            hidden=config.hidden,
+            layers=decoder.layers,
+            context=decoder.context,
+            vocabulary=decoder.vocabulary,
+            hidden=decoder.hidden,
             dtypes=("float32", "float16", "bfloat16"),
-            cache_bytes=config.cache_bytes(part.dtype.itemsize),
+            cache_bytes=decoder.cache_bytes(part.dtype.itemsize),
             cache_block=KEY_BLOCK if part.device.type == "cpu" else 1,
             kv_capacity=kv_capacity,
             layer_seconds=layer_seconds,
@@ -86,7 +87,7 @@ class FalconEngine:
             times: list[float] = []
             for _ in range(4):
                 started = time.perf_counter()
-                hidden = torch.zeros(tokens, self.part.config.hidden, dtype=self.part.dtype, device=self.part.device)
+                hidden = torch.zeros(tokens, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device)
                 out = self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)], on_layer=self._on_layer)
                 self._finish(out)
                 times.append(time.perf_counter() - started)
@@ -98,7 +99,7 @@ class FalconEngine:
         if self.part.head is None:
             return 0.0
         times: list[float] = []
-        hidden = torch.zeros(1, self.part.config.hidden, dtype=self.part.dtype, device=self.part.device)
+        hidden = torch.zeros(1, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device)
         with torch.inference_mode():
             for _ in range(3):
                 started = time.perf_counter()
@@ -199,19 +200,19 @@ def _to_wire(tensor: Tensor) -> WireTensor:
     return WireTensor(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), data)  # pyright: ignore[reportArgumentType]
 
 
-class FalconLoader:
+class DecoderLoader:
     """Loads parts from sepweight directories, a piece at a time."""
 
     def __init__(
         self,
-        directories: Mapping[str, Path],
+        weights: Mapping[str, tuple[DecoderFamily, Path]],
         device: str,
         dtype: str | None,
         kv_capacity: Callable[[str, Part], int],
         on_layer: Callable[[], None],
     ) -> None:
-        """directories: by model id; kv_capacity: (model, part) → bytes that are left for KV."""
-        self._directories = directories
+        """weights: directory and family by model id; kv_capacity: (model, part) → bytes that are left for KV."""
+        self._weights = weights
         self._device = device
         self._dtype = None if dtype is None else DTYPES[dtype]
         self._kv_capacity = kv_capacity
@@ -219,10 +220,11 @@ class FalconLoader:
 
     def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
         """Yield (bytes read, bytes in all), what makes the engine last."""
-        assert old is None or isinstance(old, FalconEngine)
+        assert old is None or isinstance(old, DecoderEngine)
         loaded_before = None if old is None else old.part
-        loading = iterate_loading(self._directories[model], part, self._device, self._dtype, loaded_before)
-        loaded: FalconPart
+        family, directory = self._weights[model]
+        loading = iterate_loading(family, directory, part, self._device, self._dtype, loaded_before)
+        loaded: DecoderPart
         while True:
             try:
                 yield next(loading)
@@ -231,7 +233,7 @@ class FalconLoader:
                 break
 
         def make(old: Engine | None) -> Engine:
-            assert old is None or isinstance(old, FalconEngine)
-            return FalconEngine(loaded, model, self._kv_capacity(model, part), self._on_layer, old)
+            assert old is None or isinstance(old, DecoderEngine)
+            return DecoderEngine(loaded, model, self._kv_capacity(model, part), self._on_layer, old)
 
         yield make

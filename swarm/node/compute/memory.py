@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
+from swarm.decoder.description import KEY_BLOCK, Decoder
 from swarm.errors import RequestError
-from swarm.falcon.config import KEY_BLOCK, FalconConfig
 from swarm.node.hops.batching import LARGEST_CHUNK, SAMPLED_ROWS
 from swarm.node.hops.sessions import MOST_SESSIONS
 from swarm.parts import Part
@@ -115,37 +115,37 @@ class ModelMemory:
         return self.scratch + part_bytes(self.weight_costs, part) + KV_CONTEXTS * self.kv_reserve(part)
 
 
-def model_memory(manifest: Manifest, config: FalconConfig, dtype: str | None, device: str) -> ModelMemory:
+def model_memory(manifest: Manifest, decoder: Decoder, dtype: str | None, device: str) -> ModelMemory:
     """Costs of each kind of cell. dtype: what weights are converted to, None as stored."""
     dtype = dtype or manifest.dtype
     item = ITEM_BYTES[dtype]
     layer = _tensor_items(manifest, layer_key(0)) * item
-    embedding = config.vocabulary * config.hidden * item
-    end = embedding + 2 * config.hidden * item
+    embedding = decoder.vocabulary * decoder.hidden * item
+    end = embedding + 2 * decoder.hidden * item
     begin = 0 if device == "cpu" else embedding
-    positions = min(config.context, RESERVED_POSITIONS)
-    kv = positions * config.cache_bytes(item)
-    weights = CellCosts(config.layers, begin, layer, end)
-    costs = CellCosts(config.layers, begin, layer + kv, end)
+    positions = min(decoder.context, RESERVED_POSITIONS)
+    kv = positions * decoder.cache_bytes(item)
+    weights = CellCosts(decoder.layers, begin, layer, end)
+    costs = CellCosts(decoder.layers, begin, layer + kv, end)
     # While loading: a tensor as stored, as converted and reordered, all at once.
-    largest = max(config.ffn * config.hidden, config.fused_width * config.hidden) * item
+    largest = max(decoder.ffn * decoder.hidden, decoder.fused_width * decoder.hidden) * item
     loading = largest + (largest // item * ITEM_BYTES[manifest.dtype] if dtype != manifest.dtype else 0)
-    return ModelMemory(costs, weights, max(running_bytes(config, item), loading))
+    return ModelMemory(costs, weights, max(running_bytes(decoder, item), loading))
 
 
-def running_bytes(config: FalconConfig, item: int) -> int:
+def running_bytes(decoder: Decoder, item: int) -> int:
     """Scratch while the largest batch runs: a prompt's chunk, and a token of every other session.
 
     Activations of one layer, masks, tables of positions, logits of a few rows. item: bytes of a number.
     """
     tokens = LARGEST_CHUNK + MOST_SESSIONS
-    attention = 2 * config.fused_width + 2 * config.hidden
-    activations = tokens * (max(2 * config.ffn, attention) + 4 * config.hidden)
-    masks = (tokens + (LARGEST_CHUNK if config.alibi else 0)) * (config.context + KEY_BLOCK)
-    width = config.heads if config.alibi else 2 * config.head_dim
-    tables = 2 * width * max(512, config.context)  # their length is a power of two
-    block = 2 * config.kv_heads * KEY_BLOCK * config.head_dim
-    logits = SAMPLED_ROWS * config.vocabulary * (item + 4)
+    attention = 2 * decoder.fused_width + 2 * decoder.hidden
+    activations = tokens * (max(2 * decoder.ffn, attention) + 4 * decoder.hidden)
+    masks = (tokens + (LARGEST_CHUNK if decoder.alibi else 0)) * (decoder.context + KEY_BLOCK)
+    width = decoder.heads if decoder.alibi else 2 * decoder.head_dim
+    tables = 2 * width * max(512, decoder.context)  # their length is a power of two
+    block = 2 * decoder.kv_heads * KEY_BLOCK * decoder.head_dim
+    logits = SAMPLED_ROWS * decoder.vocabulary * (item + 4)
     return (activations + masks + tables + block) * item + logits
 
 

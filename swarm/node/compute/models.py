@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from swarm.decoder.description import Decoder, DecoderFamily
 from swarm.errors import RequestError, WeightsError
-from swarm.falcon.config import FALCON, FalconConfig, read_falcon_config
+from swarm.families import family_named
 from swarm.messages.files import DocumentCard, ModelCard
 from swarm.node.compute.memory import ModelMemory, model_memory
 from swarm.node.compute.verifier import FileToVerify
@@ -25,7 +26,8 @@ class LocalWeights:
 
     directory: Path
     manifest: Manifest
-    config: FalconConfig
+    family: DecoderFamily
+    decoder: Decoder
     memory: ModelMemory
     present: Part
 
@@ -40,7 +42,7 @@ class LocalWeights:
     @property
     def costs(self) -> CellCosts:
         """Of each cell; those that are not here cannot be had."""
-        absent = frozenset((whole(self.config.layers) - self.present).cells)
+        absent = frozenset((whole(self.decoder.layers) - self.present).cells)
         return replace(self.memory.costs, absent=absent)
 
     def check(self, part: Part) -> None:
@@ -55,7 +57,7 @@ class LocalWeights:
 
     def files_of(self, part: Part) -> list[FileToVerify]:
         """The files that a part is made of, and which cells need each."""
-        layers = self.config.layers
+        layers = self.decoder.layers
         needed_by: dict[str, list[int]] = {}
         for cell in range(layers + 2):
             for key in self.manifest.needed_files(part_of_cells(cell, cell + 1, layers)):
@@ -73,10 +75,10 @@ class LocalWeights:
         return ModelCard(
             model=self.model,
             name=self.name,
-            layers=self.config.layers,
-            context=self.config.context,
-            vocabulary=self.config.vocabulary,
-            end_ids=list(self.config.end_ids),
+            layers=self.decoder.layers,
+            context=self.decoder.context,
+            vocabulary=self.decoder.vocabulary,
+            end_ids=list(self.decoder.end_ids),
             documents={name: DocumentCard(one.sha256, one.bytes) for name, one in self.manifest.documents.items()},
         )
 
@@ -99,14 +101,13 @@ def read_weights(directories: Sequence[Path], dtype: str | None, device: str) ->
             raise RequestError(
                 f"{other} and {directory} hold the same model ({manifest.model_id[:8]}); give one of them"
             )
-        if manifest.family != FALCON.name:
-            raise WeightsError(f'{directory} holds a model of family "{manifest.family}"; this version runs falcon')
-        config = read_falcon_config(manifest.config)
-        memory = model_memory(manifest, config, dtype, device)
+        family = family_named(manifest.family, directory)
+        decoder = family.read(manifest.config)
+        memory = model_memory(manifest, decoder, dtype, device)
         present = present_part(directory, manifest)
         if present.is_empty():
             raise WeightsError(
                 f"{directory} holds {MANIFEST_NAME} and no file of weights; copy those of some layers, too"
             )
-        found[manifest.model_id] = LocalWeights(directory, manifest, config, memory, present)
+        found[manifest.model_id] = LocalWeights(directory, manifest, family, decoder, memory, present)
     return found

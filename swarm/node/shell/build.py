@@ -53,7 +53,7 @@ def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: st
     if part is not None:
         if len(models) > 1:
             raise RequestError("--part needs exactly one --weights")
-        placement = {model: parse_part(part, one.config.layers) for model, one in models.items()}
+        placement = {model: parse_part(part, one.decoder.layers) for model, one in models.items()}
         for model, asked in placement.items():
             models[model].check(asked)
     return Offer(device, dtype, models, placement)
@@ -92,7 +92,7 @@ def build_node(
     take turns. report: what happens, for the user.
     """
     models = offer.models
-    layers = {model: one.config.layers for model, one in models.items()}
+    layers = {model: one.decoder.layers for model, one in models.items()}
     allocated: dict[str, int] = {}
 
     def note(said: Report) -> None:
@@ -107,11 +107,10 @@ def build_node(
                     keep_former(former, model, part)
 
     def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
-        from swarm.node.compute.engine import FalconLoader  # seconds of torch, on a loader thread: discovery goes on
+        from swarm.node.compute.engine import DecoderLoader  # seconds of torch, on a loader thread: discovery goes on
 
-        directories = {model: one.directory for model, one in models.items()}
-        return FalconLoader(
-            directories,
+        return DecoderLoader(
+            {model: (one.family, one.directory) for model, one in models.items()},
             offer.device,
             offer.dtype,
             lambda model, part: models[model].memory.kv_capacity(part, budget),

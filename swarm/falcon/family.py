@@ -1,4 +1,4 @@
-"""A Falcon variant as its config's fields decide it, and the names and shapes of its tensors.
+"""Falcon: how its configs are read, and how its tensors are called.
 
 Pure data; imports no torch. Every spelling that checkpoints use is read here and nowhere else.
 """
@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from swarm.decoder.description import Decoder, FusedLayout, Slot
 from swarm.errors import WeightsError
 from swarm.sepweight.family import Outline
 from swarm.sepweight.manifest import layer_key
 
-KEY_BLOCK = 64  # positions that attention on a CPU takes at a time (attention.py says why)
-
-FusedLayout = Literal["grouped", "multi_query", "per_head"]
 Norms = Literal["one", "two_parallel", "sequential"]
 
 MODEL_TYPES = ("falcon", "RefinedWebModel", "RefinedWeb")
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 # Keys that no Falcon computation reads. Anything that is neither here nor read below is refused: it may change the maths.
 _HARMLESS = frozenset(
@@ -41,56 +37,8 @@ _READ = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FalconConfig:
-    """Everything that the mathematics of a Falcon depends on."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocabulary: int
-    context: int
-    fused_layout: FusedLayout
-    norms: Norms
-    alibi: bool
-    bias: bool
-    tied: bool
-    epsilon: float = 1e-5
-    rope_theta: float = 10000.0
-    activation: str = "gelu"
-    end_ids: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocabulary", "context"):
-            if not 0 < getattr(self, name) < 1 << 24:
-                raise WeightsError(f"config: {name} is {getattr(self, name)}; it must be a positive number")
-        if self.hidden % self.heads or self.heads % self.kv_heads:
-            raise WeightsError(
-                f"config: hidden {self.hidden} must divide by {self.heads} heads, and those by {self.kv_heads} kv heads"
-            )
-        if self.activation not in ACTIVATIONS:
-            raise WeightsError(
-                f'config: activation "{self.activation}" is unsupported; known: {", ".join(ACTIVATIONS)}'
-            )
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
-
-    @property
-    def fused_width(self) -> int:
-        """Output features of query_key_value."""
-        return (self.heads + 2 * self.kv_heads) * self.head_dim
-
-    def cache_bytes(self, item_bytes: int) -> int:
-        """KV bytes of one position in one layer (K and V, unbroadcast)."""
-        return 2 * self.kv_heads * self.head_dim * item_bytes
-
-
-def read_falcon_config(raw: Mapping[str, Any]) -> FalconConfig:
-    """The config of a checkpoint, in any spelling in use.
+def read_falcon_config(raw: Mapping[str, Any]) -> Decoder:
+    """The decoder that a checkpoint's config describes, in any spelling in use.
 
     Raises WeightsError naming the key that is missing, unknown or asks for mathematics that is not implemented.
     """
@@ -121,19 +69,23 @@ def read_falcon_config(raw: Mapping[str, Any]) -> FalconConfig:
         layout, kv_heads = "multi_query", 1
     else:
         layout, kv_heads = "per_head", heads
+    ffn = _whole("ffn_hidden_size", raw.get("ffn_hidden_size") or 4 * hidden)
+    norms = _norms(raw, grouped, parallel)
+    fused_width = (heads + 2 * kv_heads) * (hidden // heads)
     eos = raw.get("eos_token_id", 11)
-    return FalconConfig(
+    return Decoder(
         layers=_number(raw, "num_hidden_layers", "n_layer"),
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
-        ffn=_whole("ffn_hidden_size", raw.get("ffn_hidden_size") or 4 * hidden),
+        ffn=ffn,
         vocabulary=_number(raw, "vocab_size"),
         context=_whole("max_position_embeddings", raw.get("max_position_embeddings") or raw.get("seq_length") or 2048),
-        fused_layout=layout,
-        norms=_norms(raw, grouped, parallel),
+        slots=_slots(norms, hidden, fused_width, ffn, bool(raw.get("bias", False))),
+        final_norm=Slot("ln_f", (hidden,), has_bias=True),
+        fused=layout,
+        parallel=norms != "sequential",
         alibi=bool(raw.get("alibi", False)),
-        bias=bool(raw.get("bias", False)),
         tied=bool(raw.get("tie_word_embeddings", True)),
         epsilon=_real("layer_norm_epsilon", raw.get("layer_norm_epsilon") or 1e-5),
         rope_theta=_rope_theta(raw),
@@ -195,37 +147,31 @@ def _rope_theta(raw: Mapping[str, Any]) -> float:
     return _real("rope_theta", theta)
 
 
-def layer_tensors(config: FalconConfig) -> dict[str, tuple[int, ...]]:
-    """Unprefixed name → shape of one layer's tensors."""
-    hidden, ffn = config.hidden, config.ffn
-    shapes: dict[str, tuple[int, ...]] = {
-        "self_attention.query_key_value.weight": (config.fused_width, hidden),
-        "self_attention.dense.weight": (hidden, hidden),
-        "mlp.dense_h_to_4h.weight": (ffn, hidden),
-        "mlp.dense_4h_to_h.weight": (hidden, ffn),
+def _slots(norms: Norms, hidden: int, fused_width: int, ffn: int, has_bias: bool) -> dict[str, Slot]:
+    """What a layer's tensors are for, in the order in which a file holds them."""
+    slots = {
+        "query_key_value": Slot("self_attention.query_key_value", (fused_width, hidden), has_bias),
+        "out": Slot("self_attention.dense", (hidden, hidden), has_bias),
+        "up": Slot("mlp.dense_h_to_4h", (ffn, hidden), has_bias),
+        "down": Slot("mlp.dense_4h_to_h", (hidden, ffn), has_bias),
     }
-    if config.bias:
-        shapes |= {name.replace("weight", "bias"): (shape[0],) for name, shape in shapes.items()}
-    for norm in norm_names(config):
-        shapes |= {f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)}
-    return shapes
-
-
-def norm_names(config: FalconConfig) -> tuple[str, ...]:
-    """The layer norms of a layer: for attention first, for the MLP second where there are two."""
-    match config.norms:
-        case "one":
-            return ("input_layernorm",)
-        case "two_parallel":
-            return ("ln_attn", "ln_mlp")
-        case "sequential":
-            return ("input_layernorm", "post_attention_layernorm")
+    names = {
+        "one": ("input_layernorm",),
+        "two_parallel": ("ln_attn", "ln_mlp"),
+        "sequential": ("input_layernorm", "post_attention_layernorm"),
+    }[norms]
+    before = zip(("before_attention", "before_mlp"), names, strict=False)
+    return slots | {role: Slot(name, (hidden,), has_bias=True) for role, name in before}
 
 
 class FalconFamily:
-    """Tells sepweight the files, shapes and checkpoint names of a Falcon."""
+    """Falcon's spellings: of configs, and of the files, shapes and names of its tensors."""
 
     name = "falcon"
+    model_types: tuple[str, ...] = MODEL_TYPES
+
+    def read(self, raw: Mapping[str, Any]) -> Decoder:
+        return read_falcon_config(raw)
 
     def outline(self, config: Mapping[str, Any]) -> Outline:
         falcon = read_falcon_config(config)
@@ -235,8 +181,8 @@ class FalconFamily:
             layers=falcon.layers,
             files={
                 "begin": {"word_embeddings.weight": embedding},
-                **{layer_key(layer): layer_tensors(falcon) for layer in range(falcon.layers)},
-                "end": {"ln_f.weight": (falcon.hidden,), "ln_f.bias": (falcon.hidden,), **head},
+                **{layer_key(layer): falcon.layer_tensors for layer in range(falcon.layers)},
+                "end": {**falcon.final_norm.tensors, **head},
             },
             aliases={"end": {"lm_head.weight": "begin/word_embeddings.weight"}} if falcon.tied else {},
         )

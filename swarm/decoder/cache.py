@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swarm.falcon.attention import padded_keys
-from swarm.falcon.config import KEY_BLOCK, FalconConfig
+from swarm.decoder.attention import padded_keys
+from swarm.decoder.description import KEY_BLOCK, Decoder
 
 FIRST_POSITIONS = 64
 
@@ -21,8 +21,8 @@ FIRST_POSITIONS = 64
 class Scratch:
     """Where sessions that reserve less than a block of keys are padded to one, one layer after the other."""
 
-    def __init__(self, config: FalconConfig, dtype: torch.dtype, device: torch.device | str) -> None:
-        shape = (2, config.kv_heads, KEY_BLOCK, config.head_dim)
+    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device | str) -> None:
+        shape = (2, decoder.kv_heads, KEY_BLOCK, decoder.head_dim)
         self._block = torch.empty(shape, dtype=dtype, device=device)
 
     def pad(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ class Cache:
 
     def __init__(
         self,
-        config: FalconConfig,
+        decoder: Decoder,
         layers: Iterable[int],
         reserve: int,
         dtype: torch.dtype,
@@ -55,7 +55,7 @@ class Cache:
         """reserve: positions that the session may use at most."""
         self.reserve = reserve
         self.end = 0
-        self._config = config
+        self._decoder = decoder
         self._dtype = dtype
         self._device = device
         self._scratch = scratch
@@ -63,7 +63,7 @@ class Cache:
         self._layers = {layer: _Layer(empty, empty) for layer in layers}
 
     def _buffer(self, positions: int) -> Tensor:
-        shape = (self._config.kv_heads, positions, self._config.head_dim)
+        shape = (self._decoder.kv_heads, positions, self._decoder.head_dim)
         return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     @property

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from swarm.falcon.config import KEY_BLOCK, FalconConfig
+from swarm.decoder.description import KEY_BLOCK, Decoder
 
 QUERY_BLOCK = 32
 LEAST_ROWS = 4
@@ -29,10 +29,10 @@ LEAST_ROWS = 4
 MOST_MASK_ROWS = 512
 
 
-def split_fused(config: FalconConfig, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_fused(decoder: Decoder, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[tokens, fused width] → queries [heads, tokens, d], keys and values [kv heads, tokens, d]."""
-    d, kv = config.head_dim, config.kv_heads
-    match config.fused_layout:
+    d, kv = decoder.head_dim, decoder.kv_heads
+    match decoder.fused:
         case "grouped":
             grouped = rearrange(fused, "t (kv slot d) -> kv slot t d", kv=kv, d=d)
             return rearrange(grouped[:, :-2], "kv g t d -> (kv g) t d"), grouped[:, -2], grouped[:, -1]
@@ -52,8 +52,8 @@ def padded_keys(stop: int, device: torch.device | str) -> int:
 class PositionTables:
     """What depends on positions alone: RoPE's cosines and sines, or ALiBi's biases. Computed once, for as many as needed."""
 
-    def __init__(self, config: FalconConfig, dtype: torch.dtype, device: torch.device | str) -> None:
-        self._config = config
+    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device | str) -> None:
+        self._decoder = decoder
         self._dtype = dtype
         self._device = device
         self._rope = (torch.empty(0), torch.empty(0))
@@ -61,20 +61,20 @@ class PositionTables:
 
     def rope(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
         """cos and sin of positions start..stop, [stop - start, d]; None with ALiBi."""
-        if self._config.alibi:
+        if self._decoder.alibi:
             return None
         if stop > self._rope[0].shape[0]:
             positions = torch.arange(_at_least(stop), device=self._device)
-            self._rope = rope_tables(self._config, positions, self._dtype)
+            self._rope = rope_tables(self._decoder, positions, self._dtype)
         cos, sin = self._rope
         return cos[start:stop], sin[start:stop]
 
     def bias(self, stop: int) -> Tensor | None:
         """[heads, stop], to be added to the scores; None with RoPE."""
-        if not self._config.alibi:
+        if not self._decoder.alibi:
             return None
         if stop > self._bias.shape[1]:
-            self._bias = alibi_bias(self._config, _at_least(stop), self._dtype, self._device)
+            self._bias = alibi_bias(self._decoder, _at_least(stop), self._dtype, self._device)
         return self._bias[:, :stop]
 
 
@@ -83,13 +83,13 @@ def _at_least(stop: int) -> int:
     return max(512, 1 << (stop - 1).bit_length())
 
 
-def rope_tables(config: FalconConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rope_tables(decoder: Decoder, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin, [tokens, d], for integer positions.
 
     Computed in float32: bfloat16 cannot tell position 1001 from 1000.
     """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
+    exponents = torch.arange(0, decoder.head_dim, 2, dtype=torch.float32, device=positions.device) / decoder.head_dim
+    frequencies = 1.0 / (decoder.rope_theta**exponents)
     angles = positions.to(torch.float32)[:, None] * frequencies
     doubled = torch.cat((angles, angles), dim=-1)
     return doubled.cos().to(dtype), doubled.sin().to(dtype)
@@ -114,15 +114,15 @@ def alibi_slopes(heads: int) -> Tensor:
     return torch.cat((slopes, torch.pow(extra_base, odd)))
 
 
-def alibi_bias(config: FalconConfig, stop: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def alibi_bias(decoder: Decoder, stop: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """[heads, stop], scaled as the scores are.
 
     The product slope x position is rounded to bfloat16: the checkpoints were trained so.
     """
-    slopes = alibi_slopes(config.heads).to(device, torch.bfloat16)
+    slopes = alibi_slopes(decoder.heads).to(device, torch.bfloat16)
     positions = torch.arange(stop, device=device)
     bias = (slopes[:, None] * positions).to(dtype)
-    return bias / math.sqrt(config.head_dim)
+    return bias / math.sqrt(decoder.head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +142,25 @@ class Sight:
     bias: Tensor | None
 
 
-def look_back(config: FalconConfig, tables: PositionTables, start: int, stop: int, like: Tensor) -> list[Sight]:
+def look_back(decoder: Decoder, tables: PositionTables, start: int, stop: int, like: Tensor) -> list[Sight]:
     """What positions start..stop see, in the dtype and on the device of `like`."""
     sights: list[Sight] = []
     first = start
     while first < stop:
         last = min(stop, padded_keys(first + 1, like.device)) if like.device.type == "cpu" else stop
         keys = padded_keys(last, like.device)
-        rows = _rows_of(config, last - first, like.device)
+        rows = _rows_of(decoder, last - first, like.device)
         mask = _mask(first, last - first, max(1, rows), keys, like)
         sights.append(Sight(first - start, last - start, rows, keys, mask, tables.bias(keys)))
         first = last
     return sights
 
 
-def _rows_of(config: FalconConfig, length: int, device: torch.device) -> int:
+def _rows_of(decoder: Decoder, length: int, device: torch.device) -> int:
     if length > 1:
         return -(-length // LEAST_ROWS) * LEAST_ROWS if device.type == "cpu" else length
-    rows = max(config.heads // config.kv_heads, LEAST_ROWS)
-    has_blocks = config.kv_heads * -(-rows // QUERY_BLOCK) > 1  # of queries, more than one
+    rows = max(decoder.heads // decoder.kv_heads, LEAST_ROWS)
+    has_blocks = decoder.kv_heads * -(-rows // QUERY_BLOCK) > 1  # of queries, more than one
     return 0 if has_blocks else LEAST_ROWS
 
 
@@ -172,23 +172,23 @@ def _mask(start: int, length: int, rows: int, keys: int, like: Tensor) -> Tensor
     return mask if length == 1 or rows == length else torch.cat((mask, mask[-1:].expand(rows - length, -1)))
 
 
-def attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[Sight]) -> Tensor:
+def attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[Sight]) -> Tensor:
     """Causal attention of the last positions over all of k and v.
 
     q: [heads, new, d]; k, v: [kv heads, as many keys as the last sight has, d], finite where they are padded; returns
     [new, heads * d].
     """
     if len(sights) == 1:
-        return _attend(config, q, k, v, sights[0])
+        return _attend(decoder, q, k, v, sights[0])
     outputs = [
-        _attend(config, q[:, sight.start : sight.stop], k[:, : sight.keys], v[:, : sight.keys], sight)
+        _attend(decoder, q[:, sight.start : sight.stop], k[:, : sight.keys], v[:, : sight.keys], sight)
         for sight in sights
     ]
     return torch.cat(outputs)
 
 
-def _attend(config: FalconConfig, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
-    group = config.heads // config.kv_heads
+def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+    group = decoder.heads // decoder.kv_heads
     if not sight.rows:
         return _attend_by_rows(q, k, v, sight, group)
     length = q.shape[1]

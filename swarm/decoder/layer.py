@@ -1,0 +1,118 @@
+"""One layer, and the head: which slots a decoder has decides what they do.
+
+Owns the mathematics. Knows no sessions beyond the spans it is given, no files and no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from swarm.decoder.attention import Sight, attend, rotate, split_fused
+from swarm.decoder.cache import Cache
+from swarm.decoder.description import Decoder, Slot
+from swarm.decoder.linear import Linear
+
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": nn.functional.gelu,
+    "gelu_new": lambda x: nn.functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
+    "relu": nn.functional.relu,
+    "silu": nn.functional.silu,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`length` rows of a packed tensor that are one session's new positions, and the cache that they extend."""
+
+    cache: Cache
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a span's positions mean to every layer: how to rotate them, and what they see."""
+
+    rope: tuple[Tensor, Tensor] | None
+    sights: Sequence[Sight]
+
+
+class Norm(nn.Module):
+    """Layer norm with weight and bias, [tokens, hidden] → the same."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class Layer(nn.Module):
+    """One decoder layer, made from its tensors by unprefixed name."""
+
+    def __init__(self, decoder: Decoder, number: int, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.number = number
+        slots = decoder.slots
+        self.before_attention = _norm(decoder, slots["before_attention"], tensors)
+        self.query_key_value = _linear(slots["query_key_value"], tensors)
+        self.out = _linear(slots["out"], tensors)
+        self.before_mlp = _norm(decoder, slots["before_mlp"], tensors) if "before_mlp" in slots else None
+        self.up = _linear(slots["up"], tensors)
+        self.down = _linear(slots["down"], tensors)
+        self.activation = ACTIVATIONS[decoder.activation]
+
+    def forward(self, hidden: Tensor, spans: Sequence[Span], views: Sequence[View]) -> Tensor:
+        """hidden: [tokens, hidden], packed by span; views: each span's; returns the same shape."""
+        normed = self.before_attention(hidden)
+        attended = self.out(self._attend(self.query_key_value(normed), spans, views))
+        if self.decoder.parallel:
+            if self.before_mlp is not None:
+                normed = self.before_mlp(hidden)
+            return hidden + (self._mlp(normed) + attended)
+        hidden = hidden + attended
+        return hidden + self._mlp(hidden if self.before_mlp is None else self.before_mlp(hidden))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+    def _attend(self, fused: Tensor, spans: Sequence[Span], views: Sequence[View]) -> Tensor:
+        outputs: list[Tensor] = []
+        row = 0
+        for span, view in zip(spans, views, strict=True):
+            q, k, v = split_fused(self.decoder, fused[row : row + span.length])
+            if view.rope is not None:
+                q, k = rotate(q, view.rope), rotate(k, view.rope)
+            k, v = span.cache.write(self.number, k, v)
+            outputs.append(attend(self.decoder, q, k, v, view.sights))
+            row += span.length
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class Head(nn.Module):
+    """Final norm and output projection: [rows, hidden] → float32 logits [rows, vocabulary]."""
+
+    def __init__(self, decoder: Decoder, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.norm = _norm(decoder, decoder.final_norm, tensors)
+        self.projection = Linear(tensors["lm_head.weight"])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.projection(self.norm(hidden)).float()
+
+
+def _linear(slot: Slot, tensors: Mapping[str, Tensor]) -> Linear:
+    return Linear(tensors[f"{slot.tensor}.weight"], tensors.get(f"{slot.tensor}.bias"))
+
+
+def _norm(decoder: Decoder, slot: Slot, tensors: Mapping[str, Tensor]) -> Norm:
+    return Norm(tensors[f"{slot.tensor}.weight"], tensors[f"{slot.tensor}.bias"], decoder.epsilon)

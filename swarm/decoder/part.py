@@ -1,0 +1,104 @@
+"""A part of a decoder as a plain module: any of embedding, layers, final norm and head.
+
+Knows no sessions beyond the spans it is given, no files and no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from swarm.decoder.attention import PositionTables, look_back
+from swarm.decoder.cache import Cache, Scratch
+from swarm.decoder.description import Decoder
+from swarm.decoder.layer import Head, Layer, Span, View
+from swarm.errors import RequestError
+from swarm.parts import Part
+
+
+class DecoderPart(nn.Module):
+    """Any part of a decoder: token ids or hidden states in, hidden states or logits out."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        part: Part,
+        embed: Callable[[Tensor], Tensor] | None,
+        layers: Sequence[Layer],
+        head: Head | None,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        """embed: ids [tokens] → [tokens, hidden]; layers: in ascending order."""
+        super().__init__()
+        self.decoder = decoder
+        self.part = part
+        self.embed = embed
+        self.layers = nn.ModuleList(layers)
+        self.head = head
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._tables = PositionTables(decoder, dtype, self.device)
+        self._scratch = Scratch(decoder, dtype, self.device)
+
+    def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> Cache:
+        """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""
+        wanted = self.part.layers if layers is None else layers
+        return Cache(self.decoder, wanted, reserve or self.decoder.context, self.dtype, self.device, self._scratch)
+
+    @torch.inference_mode()
+    def forward(self, inputs: Tensor | Sequence[int], cache: Cache | None = None) -> Tensor:
+        """Run one sequence's new positions behind what `cache` holds (nothing, without one).
+
+        inputs: ids [tokens] (a list of them does, too) where the part has begin, else hidden states [tokens, hidden]; a
+        batch dimension of one before these is dropped.
+        Returns hidden states [tokens, hidden], or logits [tokens, vocabulary] in float32 where the part has end.
+        Raises RequestError for any other shape.
+        """
+        inputs = self._as_rows(inputs)
+        span = Span(self.new_cache(inputs.shape[0]) if cache is None else cache, inputs.shape[0])
+        hidden = self.run_layers(self.enter(inputs), [span])
+        return hidden if self.head is None else self.head(hidden)
+
+    def _as_rows(self, inputs: Tensor | Sequence[int]) -> Tensor:
+        rows = torch.as_tensor(inputs, device=self.device)
+        dimensions = 1 if self.part.begin else 2
+        if rows.ndim == dimensions + 1 and rows.shape[0] == 1:
+            rows = rows[0]
+        if rows.ndim != dimensions or not rows.numel():
+            wanted = "ids [tokens]" if self.part.begin else f"hidden states [tokens, {self.decoder.hidden}]"
+            raise RequestError(f'part "{self.part}" takes {wanted}, got shape {list(rows.shape)}')
+        return rows
+
+    def enter(self, inputs: Tensor) -> Tensor:
+        """Token ids → embeddings where the part has begin; hidden states as they are elsewhere."""
+        return inputs if self.embed is None else self.embed(inputs)
+
+    @torch.inference_mode()
+    def run_layers(
+        self,
+        hidden: Tensor,
+        spans: Sequence[Span],
+        only: Sequence[int] | None = None,
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Run the layers (or those numbered `only`) on new positions of several sessions at once.
+
+        hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
+        on_layer is called after each layer.
+        """
+        views = [self._view(span, hidden) for span in spans] if len(self.layers) else []
+        for layer in self.layers:
+            if only is None or layer.number in only:
+                hidden = layer(hidden, spans, views)
+                on_layer()
+        for span in spans:
+            span.cache.advance(span.length)
+        return hidden
+
+    def _view(self, span: Span, like: Tensor) -> View:
+        start = span.cache.end
+        stop = start + span.length
+        return View(self._tables.rope(start, stop), look_back(self.decoder, self._tables, start, stop, like))
