@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm.errors import RequestError
-from swarm.messages.sessions import Close, Code, Open, Opened, Refused, Renew, Renewed
+from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed
 from swarm.messages.tensors import WireTensor, ids_of
 from swarm.node.compute.protocol import ServedPart
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
+from swarm.node.hops.admission import Request, judge, refuse
 from swarm.node.hops.batching import Pace
-from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, are_ids, tokens_of
+from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, tokens_of
 from swarm.parts import NOTHING, Part, parse_part
 from swarm.wire.events import Asker
 
@@ -152,7 +153,7 @@ class SessionTable:
         if served is None:
             return refuse(order, "NOT_SERVING", f"model {order.model} is not served here"), []
         part = parse_part(order.part, served.layers)
-        refusal = self._judge_open(asker, order, tensor, served, now)
+        refusal = self._judge(asker, order, tensor, served, now)
         if refusal is not None:
             return refusal, []
         known = self.sessions.get((order.session, order.hop))
@@ -195,44 +196,30 @@ class SessionTable:
             session=order.session, attempt=order.attempt, hop=order.hop, end=hop.end, is_draining=self._is_draining(hop)
         )
 
-    def _judge_open(
+    def _judge(
         self, asker: Asker, order: Open, tensor: WireTensor | None, served: ServedPart, now: float
     ) -> Refused | None:
         part = parse_part(order.part, served.layers)
-        if not served.part.covers(part) or len(part.cell_ranges) != 1:
-            return refuse(order, "NOT_SERVING", f'"{order.part}" is not served here, "{served.part}" is')
-        goes_on = self._find_old(order) is not None  # as a later attempt: it leaves when its client can
-        draining = self.draining.get(order.model, NOTHING)
-        if not goes_on and not (draining & part).is_empty():
-            return refuse(order, "NOT_SERVING", f'"{draining}" is about to be dropped here')
-        if part.end != (order.tail is not None) or part.begin != order.is_first:
-            return refuse(order, "BAD_MESSAGE", f'"{order.part}" does not fit this hop\'s place in the chain')
-        if self.is_leaving and not goes_on:
-            return refuse(order, "LEAVING", "this node is shutting down", retry_seconds=1.0)
         stone = self._tombstones.get(order.session)
-        if stone is not None and order.attempt <= stone.attempt and now < stone.until:
-            return refuse(order, "CLOSED", "this session was closed")
         mine = self.hops_of(order.session)
-        if any(hop.owner != asker.node for hop in mine):
-            return refuse(order, "NOT_OWNER", "another key opened this session")
-        if any(hop.order.attempt > order.attempt for hop in mine):
-            return refuse(order, "STALE", "this session has a later attempt")
-        has_place = mine or any(one.order.session == order.session for one in self._waiting)
-        if not has_place and len(self.sessions) + len(self._waiting) >= MOST_SESSIONS:
-            return refuse(order, "OVERLOADED", f"{MOST_SESSIONS} sessions are open here", retry_seconds=2.0)
-        if order.positions > served.context:
-            message = f"{order.positions} positions asked for; the model's context is {served.context}"
-            return refuse(order, "TOO_LONG", message)
-        needed = self._kv_bytes(order, part.layer_count)
-        if needed > served.kv_capacity:
-            message = (
-                f"{order.positions} positions need {needed:,} bytes of KV here; "
-                f"this node has {served.kv_capacity:,} in all"
+        is_known = bool(mine) or any(one.order.session == order.session for one in self._waiting)
+        return judge(
+            Request(
+                client=asker.node,
+                order=order,
+                part=part,
+                tensor=tensor,
+                served=served,
+                mine=mine,
+                goes_on=self._find_old(order) is not None,
+                draining=self.draining.get(order.model, NOTHING),
+                is_leaving=self.is_leaving,
+                is_closed=stone is not None and order.attempt <= stone.attempt and now < stone.until,
+                has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
+                most_sessions=MOST_SESSIONS,
+                needed=self._kv_bytes(order, part.layer_count),
             )
-            return refuse(order, "TOO_LONG", message)
-        if order.tail is not None and not are_ids(tensor, order.positions, served.vocabulary):
-            return refuse(order, "BAD_MESSAGE", "the last hop needs the token ids, each below the vocabulary's size")
-        return None
+        )
 
     def _find_old(self, order: Open) -> HopSession | None:
         """The session's hop of an earlier attempt whose cache serves the new one as well."""
@@ -364,15 +351,3 @@ class SessionTable:
             for waiting in late
         ]
         return effects
-
-
-def refuse(order: Open, code: Code, message: str, retry_seconds: float = 0.0) -> Refused:
-    """The answer to an open that cannot be granted."""
-    return Refused(
-        code=code,
-        message=message[:500],
-        session=order.session,
-        attempt=order.attempt,
-        hop=order.hop,
-        retry_seconds=retry_seconds,
-    )

@@ -14,10 +14,11 @@ from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.messages.work import Credit, Progress, StepRefused, Steps, StepSpan
 from swarm.node.compute.protocol import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient, SendPeer
+from swarm.node.hops.admission import refuse
 from swarm.node.hops.hop import HopSession, Kept, Pending, are_ids, finish_of, tokens_of
 from swarm.node.hops.place import Place
 from swarm.node.hops.schedule import Schedule
-from swarm.node.hops.sessions import SessionTable, refuse
+from swarm.node.hops.sessions import SessionTable
 from swarm.parts import Part
 from swarm.wire.events import Asker
 
