@@ -17,8 +17,8 @@ class Request:
     """An open, and what this node knows that bears on it.
 
     mine: this session's hops that are here already. goes_on: one of them serves the new attempt as well; it leaves when its
-    client can. draining: what takes no more sessions. is_closed: the session was closed a moment ago. has_place: for one more
-    session. needed: bytes of KV.
+    client can. draining: what takes no more sessions. is_closed: the session was closed a moment ago. has_place: for one
+    more session. needed: bytes of KV.
     """
 
     client: str
