@@ -38,15 +38,19 @@ class ComputeThread:
         self,
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         post: Callable[[Event], None],
+        are_cores_used: Callable[[], bool] = lambda: False,
     ) -> None:
-        """make_loader: builds the loader on a loader thread (torch is imported there), given the tick."""
+        """make_loader: builds the loader on a loader thread (torch is imported there), given the tick.
+
+        are_cores_used: whether a node of this machine computes at this moment.
+        """
         self.tick = 0
         self._post = post
         self._jobs: queue.SimpleQueue[Job | Built | _Stop] = queue.SimpleQueue()
         self._engines: dict[str, Engine] = {}
         self._numbers = itertools.count(1)
         self._wanted: dict[str, int] = {}  # model → the load that counts; a later one takes its place
-        self._loader = LoaderThreads(lambda: make_loader(self._advance), post, self._jobs.put)
+        self._loader = LoaderThreads(lambda: make_loader(self._advance), post, self._jobs.put, are_cores_used)
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
 
     def start(self) -> None:

@@ -22,13 +22,14 @@ class Cores:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._cores = self._next = -1
+        self._cores = self._next = self._probe = -1
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._cores, self._next = (
                 os.open(path.with_suffix(suffix), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 for suffix in (".held", ".next")
             )
+            self._probe = os.open(path.with_suffix(".held"), os.O_RDWR | os.O_CLOEXEC)
 
     def take(self, on_taken: Callable[[], None]) -> bool:
         """True if they are ours at once; else `on_taken` is called, on another thread, when they are."""
@@ -47,6 +48,15 @@ class Cores:
         fcntl.flock(self._cores, fcntl.LOCK_EX)
         fcntl.flock(self._next, fcntl.LOCK_UN)
         on_taken()
+
+    def are_used(self) -> bool:
+        """Whether somebody computes at this moment, this node included."""
+        if self._probe < 0:
+            return False
+        if not _try_lock(self._probe):
+            return True
+        fcntl.flock(self._probe, fcntl.LOCK_UN)
+        return False
 
     def give(self) -> None:
         """Let the next one compute."""

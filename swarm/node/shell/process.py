@@ -106,7 +106,7 @@ class NodeProcess:
         self._listener = Listener(self._context, self._polling, settings.hosts, settings.port, keys)
         hello = Hello(node=identity.node, kind="node", incarnation=me.incarnation)
         self._dialer = Dialer(self._context, self._polling, keys, identity, hello)
-        self._compute = ComputeThread(make_loader, self._inbox.put)
+        self._compute = ComputeThread(make_loader, self._inbox.put, cores.are_used)
         self._verifier = Verifier(catalogues or {}, self._inbox.put)
         self.machine = NodeMachine(Membership(me, self._listener.addresses, time.monotonic()), cards)
         self._lan: Lan | None = None
