@@ -253,6 +253,7 @@ def interrupt(node: Node, home: Path, reach: list[str]) -> pexpect.spawn[str] | 
         encoding="utf-8",
         timeout=20,
         dimensions=(40, 200),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever runs the tests may ignore it
     )
     child.expect(">>> ")
     child.sendline(QUESTION)
