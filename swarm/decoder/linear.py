@@ -33,13 +33,13 @@ class Linear(nn.Module):
     def reorder(self) -> None:
         """Replace the weight by its reordered form (CPU only); the plain form is given up, not kept beside it.
 
-        It stays plain where the processor has no kernels for the other form: bfloat16 without AVX-512.
+        It stays plain where the processor has no kernels for the other form: bfloat16 without AVX-512. Raises RuntimeError
+        for want of memory.
         """
         plain = self.weight.data
-        try:
-            self.reordered = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(plain, REORDER_ROWS))
-        except RuntimeError:
+        if not _has_kernels(plain.dtype):
             return
+        self.reordered = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(plain, REORDER_ROWS))
         self.weight = nn.Parameter(plain.new_empty(0), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,3 +52,14 @@ class Linear(nn.Module):
 
     def _product(self, x: Tensor) -> Tensor:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.reordered, self.bias, "none", [], ""))
+
+
+def _has_kernels(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies reordered weights of a type."""
+    match dtype:
+        case torch.bfloat16:
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        case torch.float16:
+            return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+        case _:
+            return True

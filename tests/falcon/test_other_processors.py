@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from swarm.decoder.linear import Linear
 
 EXACTNESS = Path(__file__).with_name("test_exactness.py")
 
@@ -32,3 +35,14 @@ def test_bfloat16_gives_the_same_bits_on_lesser_processors(limits: dict[str, str
     )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+def test_a_lack_of_memory_is_no_lack_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain weights round otherwise than reordered ones: the load fails rather than serve other bits."""
+
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", fail)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        Linear(torch.zeros(8, 8)).reorder()
