@@ -10,7 +10,7 @@ from swarm.client.session import Turn
 from swarm.errors import PeerError
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail
-from swarm.messages.tensors import ids_tensor
+from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.messages.work import Steps, StepSpan
 from swarm.node.compute.protocol import Batch, BatchResult
 from swarm.node.effects import Forget, Run, SendClient
@@ -179,13 +179,19 @@ def test_a_later_attempt_elsewhere_on_the_chain_leaves_no_cache_behind_its_lease
     }
 
 
-def test_a_batch_that_fails_after_its_session_moved_on_does_not_end_the_new_attempt() -> None:
+def with_a_prompt() -> tuple[SessionTable, StepRunner, WireTensor]:
+    """A session's first attempt whose prompt, the last, waits to be run."""
     table = table_with_whole_model()
     steps = StepRunner(table)
     ids = ids_tensor([1, 2, 3])
     table.open(CLIENT, order(1, "b 0-8 e"), ids, 0.0)
     span = StepSpan(SESSION, 1, 0, 0, 3, True)
     steps.receive_steps(CLIENT, Steps(model=MODEL.model, part="b 0-8 e", spans=[span]), ids, 0.0)
+    return table, steps, ids
+
+
+def test_a_batch_that_fails_after_its_session_moved_on_does_not_end_the_new_attempt() -> None:
+    table, steps, ids = with_a_prompt()
     assert any(isinstance(effect, Run) for effect in steps.cores_taken(was_contended=False, now=0.0))
     table.open(CLIENT, order(2, "b 0-8 e"), ids, 0.1)
     effects = steps.batch_failed("out of memory")
@@ -194,12 +200,7 @@ def test_a_batch_that_fails_after_its_session_moved_on_does_not_end_the_new_atte
 
 
 def test_a_session_that_lapsed_and_was_opened_again_meanwhile_takes_nothing_from_the_batch() -> None:
-    table = table_with_whole_model()
-    steps = StepRunner(table)
-    ids = ids_tensor([1, 2, 3])
-    table.open(CLIENT, order(1, "b 0-8 e"), ids, 0.0)
-    span = StepSpan(SESSION, 1, 0, 0, 3, True)
-    steps.receive_steps(CLIENT, Steps(model=MODEL.model, part="b 0-8 e", spans=[span]), ids, 0.0)
+    table, steps, ids = with_a_prompt()
     (run,) = [one for one in steps.cores_taken(was_contended=False, now=0.0) if isinstance(one, Run)]
     table.sweep(100.0)
     table.open(CLIENT, order(1, "b 0-8 e"), ids, 100.0)

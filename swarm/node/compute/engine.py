@@ -223,14 +223,7 @@ class DecoderLoader:
         assert old is None or isinstance(old, DecoderEngine)
         loaded_before = None if old is None else old.part
         family, directory = self._weights[model]
-        loading = iterate_loading(family, directory, part, self._device, self._dtype, loaded_before)
-        loaded: DecoderPart
-        while True:
-            try:
-                yield next(loading)
-            except StopIteration as stop:
-                loaded = stop.value
-                break
+        loaded = yield from iterate_loading(family, directory, part, self._device, self._dtype, loaded_before)
 
         def make(old: Engine | None) -> Engine:
             assert old is None or isinstance(old, DecoderEngine)

@@ -106,9 +106,9 @@ class LoaderThreads:
 
     def _prepare(self, done: threading.Event) -> None:
         until = time.monotonic() + LOOK_SECONDS
-        while not self._has_traffic() and time.monotonic() < until:
+        while not (has_traffic := self._has_traffic()) and time.monotonic() < until:
             time.sleep(LOOK_SECONDS / 10)
-        if self._has_traffic():
+        if has_traffic:
             make_nice()
         try:
             self._loader = self._make_loader()

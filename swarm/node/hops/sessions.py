@@ -152,8 +152,9 @@ class SessionTable:
         served = self.served.get(order.model)
         if served is None:
             return refuse(order, "NOT_SERVING", f"model {order.model} is not served here"), []
-        part = parse_part(order.part, served.layers)
-        refusal = self._judge(asker, order, tensor, served, now)
+        old = self._find_old(order)
+        request = self._request(asker, order, tensor, served, old is not None, now)
+        refusal = judge(request)
         if refusal is not None:
             return refusal, []
         known = self.sessions.get((order.session, order.hop))
@@ -166,8 +167,7 @@ class SessionTable:
             ]
             self._waiting.append(_WaitingOpen(asker, order, tensor, now + LINK_SECONDS))
             return None, [DialData(order.next)]
-        old = self._find_old(order)
-        needed = self._kv_bytes(order, part.layer_count)
+        needed = request.needed
         replaced = [one for one in (old, self.sessions.get((order.session, order.hop))) if one is not None]
         freed = sum(
             self._kv_bytes(one.order, one.part.layer_count) for one in {one.key: one for one in replaced}.values()
@@ -177,7 +177,7 @@ class SessionTable:
         if needed > free:
             message = f"{order.positions} positions need {needed:,} bytes of KV here, {max(free, 0):,} are free"
             return refuse(order, "KV_FULL", message, retry_seconds=1.0), effects
-        hop = HopSession(order=order, owner=asker.node, part=part, lease=now + LEASE_SECONDS, used=now)
+        hop = HopSession(order=order, owner=asker.node, part=request.part, lease=now + LEASE_SECONDS, used=now)
         if old is not None:
             self._remove(old)
             hop.end = hop.accepted = min(order.keep, old.end)
@@ -196,29 +196,28 @@ class SessionTable:
             session=order.session, attempt=order.attempt, hop=order.hop, end=hop.end, is_draining=self._is_draining(hop)
         )
 
-    def _judge(
-        self, asker: Asker, order: Open, tensor: WireTensor | None, served: ServedPart, now: float
-    ) -> Refused | None:
+    def _request(
+        self, asker: Asker, order: Open, tensor: WireTensor | None, served: ServedPart, goes_on: bool, now: float
+    ) -> Request:
+        """An open with what is known here that bears on it."""
         part = parse_part(order.part, served.layers)
         stone = self._tombstones.get(order.session)
         mine = self.hops_of(order.session)
         is_known = bool(mine) or any(one.order.session == order.session for one in self._waiting)
-        return judge(
-            Request(
-                client=asker.node,
-                order=order,
-                part=part,
-                tensor=tensor,
-                served=served,
-                mine=mine,
-                goes_on=self._find_old(order) is not None,
-                draining=self.draining.get(order.model, NOTHING),
-                is_leaving=self.is_leaving,
-                is_closed=stone is not None and order.attempt <= stone.attempt and now < stone.until,
-                has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
-                most_sessions=MOST_SESSIONS,
-                needed=self._kv_bytes(order, part.layer_count),
-            )
+        return Request(
+            client=asker.node,
+            order=order,
+            part=part,
+            tensor=tensor,
+            served=served,
+            mine=mine,
+            goes_on=goes_on,
+            draining=self.draining.get(order.model, NOTHING),
+            is_leaving=self.is_leaving,
+            is_closed=stone is not None and order.attempt <= stone.attempt and now < stone.until,
+            has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
+            most_sessions=MOST_SESSIONS,
+            needed=self._kv_bytes(order, part.layer_count),
         )
 
     def _find_old(self, order: Open) -> HopSession | None:
