@@ -10,13 +10,34 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+class Storages:
+    """Counts the bytes of storages from when they are noted until they are freed."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = self.largest = 0
+        self._known: set[int] = set()
+
+    def note(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            self.largest = max(self.largest, storage.nbytes())
+            weakref.finalize(storage, self._freed, key, storage.nbytes())
+
+    def _freed(self, key: int, nbytes: int) -> None:
+        self._known.discard(key)
+        self.now -= nbytes
+
+
 class AliveBytes(TorchDispatchMode):
     """Counts what operations allocate while it is entered, until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = self.largest = 0
-        self._known: set[int] = set()
+        self.storages = Storages()
 
     def __torch_dispatch__(
         self,
@@ -28,19 +49,9 @@ class AliveBytes(TorchDispatchMode):
         given = {id(one.untyped_storage()) for one in _tensors([*args, *(kwargs or {}).values()])}
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors([result]):
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-            if id(storage) not in given and key not in self._known:
-                self._known.add(key)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                self.largest = max(self.largest, storage.nbytes())
-                weakref.finalize(storage, self._freed, key, storage.nbytes())
+            if id(tensor.untyped_storage()) not in given:
+                self.storages.note(tensor)
         return result
-
-    def _freed(self, key: int, nbytes: int) -> None:
-        self._known.discard(key)
-        self.now -= nbytes
 
 
 def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:

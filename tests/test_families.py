@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from swarm import families
+from swarm.decoder.device import Cpu
 from swarm.decoder.loading import init_part
 from swarm.errors import WeightsError
 from swarm.families import family_named, family_of
@@ -69,7 +70,7 @@ def test_a_new_family_is_computed_as_it_says(weights: Path) -> None:
 
 
 def test_a_new_family_is_known_to_a_node(weights: Path) -> None:
-    model = read_weights([weights], None, "cpu")["7" * 32]
+    model = read_weights([weights], None, Cpu())["7" * 32]
     assert model.family is TOY
     assert model.decoder.layers == 3
     assert family_of(CONFIG) is TOY

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 from transformers import (
@@ -12,10 +14,26 @@ from transformers import (
 )
 
 from swarm.messages.sampling import Sampling
-from swarm.sampling import choose_best, gumbel, keep_top_k, keep_top_p, keep_typical, penalise, sample, score
+from swarm.sampling import (
+    Draw,
+    Draws,
+    choose_best,
+    gumbel,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    penalise,
+    sample,
+    score,
+)
 
 LOGITS = torch.randn(500, generator=torch.Generator().manual_seed(1)) * 3
 IDS = [3, 7, 7, 400]
+
+
+def column(value: float) -> torch.Tensor:
+    """One row's setting."""
+    return torch.tensor([[value]])
 
 
 def test_temperature_zero_is_greedy() -> None:
@@ -35,10 +53,37 @@ def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
 def test_filters_are_those_of_transformers() -> None:
     ids = torch.tensor([IDS])
     row = LOGITS[None]
-    assert torch.equal(penalise(LOGITS, IDS, 1.3), RepetitionPenaltyLogitsProcessor(1.3)(ids, row)[0])
-    assert torch.equal(keep_top_k(LOGITS, 20), TopKLogitsWarper(20)(ids, row)[0])
-    assert torch.equal(keep_top_p(LOGITS, 0.8), TopPLogitsWarper(0.8)(ids, row)[0])
-    assert torch.equal(keep_typical(LOGITS, 0.7), TypicalLogitsWarper(0.7)(ids, row)[0])
+    seen = torch.tensor([[0, 0, 0], sorted(set(IDS))])
+    assert torch.equal(penalise(row, seen, column(1.3)), RepetitionPenaltyLogitsProcessor(1.3)(ids, row))
+    assert torch.equal(keep_top_k(row, column(20), 20), TopKLogitsWarper(20)(ids, row))
+    assert torch.equal(keep_top_p(row, column(1 - 0.8)), TopPLogitsWarper(0.8)(ids, row))
+    assert torch.equal(keep_typical(row, column(0.7)), TypicalLogitsWarper(0.7)(ids, row))
+
+
+settings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 1e-9, 0.3, 1.0, 5.0]),
+    top_k=st.sampled_from([0, 1, 7, 499, 5000]),
+    top_p=st.sampled_from([1e-3, 0.5, 1.0]),
+    typical_p=st.sampled_from([1e-3, 0.5, 1.0]),
+    repetition_penalty=st.sampled_from([0.5, 1.0, 1.3]),
+    seed=st.integers(0, 1 << 61),
+)
+wanted = st.builds(Draw, settings, st.integers(0, 9000), st.lists(st.integers(0, 499), max_size=5))
+
+
+@hypothesis.given(st.lists(st.tuples(wanted, st.booleans()), min_size=1, max_size=6), st.integers(0, 99))
+def test_a_row_is_drawn_as_if_it_were_alone_and_wherever_it_lies(rows: list[tuple[Draw, bool]], seed: int) -> None:
+    """Ties are there on purpose: logits come from bfloat16."""
+    draws = [draw for draw, _ in rows]
+    logits = torch.randn(len(rows), 500, generator=torch.Generator().manual_seed(seed)) * 3
+    for row, (_, is_coarse) in zip(logits, rows, strict=True):
+        row.copy_(row.round() if is_coarse else row.bfloat16())
+    alone = [sample(row, *draw) for row, draw in zip(logits, draws, strict=True)]
+    together = Draws(draws)
+    for can_count in (True, False):
+        ids = together.choose(logits[together.order], together.tensors, can_count=can_count)
+        assert [token for _, token in sorted(zip(together.order, ids.tolist(), strict=True))] == alone
 
 
 def test_a_draw_depends_on_seed_and_position_and_nothing_else() -> None:
@@ -59,7 +104,7 @@ def test_draws_follow_the_softmax() -> None:
 
 
 def test_gumbel_noise_has_its_mean_and_deviation() -> None:
-    noise = gumbel(3, 17, torch.arange(100_000))
+    noise = gumbel(torch.tensor(3), torch.tensor(17), torch.arange(100_000))
     assert float(noise.mean()) == pytest.approx(0.5772, abs=0.02)
     assert float(noise.std()) == pytest.approx(1.2825, abs=0.02)
 

@@ -35,7 +35,6 @@ class ToyFamily:
                 "down": Slot("think_out", (hidden, ffn), has_bias=True),
             },
             final_norm=Slot("last_norm", (hidden,), has_bias=True),
-            fused="multi_query",
             parallel=True,
             alibi=False,
             tied=True,

@@ -31,6 +31,8 @@ from swarm.cli.reports import Printer
 
 if TYPE_CHECKING:
     from swarm.keys import BorrowedName, NameLock
+    from swarm.node.shell.build import Offer
+    from swarm.node.shell.ledger import Ledger
 
 MOST_FILES = 65_536
 
@@ -130,22 +132,42 @@ def node(
 
 
 def serve(options: Options) -> int:
-    """Build everything once, run the node, say what happens."""
+    """Look at what there is to give, reserve it among the machine's nodes, serve."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
     raise_file_limit()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: weights stream through the caches
+    from swarm.node.shell.build import promise_memory, read_offer
+    from swarm.node.shell.ledger import Ledger, one_at_a_time
+
+    state = find_state("swarm-node")
+    ledgers = find_shared_dir(state, "memory")
+    with one_at_a_time(ledgers):  # or two that start together choose the same card
+        offer = read_offer(options.weights, options.device, options.dtype, options.part)
+        ledger = Ledger(ledgers, offer.device.key)
+        try:
+            budget = promise_memory(offer, options.memory, ledger)
+        except BaseException:
+            ledger.leave()
+            raise
+    try:
+        return serve_offer(options, offer, budget, ledger, state)
+    finally:
+        ledger.leave()
+
+
+def serve_offer(options: Options, offer: Offer, budget: int, ledger: Ledger, state: Path | None) -> int:
+    """Build everything once, run the node, say what happens. budget: bytes of the device."""
     from swarm.discovery.lan import lan_hosts
     from swarm.keys import derive_keys
-    from swarm.node.shell.build import build_node, promise_memory, read_offer
-    from swarm.node.shell.ledger import Ledger
+    from swarm.node.shell.build import build_node
     from swarm.node.shell.process import NodeSettings
 
-    offer = read_offer(options.weights, options.device, options.dtype, options.part)
+    for doubt in offer.doubts:
+        click.echo(f"swarm-node: {doubt}", err=True)
     hosts = list(options.hosts) or lan_hosts()
     secret = find_secret(options.secret_file, hosts, may_browse=options.use_mdns and not options.new_swarm)
     if secret is None:
         return EXIT_NO_SECRET
-    state = find_state("swarm-node")
     keys = derive_keys(secret)
     files = StateFiles(None) if state is None else StateFiles(state, f"peers-{keys.tag}.json")
     settings = NodeSettings(
@@ -158,18 +180,11 @@ def serve(options: Options) -> int:
         is_demo=options.is_demo,
     )
     name = hold_name(state, options.name)
-    cores = find_shared_dir(None, "cores") if offer.device == "cpu" else None
+    cores = find_shared_dir(None, "cores") if offer.device.is_host else None
     printer = Printer(options.as_json, name.identity.node, lambda: process.addresses)
-    ledger = Ledger(find_shared_dir(state, "memory"), offer.device)
-    try:
-        budget = promise_memory(offer, options.memory, ledger)
-        process = build_node(
-            offer, budget, settings, keys, name, ledger, files.former(name.stem), cores, printer.report
-        )
-        stop_on_signals(process.ask_stop)
-        return process.run()
-    finally:
-        ledger.leave()
+    process = build_node(offer, budget, settings, keys, name, ledger, files.former(name.stem), cores, printer.report)
+    stop_on_signals(process.ask_stop)
+    return process.run()
 
 
 @dataclass(frozen=True, slots=True)

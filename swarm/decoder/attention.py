@@ -21,66 +21,75 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from swarm.decoder.description import KEY_BLOCK, Decoder
+from swarm.decoder.description import Decoder
+from swarm.decoder.device import Device
 
 QUERY_BLOCK = 32
-LEAST_ROWS = 4
 # Masks are at most so many rows of keys: with ALiBi they differ from head to head, and are made for a few heads at a time.
 MOST_MASK_ROWS = 512
 
 
-def split_fused(decoder: Decoder, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[tokens, fused width] → queries [heads, tokens, d], keys and values [kv heads, tokens, d]."""
-    d, kv = decoder.head_dim, decoder.kv_heads
-    match decoder.fused:
-        case "grouped":
-            grouped = rearrange(fused, "t (kv slot d) -> kv slot t d", kv=kv, d=d)
-            return rearrange(grouped[:, :-2], "kv g t d -> (kv g) t d"), grouped[:, -2], grouped[:, -1]
-        case "multi_query":
-            flat = rearrange(fused, "t (slot d) -> slot t d", d=d)
-            return flat[:-2], flat[-2:-1], flat[-1:]
-        case "per_head":
-            triples = rearrange(fused, "t (h three d) -> three h t d", three=3, d=d)
-            return triples[0], triples[1], triples[2]
+def split_fused(decoder: Decoder, fused: Tensor) -> tuple[Tensor, Tensor]:
+    """[tokens, fused width] → what is rotated, [tokens, kv heads, group + 1, d], a group's queries and then its key; values,
+    [tokens, kv heads, d].
 
-
-def padded_keys(stop: int, device: torch.device | str) -> int:
-    """How many keys the last of `stop` positions takes."""
-    return -(-stop // KEY_BLOCK) * KEY_BLOCK if torch.device(device).type == "cpu" else stop
+    One key for all queries is one group, and a key for each is groups of one.
+    """
+    grouped = fused.view(fused.shape[0], decoder.kv_heads, -1, decoder.head_dim)
+    return grouped[:, :, :-1], grouped[:, :, -1]
 
 
 class PositionTables:
-    """What depends on positions alone: RoPE's cosines and sines, or ALiBi's biases. Computed once, for as many as needed."""
+    """What depends on positions alone: RoPE's cosines and sines, ALiBi's biases, a token's mask.
 
-    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device | str) -> None:
+    Computed once, for as many positions as needed.
+    """
+
+    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: Device) -> None:
+        self.device = device
         self._decoder = decoder
         self._dtype = dtype
-        self._device = device
         self._rope = (torch.empty(0), torch.empty(0))
         self._bias = torch.empty(0, 0)
+        self._mask = torch.empty(0)
 
-    def rope(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
-        """cos and sin of positions start..stop, [stop - start, d]; None with ALiBi."""
+    def rope(self, ranges: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of the positions in some ranges, one after another, [positions, 1, 1, d]; None with ALiBi."""
         if self._decoder.alibi:
             return None
-        if stop > self._rope[0].shape[0]:
-            positions = torch.arange(_at_least(stop), device=self._device)
+        most = max(stop for _, stop in ranges)
+        if most > self._rope[0].shape[0]:
+            positions = torch.arange(_at_least(most), device=self.device.where)
             self._rope = rope_tables(self._decoder, positions, self._dtype)
-        cos, sin = self._rope
-        return cos[start:stop], sin[start:stop]
+        cos, sin = (_rows(table, ranges)[:, None, None] for table in self._rope)
+        return cos, sin
 
     def bias(self, stop: int) -> Tensor | None:
         """[heads, stop], to be added to the scores; None with RoPE."""
         if not self._decoder.alibi:
             return None
         if stop > self._bias.shape[1]:
-            self._bias = alibi_bias(self._decoder, _at_least(stop), self._dtype, self._device)
+            self._bias = alibi_bias(self._decoder, _at_least(stop), self._dtype, self.device.where)
         return self._bias[:, :stop]
+
+    def mask(self, stop: int, keys: int) -> Tensor:
+        """[1, keys], additive: hides all but the first `stop` keys, of which at most a block is hidden."""
+        seen = self._mask.shape[0] - self.device.key_block
+        if stop > seen:
+            seen = _at_least(stop)
+            self._mask = torch.zeros(seen + self.device.key_block, dtype=self._dtype, device=self.device.where)
+            self._mask[seen:] = float("-inf")
+        return self._mask[None, seen - stop : seen - stop + keys]
 
 
 def _at_least(stop: int) -> int:
     """A table's length: it is computed anew a few times only."""
     return max(512, 1 << (stop - 1).bit_length())
+
+
+def _rows(table: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    rows = [table[start:stop] for start, stop in ranges]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def rope_tables(decoder: Decoder, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -96,30 +105,34 @@ def rope_tables(decoder: Decoder, positions: Tensor, dtype: torch.dtype) -> tupl
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply RoPE (rotate-half over the whole head) to [heads, tokens, d]."""
+    """Apply RoPE (rotate-half over the whole head) to [tokens, kv heads, slots, d]."""
     cos, sin = tables
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-high, low), dim=-1) * sin
 
 
-def alibi_slopes(heads: int) -> Tensor:
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:
     """[heads] float32 slopes (Press et al. 2021, https://arxiv.org/abs/2108.12409)."""
     closest = 2 ** math.floor(math.log2(heads))
-    base = torch.tensor(2 ** (-(2 ** -(math.log2(closest) - 3))), dtype=torch.float32)
-    slopes = torch.pow(base, torch.arange(1, 1 + closest, dtype=torch.int32))
+    slopes = _powers(2 ** (-(2 ** -(math.log2(closest) - 3))), 1 + closest, 1, device)
     if closest == heads:
         return slopes
-    extra_base = torch.tensor(2 ** (-(2 ** -(math.log2(2 * closest) - 3))), dtype=torch.float32)
-    odd = torch.arange(1, 1 + 2 * (heads - closest), 2, dtype=torch.int32)
-    return torch.cat((slopes, torch.pow(extra_base, odd)))
+    odd = _powers(2 ** (-(2 ** -(math.log2(2 * closest) - 3))), 1 + 2 * (heads - closest), 2, device)
+    return torch.cat((slopes, odd))
 
 
-def alibi_bias(decoder: Decoder, stop: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def _powers(base: float, stop: int, step: int, device: torch.device) -> Tensor:
+    """base to the powers 1, 1 + step, … below stop, made on the device itself."""
+    exponents = torch.arange(1, stop, step, dtype=torch.int32, device=device)
+    return torch.pow(torch.full((), base, dtype=torch.float32, device=device), exponents)
+
+
+def alibi_bias(decoder: Decoder, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[heads, stop], scaled as the scores are.
 
     The product slope x position is rounded to bfloat16: the checkpoints were trained so.
     """
-    slopes = alibi_slopes(decoder.heads).to(device, torch.bfloat16)
+    slopes = alibi_slopes(decoder.heads, device).to(torch.bfloat16)
     positions = torch.arange(stop, device=device)
     bias = (slopes[:, None] * positions).to(dtype)
     return bias / math.sqrt(decoder.head_dim)
@@ -129,98 +142,109 @@ def alibi_bias(decoder: Decoder, stop: int, dtype: torch.dtype, device: torch.de
 class Sight:
     """What some neighbouring new positions may look at; made once for all layers.
 
-    start, stop: which of a span's rows. keys: how many they take, padding included. rows: of queries a head, likewise; 0
-    where the heads of a group are the rows of one kv head. mask: additive, [rows, keys], or [1, keys] where all rows see the
-    same; None where that is all. bias: ALiBi's, [heads, keys].
+    start, stop: which of a span's rows. by_group: it is one position, and the heads of a group are rows of their kv head;
+    else positions are rows of a head. rows, keys: how many there are, padding included. mask: additive, [rows, keys], or
+    [1, keys] where all rows see the same; None where that is all. bias: ALiBi's, [heads, keys].
     """
 
     start: int
     stop: int
+    by_group: bool
     rows: int
     keys: int
     mask: Tensor | None
     bias: Tensor | None
 
 
-def look_back(decoder: Decoder, tables: PositionTables, start: int, stop: int, like: Tensor) -> list[Sight]:
-    """What positions start..stop see, in the dtype and on the device of `like`."""
+def padded_keys(stop: int, device: Device) -> int:
+    """How many keys the last of `stop` positions takes."""
+    return -(-stop // device.key_block) * device.key_block
+
+
+def look_back(decoder: Decoder, tables: PositionTables, start: int, stop: int, dtype: torch.dtype) -> list[Sight]:
+    """What positions start..stop see."""
+    device = tables.device
     sights: list[Sight] = []
     first = start
     while first < stop:
-        last = min(stop, padded_keys(first + 1, like.device)) if like.device.type == "cpu" else stop
-        keys = padded_keys(last, like.device)
-        rows = _rows_of(decoder, last - first, like.device)
-        mask = _mask(first, last - first, max(1, rows), keys, like)
-        sights.append(Sight(first - start, last - start, rows, keys, mask, tables.bias(keys)))
+        last = min(stop, padded_keys(first + 1, device)) if device.key_block > 1 else stop
+        keys = padded_keys(last, device)
+        by_group, rows = _rows_of(decoder, last - first, device)
+        mask = _mask(tables, first, last, rows, keys, dtype)
+        sights.append(Sight(first - start, last - start, by_group, rows, keys, mask, tables.bias(keys)))
         first = last
     return sights
 
 
-def _rows_of(decoder: Decoder, length: int, device: torch.device) -> int:
-    if length > 1:
-        return -(-length // LEAST_ROWS) * LEAST_ROWS if device.type == "cpu" else length
-    rows = max(decoder.heads // decoder.kv_heads, LEAST_ROWS)
+def _rows_of(decoder: Decoder, length: int, device: Device) -> tuple[bool, int]:
+    """Sight.by_group and Sight.rows of so many positions."""
+    least = device.least_rows
+    rows = max(decoder.heads // decoder.kv_heads, least)
     has_blocks = decoder.kv_heads * -(-rows // QUERY_BLOCK) > 1  # of queries, more than one
-    return 0 if has_blocks else LEAST_ROWS
+    if length == 1 and (has_blocks or least == 1):
+        return True, rows
+    return False, -(-length // least) * least
 
 
-def _mask(start: int, length: int, rows: int, keys: int, like: Tensor) -> Tensor | None:
-    """Hides what comes after each of `length` positions; rows beyond them see what the last one sees."""
-    if length == 1 and like.device.type != "cpu":
-        return None
-    mask = torch.full((length, keys), float("-inf"), dtype=like.dtype, device=like.device).triu_(start + 1)
-    return mask if length == 1 or rows == length else torch.cat((mask, mask[-1:].expand(rows - length, -1)))
+def _mask(tables: PositionTables, first: int, last: int, rows: int, keys: int, dtype: torch.dtype) -> Tensor | None:
+    """Hides what comes after each position; rows beyond them see what the last one sees."""
+    length = last - first
+    if length == 1:
+        return tables.mask(last, keys) if tables.device.key_block > 1 else None
+    mask = torch.full((length, keys), float("-inf"), dtype=dtype, device=tables.device.where).triu_(first + 1)
+    return mask if rows == length else torch.cat((mask, mask[-1:].expand(rows - length, -1)))
 
 
 def attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[Sight]) -> Tensor:
     """Causal attention of the last positions over all of k and v.
 
-    q: [heads, new, d]; k, v: [kv heads, as many keys as the last sight has, d], finite where they are padded; returns
-    [new, heads * d].
+    q: [new, kv heads, group, d]; k, v: [kv heads, as many keys as the last sight has, d], finite where they are padded;
+    returns [new, heads * d].
     """
     if len(sights) == 1:
         return _attend(decoder, q, k, v, sights[0])
     outputs = [
-        _attend(decoder, q[:, sight.start : sight.stop], k[:, : sight.keys], v[:, : sight.keys], sight)
-        for sight in sights
+        _attend(decoder, q[sight.start : sight.stop], k[:, : sight.keys], v[:, : sight.keys], sight) for sight in sights
     ]
     return torch.cat(outputs)
 
 
 def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
-    group = decoder.heads // decoder.kv_heads
-    if not sight.rows:
-        return _attend_by_rows(q, k, v, sight, group)
-    length = q.shape[1]
+    if sight.by_group:
+        return _attend_by_group(q, k, v, sight)
+    length, _, group, _ = q.shape
     if sight.rows > length:
-        q = pad(q, (0, 0, 0, sight.rows - length))
+        q = pad(q, (0, 0, 0, 0, 0, 0, 0, sight.rows - length))
     if sight.bias is not None:
-        out = _attend_with_bias(q, k, v, sight.mask, sight.bias, group)
+        heads = rearrange(q, "t kv g d -> (kv g) t d")
+        out = rearrange(_attend_with_bias(heads, k, v, sight.mask, sight.bias, group), "h t d -> t (h d)")
     else:
-        grouped = rearrange(q, "(kv g) t d -> kv g t d", g=group)
+        grouped = rearrange(q, "t kv g d -> kv g t d")
         keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
         mask = None if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
-        out = rearrange(scaled_dot_product_attention(grouped, keys, values, attn_mask=mask), "kv g t d -> (kv g) t d")
-    return rearrange(out[:, :length], "h t d -> t (h d)")
+        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        out = rearrange(out, "kv g t d -> t (kv g d)")
+    return out[:length]
 
 
-def _attend_by_rows(q: Tensor, k: Tensor, v: Tensor, sight: Sight, group: int) -> Tensor:
+def _attend_by_group(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
     """One position: the heads of a group are rows of one kv head's queries, so that K and V are read once.
 
     2-3.6 times as fast as enable_gqa.
     """
     # Plain views, no rearrange: of many sessions' steps each passes here in each layer.
-    kv, _, d = k.shape
-    rows, mask = q.reshape(1, kv, group, d), sight.mask
+    _, kv, group, d = q.shape
+    mask = sight.mask
     if sight.bias is not None:
         bias = sight.bias.reshape(1, kv, group, -1)
         mask = bias if mask is None else bias + mask
-    if group < LEAST_ROWS:
-        missing = (0, 0, 0, LEAST_ROWS - group)
+    rows = q
+    if sight.rows > group:
+        missing = (0, 0, 0, sight.rows - group)
         rows = pad(rows, missing)
         mask = pad(mask, missing) if mask is not None and sight.bias is not None else mask
     if mask is not None and sight.bias is None:
-        mask = mask.expand(1, 1, rows.shape[2], -1)
+        mask = mask.expand(1, 1, sight.rows, -1)
     out = scaled_dot_product_attention(rows, k[None], v[None], attn_mask=mask)
     return out[:, :, :group].reshape(1, kv * group * d)
 
@@ -228,17 +252,25 @@ def _attend_by_rows(q: Tensor, k: Tensor, v: Tensor, sight: Sight, group: int) -
 def _attend_with_bias(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor, group: int) -> Tensor:
     """[heads, rows, d] with masks that differ from head to head: as many heads at a time as their masks may be large."""
     heads, rows, _ = q.shape
-    parts = -(-heads // max(1, MOST_MASK_ROWS // rows))
     outputs: list[Tensor] = []
-    for part in range(parts):
-        first, last = heads * part // parts, heads * (part + 1) // parts
-        of_kv: slice | Sequence[int] = (
-            slice(first, last) if group == 1 else [head // group for head in range(first, last)]
-        )
+    for first, last in _head_ranges(heads, group, max(1, MOST_MASK_ROWS // rows)):
+        of_kv = slice(first // group, (last - 1) // group + 1)
+        keys, values = (x[None, of_kv].expand(-1, last - first, -1, -1) for x in (k, v))
         added = bias[first:last, None] if mask is None else bias[first:last, None] + mask
         outputs.append(
             scaled_dot_product_attention(
-                q[None, first:last], k[None, of_kv], v[None, of_kv], attn_mask=added[None].expand(-1, -1, rows, -1)
+                q[None, first:last], keys, values, attn_mask=added[None].expand(-1, -1, rows, -1)
             )[0]
         )
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _head_ranges(heads: int, group: int, most: int) -> list[tuple[int, int]]:
+    """All heads in ranges of at most `most`, as even as they can be; of several kv heads only where each has its own."""
+    whole = heads if group == 1 else group
+    parts = -(-whole // most)
+    return [
+        (first + whole * part // parts, first + whole * (part + 1) // parts)
+        for first in range(0, heads, whole)
+        for part in range(parts)
+    ]

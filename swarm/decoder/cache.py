@@ -13,25 +13,33 @@ import torch
 from torch import Tensor
 
 from swarm.decoder.attention import padded_keys
-from swarm.decoder.description import KEY_BLOCK, Decoder
+from swarm.decoder.description import Decoder
+from swarm.decoder.device import Device
 
 FIRST_POSITIONS = 64
 
 
 class Scratch:
-    """Where sessions that reserve less than a block of keys are padded to one, one layer after the other."""
+    """Where sessions that reserve less than a block of keys are padded to one, one layer after the other.
 
-    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device | str) -> None:
-        shape = (2, decoder.kv_heads, KEY_BLOCK, decoder.head_dim)
-        self._block = torch.empty(shape, dtype=dtype, device=device)
+    Made when it is first needed: where attention takes keys one by one it never is.
+    """
+
+    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: Device) -> None:
+        self._shape = (2, decoder.kv_heads, device.key_block, decoder.head_dim)
+        self._dtype = dtype
+        self._device = device
+        self._block: Tensor | None = None
 
     def pad(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[kv, stop, d] → [kv, 64, d], valid until the next call."""
-        stop = keys.shape[1]
-        self._block[0, :, :stop] = keys
-        self._block[1, :, :stop] = values
-        self._block[:, :, stop:] = 0  # another session's may not be finite
-        return self._block[0], self._block[1]
+        """[kv, stop, d] → [kv, a block of keys, d], valid until the next call."""
+        if self._block is None:
+            self._block = torch.empty(self._shape, dtype=self._dtype, device=self._device.where)
+        block, stop = self._block, keys.shape[1]
+        block[0, :, :stop] = keys
+        block[1, :, :stop] = values
+        block[:, :, stop:] = 0  # another session's may not be finite
+        return block[0], block[1]
 
 
 @dataclass(slots=True)
@@ -49,7 +57,7 @@ class Cache:
         layers: Iterable[int],
         reserve: int,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
         scratch: Scratch,
     ) -> None:
         """reserve: positions that the session may use at most."""
@@ -64,7 +72,7 @@ class Cache:
 
     def _buffer(self, positions: int) -> Tensor:
         shape = (self._decoder.kv_heads, positions, self._decoder.head_dim)
-        return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device.where)
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +111,7 @@ class Cache:
         """What a buffer grows to: whole blocks of keys, unless all that is reserved is less than one."""
         most = max(self.reserve, stop)
         grown = min(max(FIRST_POSITIONS, 2 * now, stop), most)
-        return grown if most < KEY_BLOCK else padded_keys(grown, self._device)
+        return grown if most < self._device.key_block else padded_keys(grown, self._device)
 
     def _grow(self, buffers: _Layer, capacity: int) -> None:
         """Both or neither: what fails for want of memory may be tried again."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from swarm.errors import WeightsError
 from swarm.sepweight.family import Family
 
 KEY_BLOCK = 64  # positions that attention on a CPU takes at a time (attention.py says why)
 
-FusedLayout = Literal["grouped", "multi_query", "per_head"]
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 
@@ -42,7 +41,8 @@ class Decoder:
 
     slots: role → tensors, of every layer alike: before_attention, query_key_value, out, before_mlp, up, down; those that
     are there decide what a layer does. parallel: attention and MLP read the same input, and both are added to it; an MLP
-    without a norm of its own then takes attention's. fused: how query_key_value's rows are arranged. final_norm: the end's.
+    without a norm of its own then takes attention's. query_key_value's rows: for each kv head its group's queries, its key,
+    its value. final_norm: the end's.
     alibi: positions are biases of the scores, and nothing is rotated.
     """
 
@@ -55,7 +55,6 @@ class Decoder:
     context: int
     slots: Mapping[str, Slot]
     final_norm: Slot
-    fused: FusedLayout
     parallel: bool
     alibi: bool
     tied: bool

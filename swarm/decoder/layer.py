@@ -36,10 +36,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a span's positions mean to every layer: how to rotate them, and what they see."""
+    """What the positions of a packed tensor mean to every layer: how to rotate them, and what each span's see."""
 
     rope: tuple[Tensor, Tensor] | None
-    sights: Sequence[Sight]
+    sights: Sequence[Sequence[Sight]]
 
 
 class Norm(nn.Module):
@@ -71,10 +71,10 @@ class Layer(nn.Module):
         self.down = _linear(slots["down"], tensors)
         self.activation = ACTIVATIONS[decoder.activation]
 
-    def forward(self, hidden: Tensor, spans: Sequence[Span], views: Sequence[View]) -> Tensor:
-        """hidden: [tokens, hidden], packed by span; views: each span's; returns the same shape."""
+    def forward(self, hidden: Tensor, spans: Sequence[Span], view: View) -> Tensor:
+        """hidden: [tokens, hidden], packed by span; returns the same shape."""
         normed = self.before_attention(hidden)
-        attended = self.out(self._attend(self.query_key_value(normed), spans, views))
+        attended = self.out(self._attend(self.query_key_value(normed), spans, view))
         if self.decoder.parallel:
             if self.before_mlp is not None:
                 normed = self.before_mlp(hidden)
@@ -85,16 +85,20 @@ class Layer(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x)))
 
-    def _attend(self, fused: Tensor, spans: Sequence[Span], views: Sequence[View]) -> Tensor:
+    def _attend(self, fused: Tensor, spans: Sequence[Span], view: View) -> Tensor:
+        """What concerns all rows alike is done at once, the cache and attention by span."""
+        turned, values = split_fused(self.decoder, fused)
+        if view.rope is not None:
+            turned = rotate(turned, view.rope)
+        queries, keys = turned[:, :, :-1], turned[:, :, -1].transpose(0, 1)
+        values = values.transpose(0, 1)
         outputs: list[Tensor] = []
         row = 0
-        for span, view in zip(spans, views, strict=True):
-            q, k, v = split_fused(self.decoder, fused[row : row + span.length])
-            if view.rope is not None:
-                q, k = rotate(q, view.rope), rotate(k, view.rope)
-            k, v = span.cache.write(self.number, k, v)
-            outputs.append(attend(self.decoder, q, k, v, view.sights))
-            row += span.length
+        for span, sights in zip(spans, view.sights, strict=True):
+            stop = row + span.length
+            k, v = span.cache.write(self.number, keys[:, row:stop], values[:, row:stop])
+            outputs.append(attend(self.decoder, queries[row:stop], k, v, sights))
+            row = stop
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

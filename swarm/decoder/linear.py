@@ -11,13 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from swarm.decoder.device import LEAST_ROWS
+
 # The hint is the number of rows that the layout is chosen for: 128 was as fast at one row as a hint of 1, and in
 # float32 faster (1.04 against 1.33 ms for 8192x2048).
 REORDER_ROWS = 128
-
-# A lone row takes another kernel, which rounds differently; from two on all take the same one, which is at its fastest with
-# four rows or more (bf16, 18176x4544: 1, 2, 4, 8 rows in 7.4, 8.2, 4.8, 6.1 ms on an AMD EPYC).
-LEAST_ROWS = 4
 
 
 class Linear(nn.Module):

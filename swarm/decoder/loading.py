@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import cast
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from swarm.decoder.description import Decoder, DecoderFamily
+from swarm.decoder.device import Device, device_named
 from swarm.decoder.layer import Head, Layer
 from swarm.decoder.linear import Linear
 from swarm.decoder.part import DecoderPart
@@ -20,6 +20,8 @@ from swarm.parts import Part, parse_part, runs
 from swarm.sepweight.manifest import file_keys, layer_key
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import TensorFile
+
+EMBEDDING, PROJECTION = "word_embeddings.weight", "lm_head.weight"
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
 
@@ -40,30 +42,31 @@ class StoredEmbedding:
 
 
 class ResidentEmbedding:
-    """Embedding rows held on a device."""
+    """Embedding rows held on a device. weight: [vocabulary, hidden]; a tied head multiplies with the same."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
+        self.weight = weight
 
     def __call__(self, ids: Tensor) -> Tensor:
-        return torch.nn.functional.embedding(ids, self._weight)
+        return torch.nn.functional.embedding(ids, self.weight)
 
 
 def init_part(
     family: DecoderFamily,
     weights_dir: str | Path,
     spec: str | Part,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | Device = "cpu",
     dtype: torch.dtype | None = None,
     *,
     progress: Progress = lambda done, total: None,
 ) -> DecoderPart:
     """Load any part of a decoder as a module ready to run.
 
-    dtype: None keeps the stored one. On a CPU linears are reordered as they are loaded.
-    Raises WeightsError naming the file, RequestError for a bad spec.
+    device: cpu, cuda:N or a Device. dtype: None keeps the stored one. On a CPU linears are reordered as they are
+    loaded. Raises WeightsError naming the file, RequestError for a bad spec or a device that is not there.
     """
-    steps = iterate_loading(family, weights_dir, spec, device, dtype)
+    place = device_named(str(device)) if isinstance(device, str | torch.device) else device
+    steps = iterate_loading(family, weights_dir, spec, place, dtype)
     while True:
         try:
             progress(*next(steps))
@@ -75,7 +78,7 @@ def iterate_loading(
     family: DecoderFamily,
     weights_dir: str | Path,
     spec: str | Part,
-    device: str | torch.device = "cpu",
+    device: Device,
     dtype: torch.dtype | None = None,
     old: DecoderPart | None = None,
 ) -> Generator[tuple[int, int], None, DecoderPart]:
@@ -90,9 +93,10 @@ def iterate_loading(
     decoder = family.read(store.manifest.config)
     part = spec if isinstance(spec, Part) else parse_part(spec, decoder.layers)
     store.check(part)
-    builder = _Builder(store, decoder, torch.device(device), dtype or getattr(torch, store.manifest.dtype))
+    builder = _Builder(store, decoder, device, dtype or getattr(torch, store.manifest.dtype))
     loaded = {} if old is None else {layer.number: layer for layer in cast("Iterable[Layer]", old.layers)}
     embed, head = (None, None) if old is None else (old.embed, old.head)
+    builder.share(embed, head)
     missing = part - Part(decoder.layers, embed is not None, tuple(runs(sorted(loaded))), head is not None)
     total = builder.size_of(missing)
     done = 0
@@ -123,19 +127,33 @@ Built = tuple[Embedding | None, dict[int, Layer], Head | None]
 class _Builder:
     """Makes modules of a part; each method yields the bytes of a piece that it has read, and returns what it made."""
 
-    def __init__(self, store: Store, decoder: Decoder, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, store: Store, decoder: Decoder, device: Device, dtype: torch.dtype) -> None:
         self.store = store
         self.decoder = decoder
         self.device = device
         self.dtype = dtype
+        self._shared: dict[tuple[str, str], Tensor] = {}  # by where they lie: matrices that begin and end may both use
+
+    def share(self, embed: Embedding | None, head: Head | None) -> None:
+        """Use what is loaded for begin or end for the other, too, where they are tied."""
+        if isinstance(embed, ResidentEmbedding):
+            self._shared[self._owner("begin", EMBEDDING)] = embed.weight
+        if head is not None and head.projection.reordered is None:
+            self._shared[self._owner("end", PROJECTION)] = head.projection.weight.data
 
     def size_of(self, part: Part) -> int:
         """Bytes to be read."""
-        keys = [key for key in file_keys(part) if key != "begin" or self.device.type != "cpu"]
-        return sum(self.store.size_of(key, name) for key in keys for name in self.store.manifest.tensor_names(key))
+        keys = [key for key in file_keys(part) if key != "begin" or not self.device.is_host]
+        owners = {
+            (key, name) if self.device.is_host else self._owner(key, name): self.store.size_of(key, name)
+            for key in keys
+            for name in self.store.manifest.tensor_names(key)
+        }
+        return sum(size for owner, size in owners.items() if owner not in self._shared)
 
     def build(self, part: Part) -> Generator[int, None, Built]:
         embed = (yield from self._embedding()) if part.begin else None
+        self.share(embed, None)
         layers: dict[int, Layer] = {}
         for number in part.layers:
             layers[number] = Layer(self.decoder, number, (yield from self._tensors(layer_key(number))))
@@ -146,11 +164,14 @@ class _Builder:
             self._prepare(head)
         return embed, layers, head
 
+    def _owner(self, key: str, name: str) -> tuple[str, str]:
+        return self.store.manifest.resolve(key, name)
+
     def _embedding(self) -> Generator[int, None, Embedding]:
-        owner, tensor = self.store.manifest.resolve("begin", "word_embeddings.weight")
-        if self.device.type == "cpu":
+        if self.device.is_host:
+            owner, tensor = self._owner("begin", EMBEDDING)
             return StoredEmbedding(self.store.open(owner), tensor, self.dtype)
-        return ResidentEmbedding((yield from self._tensor(owner, tensor)))
+        return ResidentEmbedding((yield from self._tensor("begin", EMBEDDING)))
 
     def _tensors(self, key: str) -> Generator[int, None, dict[str, Tensor]]:
         tensors: dict[str, Tensor] = {}
@@ -159,24 +180,20 @@ class _Builder:
         return tensors
 
     def _tensor(self, key: str, name: str) -> Generator[int, None, Tensor]:
-        return (yield from self.store.reading(key, name)).to(self.device, self.dtype)
+        shared = self._shared.get(self._owner(key, name))
+        if shared is not None:
+            return shared
+        stored = yield from self.store.reading(key, name)
+        return self.device.place([stored.to(self.dtype)])[0]
 
     def _prepare(self, module: torch.nn.Module) -> None:
         """Reorder linears one by one and hand the plain copies' memory back to the system."""
-        if self.device.type != "cpu":
+        if not self.device.has_reordered:
             return
         for linear in module.modules():
             if isinstance(linear, Linear):
                 linear.reorder()
-        release_freed_memory()
-
-
-def release_freed_memory() -> None:
-    """Give freed heap pages back (glibc keeps them otherwise: 1.2 GB after packing a 1.2 GB part)."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return  # not glibc
+        self.device.trim()
 
 
 def load_tokenizer(weights_dir: str | Path) -> Tokenizer:

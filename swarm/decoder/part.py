@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from swarm.decoder.attention import PositionTables, look_back
 from swarm.decoder.cache import Cache, Scratch
 from swarm.decoder.description import Decoder
+from swarm.decoder.device import Device
 from swarm.decoder.layer import Head, Layer, Span, View
 from swarm.errors import RequestError
 from swarm.parts import Part
@@ -29,7 +30,7 @@ class DecoderPart(nn.Module):
         layers: Sequence[Layer],
         head: Head | None,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
     ) -> None:
         """embed: ids [tokens] → [tokens, hidden]; layers: in ascending order."""
         super().__init__()
@@ -39,9 +40,9 @@ class DecoderPart(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.head = head
         self.dtype = dtype
-        self.device = torch.device(device)
-        self._tables = PositionTables(decoder, dtype, self.device)
-        self._scratch = Scratch(decoder, dtype, self.device)
+        self.device = device
+        self._tables = PositionTables(decoder, dtype, device)
+        self._scratch = Scratch(decoder, dtype, device)
 
     def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> Cache:
         """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""
@@ -63,7 +64,7 @@ class DecoderPart(nn.Module):
         return hidden if self.head is None else self.head(hidden)
 
     def _as_rows(self, inputs: Tensor | Sequence[int]) -> Tensor:
-        rows = torch.as_tensor(inputs, device=self.device)
+        rows = torch.as_tensor(inputs, device=self.device.where)
         dimensions = 1 if self.part.begin else 2
         if rows.ndim == dimensions + 1 and rows.shape[0] == 1:
             rows = rows[0]
@@ -89,16 +90,18 @@ class DecoderPart(nn.Module):
         hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
         on_layer is called after each layer.
         """
-        views = [self._view(span, hidden) for span in spans] if len(self.layers) else []
+        view = self._view(spans)
         for layer in self.layers:
             if only is None or layer.number in only:
-                hidden = layer(hidden, spans, views)
+                hidden = layer(hidden, spans, view)
                 on_layer()
         for span in spans:
             span.cache.advance(span.length)
         return hidden
 
-    def _view(self, span: Span, like: Tensor) -> View:
-        start = span.cache.end
-        stop = start + span.length
-        return View(self._tables.rope(start, stop), look_back(self.decoder, self._tables, start, stop, like))
+    def _view(self, spans: Sequence[Span]) -> View:
+        if not len(self.layers):
+            return View(None, [])
+        ranges = [(span.cache.end, span.cache.end + span.length) for span in spans]
+        sights = [look_back(self.decoder, self._tables, start, stop, self.dtype) for start, stop in ranges]
+        return View(self._tables.rope(ranges), sights)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from swarm.decoder.description import Decoder, FusedLayout, Slot
+from swarm.decoder.description import Decoder, Slot
 from swarm.errors import WeightsError
 from swarm.sepweight.family import Outline
 from swarm.sepweight.manifest import layer_key
@@ -62,13 +62,10 @@ def read_falcon_config(raw: Mapping[str, Any]) -> Decoder:
     named_kv_heads = raw.get("num_kv_heads", raw.get("n_head_kv"))
     # Legacy 40B files say nothing of the new architecture but give n_head_kv, which 7B and rw files do not have.
     grouped = bool(raw.get("new_decoder_architecture", raw.get("n_head_kv") is not None))
-    layout: FusedLayout
     if grouped:
-        layout, kv_heads = "grouped", heads if named_kv_heads is None else _whole("num_kv_heads", named_kv_heads)
-    elif raw.get("multi_query", True):
-        layout, kv_heads = "multi_query", 1
+        kv_heads = heads if named_kv_heads is None else _whole("num_kv_heads", named_kv_heads)
     else:
-        layout, kv_heads = "per_head", heads
+        kv_heads = 1 if raw.get("multi_query", True) else heads
     ffn = _whole("ffn_hidden_size", raw.get("ffn_hidden_size") or 4 * hidden)
     norms = _norms(raw, grouped, parallel)
     fused_width = (heads + 2 * kv_heads) * (hidden // heads)
@@ -83,7 +80,6 @@ def read_falcon_config(raw: Mapping[str, Any]) -> Decoder:
         context=_whole("max_position_embeddings", raw.get("max_position_embeddings") or raw.get("seq_length") or 2048),
         slots=_slots(norms, hidden, fused_width, ffn, bool(raw.get("bias", False))),
         final_norm=Slot("ln_f", (hidden,), has_bias=True),
-        fused=layout,
         parallel=norms != "sequential",
         alibi=bool(raw.get("alibi", False)),
         tied=bool(raw.get("tie_word_embeddings", True)),

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from swarm.decoder import loading
+from swarm.decoder.device import Device
 from swarm.decoder.loading import Progress, load_tokenizer
 from swarm.decoder.part import DecoderPart
 from swarm.falcon.family import FALCON
@@ -18,7 +19,7 @@ __all__ = ["init_part", "load_tokenizer"]
 def init_part(
     weights_dir: str | Path,
     spec: str | Part,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | Device = "cpu",
     dtype: torch.dtype | None = None,
     *,
     progress: Progress = lambda done, total: None,

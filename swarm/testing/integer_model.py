@@ -127,6 +127,7 @@ class IntegerEngine:
             layer_seconds=model.layer_seconds,
             end_seconds=model.end_seconds if part.end else 0.0,
             prompt_seconds=model.token_seconds,
+            chunk_seconds=max(0.0, model.layer_seconds - model.token_seconds),
             kind=model.kind,
         )
 
@@ -215,3 +216,6 @@ class IntegerLoader:
             return IntegerEngine(self._model, part, self._kv_capacity, self._pause, self._on_layer, old)
 
         yield make
+
+    def trim(self) -> None:
+        return

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.node.hops.batching import Candidate, choose_steps, misses_first_prompt
+from swarm.node.hops.batching import (
+    LARGEST_CHUNK,
+    SMALLEST_CHUNK,
+    Candidate,
+    choose_steps,
+    chunk_tokens,
+    misses_first_prompt,
+)
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
@@ -106,3 +113,12 @@ def test_a_prompt_is_computed_beside_answers_that_use_other_layers_of_the_same_n
     assert not any(client.is_done for client in running)
     simulation.run(60, simulation.are_answered)
     simulation.check_answers()
+
+
+def test_a_chunk_on_a_card_takes_what_more_tokens_cost_and_not_what_the_first_one_does() -> None:
+    """32 tokens cost hardly more than one there: by the mean of them chunks would stay at a dozen."""
+    each, chunk = 1e-5, 0.03  # a node's layers together
+    assert chunk_tokens(each, None, chunk) == LARGEST_CHUNK
+    assert chunk_tokens(each, 0.03, chunk) == LARGEST_CHUNK  # those who decode pay for the weights anyway
+    assert chunk_tokens(1e-4, 0.03, chunk) == 120
+    assert chunk_tokens(1e-4, None, 0.2) == SMALLEST_CHUNK

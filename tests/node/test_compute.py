@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import queue
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from swarm.decoder.device import Cpu
 from swarm.falcon.family import FALCON
+from swarm.node.compute.costs import fit_costs
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
-from swarm.node.compute.protocol import Engine, EngineLoader, MakeEngine
+from swarm.node.compute.protocol import Batch, BatchResult, DeviceLost, Engine, EngineLoader, MakeEngine
 from swarm.node.compute.thread import ComputeThread
-from swarm.node.effects import Forget, Load
-from swarm.node.events import ComputeEnded, Event, PartLoaded, PartProgress
+from swarm.node.effects import Forget, Load, Run
+from swarm.node.events import BatchFailed, ComputeEnded, Event, PartLoaded, PartProgress
 from swarm.parts import Part, parse_part
 from swarm.sepweight import tensorfile
 from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
@@ -36,6 +40,9 @@ class SlowLoader:
             self._let.get()
             yield done, 5
         yield lambda old: IntegerEngine(IntegerModel(), part, 1 << 20)
+
+    def trim(self) -> None:
+        return
 
 
 def run(
@@ -109,6 +116,77 @@ def test_a_loader_that_cannot_be_made_is_said_and_ends_the_node() -> None:
     assert event.message == "ImportError: libtorch is damaged"
 
 
+class Failing(IntegerEngine):
+    """Fails as it is told to."""
+
+    error: Exception
+
+    def run(self, batch: Batch) -> BatchResult:
+        raise self.error
+
+
+class FailingLoader:
+    """Makes engines that fail. trimmed: how often memory was given back."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.trimmed = 0
+
+    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+        engine = Failing(IntegerModel(), part, 1 << 20)
+        engine.error = self.error
+        yield lambda old: engine
+
+    def trim(self) -> None:
+        self.trimmed += 1
+
+
+BATCH = Batch(1, MODEL_ID, WHOLE, (), (), ())
+
+
+def test_a_device_that_is_lost_ends_the_node_and_not_just_a_batch() -> None:
+    thread, events = run(lambda on_layer: FailingLoader(DeviceLost("CUDA error: illegal memory access")))
+    next_of(events, PartLoaded)
+    thread.give(Run(BATCH))
+    event = next_of(events, ComputeEnded)
+    assert isinstance(event, ComputeEnded)
+    assert "illegal memory access" in event.message
+
+
+def test_a_lack_of_memory_fails_a_batch_and_what_is_free_is_given_back() -> None:
+    loader = FailingLoader(torch.OutOfMemoryError("CUDA out of memory"))
+    thread, events = run(lambda on_layer: loader)
+    next_of(events, PartLoaded)
+    for failures in (1, 2):
+        thread.give(Run(BATCH))
+        next_of(events, BatchFailed)
+        wait_until(lambda: loader.trimmed == 1 + failures, 5, "memory is given back")  # noqa: B023
+    thread.stop()
+
+
+def test_an_engine_that_is_replaced_is_not_kept_until_the_next_job() -> None:
+    class Loader(FailingLoader):
+        def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+            yield lambda old: IntegerEngine(IntegerModel(), part, 1 << 20)
+
+    thread, events = run(lambda on_layer: Loader(ValueError()))
+    next_of(events, PartLoaded)
+    first = weakref.ref(thread._engines[MODEL_ID])
+    thread.give(Load(MODEL_ID, parse_part("b 0-3", 12)))
+    next_of(events, PartLoaded)
+    wait_until(lambda: first() is None, 5, "the first engine is gone")
+    thread.stop()
+
+
+def test_what_a_chunk_costs_is_a_line_through_two_timings() -> None:
+    line = fit_costs(0.003, (32, 0.009), (128, 0.030))
+    assert line.prompt_token == pytest.approx(0.021 / 96)
+    assert line.chunk == pytest.approx(0.002)
+    free = fit_costs(0.003, (32, 0.003), (512, 0.003))  # on a card more tokens may cost nothing that can be measured
+    assert 0 < free.prompt_token < 1e-7
+    assert free.chunk == pytest.approx(0.003, rel=0.02)
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     save_sepweight("40b", tmp_path / "weights")
@@ -116,7 +194,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> DecoderLoader:
-    return DecoderLoader({MODEL_ID: (FALCON, weights)}, "cpu", None, lambda model, part: 1 << 20, on_layer)
+    return DecoderLoader({MODEL_ID: (FALCON, weights)}, Cpu(), None, lambda model, part: 1 << 20, on_layer)
 
 
 def load(

@@ -14,7 +14,7 @@ from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.messages.work import Steps, StepSpan
 from swarm.node.compute.protocol import Batch, BatchResult
 from swarm.node.effects import Forget, Run, SendClient
-from swarm.node.events import WeightsDamaged
+from swarm.node.events import ComputeEnded, WeightsDamaged
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
 from swarm.parts import parse_part
@@ -45,6 +45,8 @@ def check_end(simulation: Simulation) -> None:
         client.hang_up()
     simulation.run(6)
     for node in simulation.nodes.values():
+        if not node.is_up:
+            continue
         assert node.engine is not None
         assert not node.machine.sessions.sessions
         assert not node.engine.cached
@@ -116,6 +118,19 @@ def test_a_fault_that_passes_is_not_noticed() -> None:
     simulation.run(0.5)
     simulation.fail(names[1], 0.2)
     check_end(simulation)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_node_whose_card_is_lost_ends_and_answers_go_elsewhere(at: int) -> None:
+    simulation, _ = start([*HALVES, *HALVES])
+    simulation.ask([1, 2, 3], 100)
+    simulation.run(0.5)
+    (client,) = simulation.clients.values()
+    node = client.machine.route[at].node
+    simulation.tell(node, ComputeEnded("DeviceLost: CUDA error: an illegal memory access was encountered"))
+    check_end(simulation)
+    assert not simulation.nodes[node].is_up
+    assert client.machine.attempts == 2
 
 
 @pytest.mark.parametrize("at", [0, 1])

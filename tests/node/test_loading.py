@@ -39,6 +39,9 @@ class Watching:
             yield number, len(self.used)
         yield lambda old: IntegerEngine(IntegerModel(), part, 1 << 20)
 
+    def trim(self) -> None:
+        return
+
 
 def load(watching: Watching, *orders: Part) -> list[Part]:
     """Parts in the order in which they were handed over."""

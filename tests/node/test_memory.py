@@ -7,14 +7,20 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swarm.decoder.description import Decoder
+from swarm.decoder.device import Cpu
 from swarm.decoder.layer import Head, Layer, Span
 from swarm.decoder.part import DecoderPart
 from swarm.falcon.family import read_falcon_config
+from swarm.messages.sampling import Sampling
 from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
 from swarm.node.hops.batching import LARGEST_CHUNK
 from swarm.node.hops.sessions import MOST_SESSIONS
 from swarm.parts import Part
-from tests.alive import AliveBytes
+from swarm.sampling import Draw, Draws
+from tests.alive import AliveBytes, Storages
+
+EVERY_FILTER = Sampling(temperature=1.0, top_k=9, top_p=0.9, typical_p=0.9, repetition_penalty=1.1)
+DRAWS = Draws([Draw(EVERY_FILTER, 7, [3, 4])] * SAMPLED_ROWS)
 
 SHAPES = {
     "7b": {"hidden_size": 4544, "num_attention_heads": 71, "multi_query": True},
@@ -44,14 +50,14 @@ def shape(name: str) -> Decoder:
     return read_falcon_config({"model_type": "falcon", "vocab_size": 65024, "num_hidden_layers": 1} | SHAPES[name])
 
 
-def run_batch(config: Decoder, lengths: list[int]) -> AliveBytes:
+def run_batch(config: Decoder, lengths: list[int]) -> Storages:
     """What is allocated while one layer and the head run on steps of so many positions at the end of the context."""
     dtype = torch.bfloat16
-    with FakeTensorMode(), torch.no_grad():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         layer = Layer(config, 0, {name: torch.empty(size, dtype=dtype) for name, size in config.layer_tensors.items()})
         norm = {f"ln_f.{kind}": torch.empty(config.hidden, dtype=dtype) for kind in ("weight", "bias")}
         head = Head(config, norm | {"lm_head.weight": torch.empty(config.vocabulary, config.hidden, dtype=dtype)})
-        part = DecoderPart(config, Part(1, ranges=((0, 1),), end=True), None, [layer], None, dtype, "cpu")
+        part = DecoderPart(config, Part(1, ranges=((0, 1),), end=True), None, [layer], None, dtype, Cpu())
         spans: list[Span] = []
         for length in lengths:
             cache = part.new_cache()
@@ -64,8 +70,8 @@ def run_batch(config: Decoder, lengths: list[int]) -> AliveBytes:
             out = DecoderPart.run_layers.__wrapped__(
                 part, hidden, spans
             )  # in inference mode what is inside is not seen
-            head(out[:SAMPLED_ROWS])
-    return alive
+            DRAWS.choose(head(out[:SAMPLED_ROWS]), DRAWS.tensors, can_count=False)
+    return alive.storages
 
 
 CHUNK = [LARGEST_CHUNK]

@@ -92,7 +92,9 @@ class OwnClaims:
         for model, pace in self._sessions.paces.items():
             self._layer_seconds[model].follow(pace.layer_seconds)
             self._end_seconds[model].follow(pace.end_seconds)
-            self._prompt_seconds[model].follow(pace.prompt_seconds)
+            served = self._sessions.served.get(model)
+            layers = 0 if served is None else served.part.layer_count
+            self._prompt_seconds[model].follow(pace.mean_prompt_seconds(layers))
 
     def list_claims(self) -> list[Claim]:
         """For beats."""

@@ -6,23 +6,26 @@ Lives on the compute thread alone. Knows no queues, leases or peers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from swarm.decoder.cache import Cache
-from swarm.decoder.description import KEY_BLOCK, DecoderFamily
+from swarm.decoder.description import DecoderFamily
+from swarm.decoder.device import Device
 from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
-from swarm.node.compute.kinds import describe_kind
-from swarm.node.compute.protocol import Batch, BatchResult, Engine, MakeEngine, ServedPart, packed_rows
+from swarm.node.compute.costs import NO_LAYERS, LayerCosts, fit_costs
+from swarm.node.compute.protocol import Batch, BatchResult, DeviceLost, Engine, MakeEngine, ServedPart, packed_rows
 from swarm.node.hops.batching import SAMPLED_ROWS
 from swarm.parts import Part
-from swarm.sampling import sample
+from swarm.sampling import Draw, Draws
 from swarm.sepweight.tensorfile import bytes_of
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -32,7 +35,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "int32": torch.int32,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-WARM_UP_TOKENS = 32
+# A prompt's chunks are timed with so many tokens, and with more where those cost hardly more than one, as on a card.
+FEW_TOKENS, MANY_TOKENS = 32, 512
 
 
 class DecoderEngine:
@@ -54,9 +58,9 @@ class DecoderEngine:
         self._on_layer = on_layer
         self._caches: dict[tuple[str, Part], Cache] = {} if old is None else old._caches
         if old is not None and old.part.part.layer_count:
-            layer_seconds, prompt_seconds = old.served.layer_seconds, old.served.prompt_seconds
+            costs = LayerCosts(old.served.layer_seconds, old.served.chunk_seconds, old.served.prompt_seconds)
         else:
-            layer_seconds, prompt_seconds = self._warm_up()
+            costs = self._time_layers()
         decoder = part.decoder
         self.served = ServedPart(
             model=model,
@@ -67,81 +71,99 @@ class DecoderEngine:
             hidden=decoder.hidden,
             dtypes=("float32", "float16", "bfloat16"),
             cache_bytes=decoder.cache_bytes(part.dtype.itemsize),
-            cache_block=KEY_BLOCK if part.device.type == "cpu" else 1,
+            cache_block=part.device.key_block,
             kv_capacity=kv_capacity,
-            layer_seconds=layer_seconds,
+            layer_seconds=costs.token,
             end_seconds=self._time_head(),
-            prompt_seconds=prompt_seconds,
-            kind=describe_kind(part.device),
+            prompt_seconds=costs.prompt_token,
+            chunk_seconds=costs.chunk,
+            kind=part.device.kind,
         )
 
-    def _warm_up(self) -> tuple[float, float]:
-        """Seconds of one layer for one token and for one token of a prompt; 0 without layers.
-
-        The first run of each is not counted.
-        """
+    def _time_layers(self) -> LayerCosts:
+        """What a layer costs here; nothing without layers."""
         if not self.part.part.layer_count:
-            return 0.0, 0.0
-        figures: list[float] = []
-        for tokens in (1, WARM_UP_TOKENS):
-            times: list[float] = []
-            for _ in range(4):
-                started = time.perf_counter()
-                hidden = torch.zeros(tokens, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device)
-                out = self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)], on_layer=self._on_layer)
-                self._finish(out)
-                times.append(time.perf_counter() - started)
-            figures.append(min(times[1:]) / self.part.part.layer_count / tokens)
-        return figures[0], figures[1]
+            return NO_LAYERS
+        one, few = self._time_chunk(1), self._time_chunk(FEW_TOKENS)
+        if few < 2 * one:
+            return fit_costs(one, (FEW_TOKENS, few), (MANY_TOKENS, self._time_chunk(MANY_TOKENS)))
+        return fit_costs(one, (1, one), (FEW_TOKENS, few))
+
+    def _time_chunk(self, tokens: int) -> float:
+        """Seconds of one layer for so many new tokens of a session; the first run is not counted."""
+        times: list[float] = []
+        for _ in range(4):
+            started = time.perf_counter()
+            hidden = torch.zeros(tokens, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device.where)
+            self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)], on_layer=self._on_layer)
+            self.part.device.finish()
+            times.append(time.perf_counter() - started)
+        return min(times[1:]) / self.part.part.layer_count
 
     def _time_head(self) -> float:
         """Seconds of one token through the final norm and head."""
         if self.part.head is None:
             return 0.0
         times: list[float] = []
-        hidden = torch.zeros(1, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device)
+        hidden = torch.zeros(1, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device.where)
         with torch.inference_mode():
             for _ in range(3):
                 started = time.perf_counter()
-                self._finish(self.part.head(hidden))
+                self.part.head(hidden)
+                self.part.device.finish()
                 times.append(time.perf_counter() - started)
         return min(times)
 
-    def _finish(self, hidden: Tensor) -> None:
-        if hidden.device.type == "cuda":
-            torch.cuda.synchronize(hidden.device)
-
     def run(self, batch: Batch) -> BatchResult:
-        """Run a batch; cuts caches back to where its spans begin, then lets them grow."""
+        """Run a batch; cuts caches back to where its spans begin, then lets them grow.
+
+        Raises DeviceLost where nothing can be computed any more.
+        """
         started = time.perf_counter()
-        with torch.inference_mode():
-            outputs, sampled = self._run(batch)
+        try:
+            with torch.inference_mode():
+                outputs, sampled = self._run(batch)
+        except Exception as error:
+            if self.part.device.is_fatal(error):
+                raise DeviceLost(str(error)) from error
+            raise
         return BatchResult(batch.number, outputs, sampled, time.perf_counter() - started)
 
     def _run(self, batch: Batch) -> tuple[tuple[WireTensor, ...], tuple[int, ...]]:
-        """Output tensors by group, and sampled tokens."""
+        """Output tensors by group, and sampled tokens. One crossing to the device, one back."""
+        device = self.part.device
         spans = [self._span(batch, index) for index in range(len(batch.spans))]
-        inputs = [_to_torch(tensor) for tensor in batch.inputs]
-        packed = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-        if batch.part.begin:
-            hidden = self.part.enter(packed.to(self.part.device))
-        else:
-            hidden = packed.to(self.part.device, self.part.dtype)
+        drawings = _plan_drawings(batch)
+        packed, *placed = device.place([self._pack(batch), *(one for drawing in drawings for one in drawing.tensors)])
+        hidden = self.part.enter(packed) if batch.part.begin else packed
         only = None if batch.part == self.part.part else batch.part.layers
         hidden = self.part.run_layers(hidden, spans, only, self._on_layer)
-        _check_finite(hidden, "hidden states")
-        sampled: tuple[int, ...] = ()
-        outputs: list[WireTensor] = []
-        if batch.part.end:
-            sampled = self._sample(batch, hidden)
-        else:
-            first = 0
-            for count in batch.groups:
-                length = sum(span.length for span in batch.spans[first : first + count])
-                start = sum(span.length for span in batch.spans[:first])
-                outputs.append(_to_wire(hidden[start : start + length]))
-                first += count
-        return tuple(outputs), sampled
+        if not batch.part.end:
+            fetched = device.fetch(hidden)
+            _check_finite(bool(fetched.isfinite().all()), "hidden states")
+            return tuple(_to_wire(rows) for rows in fetched.split(_group_lengths(batch))), ()
+        is_finite = hidden.isfinite().all()
+        if not drawings:
+            _check_finite(bool(device.fetch(is_finite)), "hidden states")
+            return (), ()
+        assert self.part.head is not None
+        chosen: list[Tensor] = []
+        left = iter(placed)
+        for drawing in drawings:
+            rows, *settings = islice(left, len(drawing.tensors))
+            logits = self.part.head(hidden.index_select(0, rows))
+            ids = drawing.draws.choose(logits, settings, can_count=device.is_host)
+            chosen.append(torch.where(is_finite & logits.isfinite().all(-1), ids, -1))
+        sampled = device.fetch(torch.cat(chosen)).tolist()
+        _check_finite(-1 not in sampled, "hidden states or logits")
+        places = [place for drawing in drawings for place in drawing.places]
+        return (), tuple(token for _, token in sorted(zip(places, sampled, strict=True)))
+
+    def _pack(self, batch: Batch) -> Tensor:
+        """The spans' inputs as one tensor, in what the part takes: ids, or hidden states in its dtype."""
+        inputs = [_to_torch(tensor) for tensor in batch.inputs]
+        packed = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+        return packed if batch.part.begin else packed.to(self.part.dtype)
 
     def _span(self, batch: Batch, index: int) -> Span:
         order = batch.spans[index]
@@ -155,24 +177,6 @@ class DecoderEngine:
             raise RuntimeError(f"cache of session {order.session} ends at {cache.end}, the step is at {order.position}")
         return Span(cache, order.length)
 
-    def _sample(self, batch: Batch, hidden: Tensor) -> tuple[int, ...]:
-        wanted = [
-            (stop - 1, span.sample)
-            for span, (_, stop) in zip(batch.spans, packed_rows(batch.spans), strict=True)
-            if span.sample is not None
-        ]
-        if not wanted:
-            return ()
-        assert self.part.head is not None
-        sampled: list[int] = []
-        for start in range(0, len(wanted), SAMPLED_ROWS):
-            some = wanted[start : start + SAMPLED_ROWS]
-            logits = self.part.head(hidden[[row for row, _ in some]]).cpu()
-            _check_finite(logits, "logits")
-            for row, (_, order) in zip(logits, some, strict=True):
-                sampled.append(sample(row, order.sampling, order.position, (order.ids or ())[: order.position]))
-        return tuple(sampled)
-
     @property
     def cached(self) -> Collection[tuple[str, Part]]:
         """(session, part) of every cache that is held."""
@@ -183,9 +187,42 @@ class DecoderEngine:
         self._caches.pop((session, part), None)
 
 
-def _check_finite(numbers: Tensor, what: str) -> None:
+class _Drawing(NamedTuple):
+    """Tokens drawn from one tensor of logits. tensors: its rows of the hidden states, and what the draws need.
+
+    places: of each row's token among all that the batch draws.
+    """
+
+    tensors: Sequence[Tensor]
+    draws: Draws
+    places: Sequence[int]
+
+
+def _plan_drawings(batch: Batch) -> list[_Drawing]:
+    """The tokens that a batch draws, as many at a time as their logits may be large."""
+    wanted = [
+        (stop - 1, Draw(order.sampling, order.position, (order.ids or ())[: order.position]))
+        for (_, stop), order in zip(packed_rows(batch.spans), (span.sample for span in batch.spans), strict=True)
+        if order is not None
+    ]
+    drawings: list[_Drawing] = []
+    for start in range(0, len(wanted), SAMPLED_ROWS):
+        some = wanted[start : start + SAMPLED_ROWS]
+        draws = Draws([draw for _, draw in some])
+        rows = torch.tensor([some[index][0] for index in draws.order])
+        drawings.append(_Drawing([rows, *draws.tensors], draws, [start + index for index in draws.order]))
+    return drawings
+
+
+def _group_lengths(batch: Batch) -> list[int]:
+    """Rows of each group's output."""
+    lengths = iter([span.length for span in batch.spans])
+    return [sum(islice(lengths, count)) for count in batch.groups]
+
+
+def _check_finite(is_finite: bool, what: str) -> None:
     """Raise ArithmeticError rather than answer with what follows from damaged weights or an overflow."""
-    if not bool(numbers.isfinite().all()):
+    if not is_finite:
         raise ArithmeticError(f"{what} hold NaN or infinity; check the weights with swarm-weights verify")
 
 
@@ -195,7 +232,7 @@ def _to_torch(tensor: WireTensor) -> Tensor:
 
 
 def _to_wire(tensor: Tensor) -> WireTensor:
-    tensor = tensor.detach().contiguous().cpu()
+    tensor = tensor.contiguous()
     data = bytes_of(tensor)
     return WireTensor(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), data)  # pyright: ignore[reportArgumentType]
 
@@ -206,7 +243,7 @@ class DecoderLoader:
     def __init__(
         self,
         weights: Mapping[str, tuple[DecoderFamily, Path]],
-        device: str,
+        device: Device,
         dtype: str | None,
         kv_capacity: Callable[[str, Part], int],
         on_layer: Callable[[], None],
@@ -230,3 +267,7 @@ class DecoderLoader:
             return DecoderEngine(loaded, model, self._kv_capacity(model, part), self._on_layer, old)
 
         yield make
+
+    def trim(self) -> None:
+        """Give memory that nothing uses back to the system."""
+        self._device.trim()

@@ -94,6 +94,11 @@ class LoaderThreads:
         before, self._last = self._last, threading.Event()
         self._start(self._follow, order, before, self._last)
 
+    def trim(self) -> None:
+        """Give memory that nothing uses back to the system; from any thread."""
+        if self._loader is not None:
+            self._loader.trim()
+
     def _start(self, work: Callable[..., None], *arguments: object) -> None:
         self._to_start.put(threading.Thread(target=work, args=arguments, name="loader", daemon=True))
 

@@ -1,16 +1,12 @@
-"""How much memory a device has to spare, what a model's cells cost in it, and what is left for KV. Imports no torch."""
+"""What a model's cells cost in a device's memory, and what is left for KV. Imports no torch."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import psutil
 
 from swarm.decoder.description import KEY_BLOCK, Decoder
+from swarm.decoder.device import Device
 from swarm.errors import RequestError
 from swarm.node.hops.batching import LARGEST_CHUNK, SAMPLED_ROWS
 from swarm.node.hops.sessions import MOST_SESSIONS
@@ -20,18 +16,10 @@ from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
 
 SPARED_SHARE = 0.1  # of the free memory: left for the rest of the machine
 RESERVED_POSITIONS = 2048  # KV kept free for each layer, or one whole context where that is shorter
+LOGIT_BYTES = 48  # of each logit while tokens are drawn: scores, their order, noise
 KV_CONTEXTS = 16  # KV for so many whole reserves is the most that a node takes
 
 _SIZE = re.compile(r"([0-9.]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """A device and its bytes."""
-
-    device: str
-    total: int
-    free: int
 
 
 def parse_size(text: str) -> int:
@@ -51,51 +39,19 @@ def format_size(count: int) -> str:
     return f"{count} B"
 
 
-def choose_device(wanted: str) -> str:
-    """`cpu` or `cuda:N`. `auto` takes the GPU with the most free memory if the driver shows one."""
-    if wanted != "auto":
-        if wanted != "cpu" and not re.fullmatch(r"cuda:\d+", wanted):
-            raise RequestError(f'device "{wanted}" is not understood; write auto, cpu or cuda:0')
-        return wanted
-    if not Path("/dev/nvidiactl").exists():
-        return "cpu"
-    devices = [measure_device(f"cuda:{index}") for index in range(_cuda_count())]
-    return max(devices, key=lambda memory: memory.free).device if devices else "cpu"
-
-
-def _cuda_count() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def measure_device(device: str) -> DeviceMemory:
-    """Total and free bytes: by NVML, else by torch, else RAM. Raises RequestError if the device is not there."""
-    if device == "cpu":
-        memory = psutil.virtual_memory()
-        return DeviceMemory(device, memory.total, memory.available)
-    index = int(device.removeprefix("cuda:"))
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-        info = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
-        return DeviceMemory(device, int(info.total), int(info.free))
-    except Exception:  # no NVML package, no driver, or another index than torch's: torch has the last word
-        import torch
-
-        if index >= _cuda_count():
-            raise RequestError(f'device "{device}" is not there; {_cuda_count()} CUDA devices are') from None
-        free, total = torch.cuda.mem_get_info(index)
-        return DeviceMemory(device, total, free)
-
-
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What one model's weights, KV and scratch cost on a device, in bytes."""
+    """What one model's weights, KV and scratch cost on a device, in bytes.
+
+    head_scratch: beyond scratch, while an end is loaded. shared: of the weights, what begin and end have in common where a
+    part has both.
+    """
 
     costs: CellCosts
     weight_costs: CellCosts
     scratch: int
+    head_scratch: int
+    shared: int
 
     @property
     def kv_layer_bytes(self) -> int:
@@ -104,7 +60,15 @@ class ModelMemory:
 
     def kv_capacity(self, part: Part, budget: int) -> int:
         """Bytes for KV once a part's weights are loaded; what no KV needs stays free for others."""
-        return min(budget - self.scratch - part_bytes(self.weight_costs, part), KV_CONTEXTS * self.kv_reserve(part))
+        return min(budget - self.fixed(part), KV_CONTEXTS * self.kv_reserve(part))
+
+    def weights(self, part: Part) -> int:
+        """Bytes of a part's weights."""
+        return part_bytes(self.weight_costs, part) - (self.shared if part.begin and part.end else 0)
+
+    def fixed(self, part: Part) -> int:
+        """Bytes that a part needs, KV apart."""
+        return self.scratch + part.end * self.head_scratch + self.weights(part)
 
     def kv_reserve(self, part: Part) -> int:
         """Bytes of KV that are kept free for a part at least."""
@@ -112,41 +76,47 @@ class ModelMemory:
 
     def useful(self, part: Part) -> int:
         """Bytes beyond which a part gains nothing from more memory."""
-        return self.scratch + part_bytes(self.weight_costs, part) + KV_CONTEXTS * self.kv_reserve(part)
+        return self.fixed(part) + KV_CONTEXTS * self.kv_reserve(part)
 
 
-def model_memory(manifest: Manifest, decoder: Decoder, dtype: str | None, device: str) -> ModelMemory:
+def model_memory(manifest: Manifest, decoder: Decoder, dtype: str | None, device: Device) -> ModelMemory:
     """Costs of each kind of cell. dtype: what weights are converted to, None as stored."""
     dtype = dtype or manifest.dtype
     item = ITEM_BYTES[dtype]
     layer = _tensor_items(manifest, layer_key(0)) * item
     embedding = decoder.vocabulary * decoder.hidden * item
     end = embedding + 2 * decoder.hidden * item
-    begin = 0 if device == "cpu" else embedding
+    begin = 0 if device.is_host else embedding
     positions = min(decoder.context, RESERVED_POSITIONS)
     kv = positions * decoder.cache_bytes(item)
-    weights = CellCosts(decoder.layers, begin, layer, end)
-    costs = CellCosts(decoder.layers, begin, layer + kv, end)
     # While loading: a tensor as stored, as converted and reordered, all at once.
-    largest = max(decoder.ffn * decoder.hidden, decoder.fused_width * decoder.hidden) * item
-    loading = largest + (largest // item * ITEM_BYTES[manifest.dtype] if dtype != manifest.dtype else 0)
-    return ModelMemory(costs, weights, max(running_bytes(decoder, item), loading))
+    copies = item * device.has_reordered + (ITEM_BYTES[manifest.dtype] if dtype != manifest.dtype else 0)
+    running = max(running_bytes(decoder, item), max(decoder.ffn, decoder.fused_width) * decoder.hidden * copies)
+    head_scratch = max(0, decoder.vocabulary * decoder.hidden * copies - running)
+    return ModelMemory(
+        costs=CellCosts(decoder.layers, begin, layer + kv, end + head_scratch),
+        weight_costs=CellCosts(decoder.layers, begin, layer, end),
+        scratch=device.own_bytes + running,
+        head_scratch=head_scratch,
+        shared=begin if decoder.tied else 0,
+    )
 
 
 def running_bytes(decoder: Decoder, item: int) -> int:
     """Scratch while the largest batch runs: a prompt's chunk, and a token of every other session.
 
-    Activations of one layer, masks, tables of positions, logits of a few rows. item: bytes of a number.
+    Tables of positions, and activations of one layer and masks, or logits of a few rows while tokens are drawn from them.
+    item: bytes of a number.
     """
     tokens = LARGEST_CHUNK + MOST_SESSIONS
     attention = 2 * decoder.fused_width + 2 * decoder.hidden
     activations = tokens * (max(2 * decoder.ffn, attention) + 4 * decoder.hidden)
-    masks = (tokens + (LARGEST_CHUNK if decoder.alibi else 0)) * (decoder.context + KEY_BLOCK)
+    masks = (LARGEST_CHUNK + (tokens if decoder.alibi else 0)) * (decoder.context + KEY_BLOCK)
     width = decoder.heads if decoder.alibi else 2 * decoder.head_dim
     tables = 2 * width * max(512, decoder.context)  # their length is a power of two
     block = 2 * decoder.kv_heads * KEY_BLOCK * decoder.head_dim
-    logits = SAMPLED_ROWS * decoder.vocabulary * (item + 4)
-    return (activations + masks + tables + block) * item + logits
+    drawing = SAMPLED_ROWS * decoder.vocabulary * LOGIT_BYTES + tokens * decoder.hidden * item
+    return (tables + block) * item + max((activations + masks) * item, drawing)
 
 
 def _tensor_items(manifest: Manifest, key: str) -> int:
@@ -172,7 +142,7 @@ def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
 
 def check_part(name: str, memory: ModelMemory, part: Part, budget: int) -> None:
     """Raise RequestError if a part that was asked for does not fit with its KV."""
-    needed = memory.scratch + part_bytes(memory.costs, part)
+    needed = memory.fixed(part) + memory.kv_reserve(part)
     if needed > budget:
         raise RequestError(
             f'part "{part}" of {name} needs {format_size(needed)} with its KV, {format_size(budget)} may be used; '

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swarm.decoder.description import Decoder, DecoderFamily
+from swarm.decoder.device import Device
 from swarm.errors import RequestError, WeightsError
 from swarm.families import family_named
 from swarm.messages.files import DocumentCard, ModelCard
@@ -88,7 +89,7 @@ class LocalWeights:
         return {one.sha256: self.directory / name for name, one in self.manifest.documents.items()}
 
 
-def read_weights(directories: Sequence[Path], dtype: str | None, device: str) -> dict[str, LocalWeights]:
+def read_weights(directories: Sequence[Path], dtype: str | None, device: Device) -> dict[str, LocalWeights]:
     """The models in the directories, by model id. dtype: what weights are converted to, None as stored.
 
     Raises WeightsError for a directory that holds no model that this version runs, RequestError for one model given twice.

@@ -75,12 +75,17 @@ class ServedPart(Struct, frozen=True):
     kv_capacity: int  # bytes for all sessions together
     layer_seconds: float  # one token through one layer, measured at load
     end_seconds: float  # one token through the final norm and head, likewise; 0 without them
-    prompt_seconds: float  # one token of a prompt through one layer, likewise
+    prompt_seconds: float  # one more token of a prompt's chunk through one layer, likewise
+    chunk_seconds: float = 0.0  # a chunk through one layer, besides what its tokens cost
     kind: str = ""  # of processor: those of one kind round alike
 
     def reserved_positions(self, positions: int) -> int:
         """How many positions a cache for `positions` of them takes."""
         return positions if positions < self.cache_block else -(-positions // self.cache_block) * self.cache_block
+
+
+class DeviceLost(Exception):  # noqa: N818  it is no error of a batch
+    """Nothing can be computed any more in this process."""
 
 
 class Engine(Protocol):
@@ -89,7 +94,7 @@ class Engine(Protocol):
     served: ServedPart
 
     def run(self, batch: Batch) -> BatchResult:
-        """Run a batch; the spans' caches grow by their lengths."""
+        """Run a batch; the spans' caches grow by their lengths. Raises DeviceLost where all others would fail, too."""
         ...
 
     @property
@@ -114,6 +119,10 @@ class EngineLoader(Protocol):
         old: the engine that serves meanwhile; whatever of `part` it has loaded is used, not read again. Raises WeightsError
         or RequestError.
         """
+        ...
+
+    def trim(self) -> None:
+        """Give memory that nothing uses back to the system."""
         ...
 
 

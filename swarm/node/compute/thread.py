@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarm.node.compute.loader import Built, LoaderThreads, LoadOrder
-from swarm.node.compute.protocol import Engine, EngineLoader
+from swarm.node.compute.protocol import Batch, DeviceLost, Engine, EngineLoader
 from swarm.node.effects import Forget, Load, Run, Unload
 from swarm.node.events import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded
 
@@ -76,7 +76,9 @@ class ComputeThread:
     def _work(self) -> None:
         try:
             self._loop()
-        except Exception as error:  # without this thread the node is of no use: it ends, and others hear of it
+        except (
+            Exception
+        ) as error:  # without this thread, or its device, the node is of no use: it ends, and others hear of it
             log.exception("compute thread ended")
             self._post(ComputeEnded(f"{type(error).__name__}: {error}"))
 
@@ -89,19 +91,17 @@ class ComputeThread:
                 continue
             if isinstance(job, _Stop):
                 return
-            self._do(job)
+            gives_up = self._do(job)
+            del job  # and the engine that it was to replace
+            if gives_up:
+                self._loader.trim()
             self._advance()  # a part without layers has nothing else that moves it
 
-    def _do(self, job: Job | Built) -> None:
+    def _do(self, job: Job | Built) -> bool:
+        """Whether much memory may be free now: something is given up, or a batch had too little."""
         match job:
             case Run(batch):
-                try:
-                    result = self._engines[batch.model].run(batch)
-                except Exception as error:  # the compute thread must outlive any batch
-                    log.exception("batch failed model=%s part=%s", batch.model, batch.part)
-                    self._post(BatchFailed(f"{type(error).__name__}: {error}"))
-                else:
-                    self._post(BatchDone(result))
+                return not self._run(batch)
             case Forget(model, session, part):
                 if model in self._engines:
                     self._engines[model].forget(session, part)
@@ -112,8 +112,24 @@ class ComputeThread:
             case Unload(model):
                 self._engines.pop(model, None)
                 self._wanted.pop(model, None)
+                return True
             case Built():
                 self._take_up(job)
+                return True
+        return False
+
+    def _run(self, batch: Batch) -> bool:
+        """Whether a batch could be computed."""
+        try:
+            result = self._engines[batch.model].run(batch)
+        except DeviceLost:
+            raise
+        except Exception as error:  # the compute thread must outlive any batch
+            log.exception("batch failed model=%s part=%s", batch.model, batch.part)
+            self._post(BatchFailed(f"{type(error).__name__}: {error}"))
+            return False
+        self._post(BatchDone(result))
+        return True
 
     def _take_up(self, built: Built) -> None:
         """Make the engine of what has been loaded, if it is still wanted; what it has cached meanwhile goes along."""

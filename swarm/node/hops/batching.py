@@ -72,29 +72,43 @@ def misses_first_prompt(candidates: Sequence[Candidate], chosen: Sequence[tuple[
     return first is not None and all(key != first.key for key, _ in chosen)
 
 
-def chunk_tokens(token_seconds: float, decode_seconds: float | None) -> int:
+def chunk_tokens(token_seconds: float, decode_seconds: float | None, chunk_seconds: float = 0.0) -> int:
     """How many prompt tokens a batch may hold.
 
-    token_seconds: measured cost of one prompt token at this hop (0: not measured). decode_seconds: what a decode batch
-    takes here if others are decoding, else None; their tokens should come at most about twice as slowly.
+    token_seconds: measured cost of one more prompt token at this hop (0: not measured); chunk_seconds: of a chunk besides.
+    decode_seconds: what a decode batch takes here if others are decoding, else None; their tokens should come at most about
+    twice as slowly, and what a chunk costs besides they pay for anyway.
     """
     if token_seconds <= 0:
         return 64
-    limit = STEP_SECONDS if decode_seconds is None else min(STEP_SECONDS, DECODE_SHARE * decode_seconds)
+    alone = STEP_SECONDS - chunk_seconds
+    limit = alone if decode_seconds is None else min(alone, DECODE_SHARE * decode_seconds)
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(limit / token_seconds)))
 
 
 class Pace:
-    """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer."""
+    """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer.
+
+    chunk_seconds: what a prompt's chunk costs in one layer besides its tokens, as timed at load.
+    """
 
     def __init__(self) -> None:
-        self.layer_seconds = self.end_seconds = self.prompt_seconds = 0.0
+        self.layer_seconds = self.end_seconds = self.prompt_seconds = self.chunk_seconds = 0.0
 
     def load(self, served: ServedPart) -> None:
         """Take over what was timed when a part was loaded; what has been timed before stands."""
         self.layer_seconds = self.layer_seconds or served.layer_seconds
         self.end_seconds = self.end_seconds or served.end_seconds
         self.prompt_seconds = self.prompt_seconds or served.prompt_seconds
+        self.chunk_seconds = self.chunk_seconds or served.chunk_seconds
+
+    def chunk(self, layers: int, decode_seconds: float | None = None) -> int:
+        """How many prompt tokens a batch may hold in so many layers; decode_seconds as for chunk_tokens."""
+        return chunk_tokens(layers * self.prompt_seconds, decode_seconds, layers * self.chunk_seconds)
+
+    def mean_prompt_seconds(self, layers: int) -> float:
+        """One token of a long prompt through one layer, where a node computes so many of them."""
+        return self.prompt_seconds + self.chunk_seconds / self.chunk(max(1, layers))
 
     def note(self, batch: Batch, result: BatchResult) -> None:
         """Learn from a batch; mixed ones teach nothing certain."""
@@ -105,4 +119,5 @@ class Pace:
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
             self.layer_seconds += 0.1 * (seconds / layers - self.layer_seconds)
         elif all(span.is_prompt for span in batch.spans) and batch.tokens >= 16:
-            self.prompt_seconds += 0.2 * (seconds / layers / batch.tokens - self.prompt_seconds)
+            each = max(0.0, seconds / layers - self.chunk_seconds) / batch.tokens
+            self.prompt_seconds += 0.2 * (each - self.prompt_seconds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swarm.node.hops.batching import Candidate, choose_steps, chunk_tokens, misses_first_prompt
+from swarm.node.hops.batching import Candidate, choose_steps, misses_first_prompt
 from swarm.node.hops.hop import HopSession
 from swarm.node.hops.sessions import SessionTable
 
@@ -94,4 +94,4 @@ class Schedule:
         pace = self._table.paces[prompts[0].order.model]
         layers = max(1, prompts[0].part.layer_count)
         decode_seconds = layers * pace.layer_seconds if self._count_decoding(now) else None
-        return chunk_tokens(layers * pace.prompt_seconds, decode_seconds)
+        return pace.chunk(layers, decode_seconds)

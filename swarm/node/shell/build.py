@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarm.decoder.device import Device, best_device, device_named
 from swarm.errors import RequestError
 from swarm.keys import BorrowedName, NameLock, SwarmKeys, machine_id
 from swarm.node.claims.former import keep_former, read_former
@@ -14,10 +15,7 @@ from swarm.node.compute.memory import (
     SPARED_SHARE,
     check_budget,
     check_part,
-    choose_device,
-    measure_device,
     parse_size,
-    part_bytes,
 )
 from swarm.node.compute.models import LocalWeights, read_weights
 from swarm.node.compute.protocol import EngineLoader
@@ -33,13 +31,14 @@ from swarm.parts import Part, parse_part
 class Offer:
     """What a node has to give: a device, models whose weights lie here, by id, and the part asked for of a model, if any.
 
-    dtype: to compute in; None: as stored.
+    dtype: to compute in; None: as stored. doubts: what the user should know of the device.
     """
 
-    device: str
+    device: Device
     dtype: str | None
     models: Mapping[str, LocalWeights]
     placement: Mapping[str, Part]
+    doubts: Sequence[str]
 
 
 def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: str | None) -> Offer:
@@ -47,8 +46,9 @@ def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: st
 
     Raises RequestError for a device or part that there is not, WeightsError for directories that hold no weights.
     """
-    device = choose_device(device)
-    models = read_weights(weights, dtype, device)
+    place, doubt = best_device() if device == "auto" else (device_named(device), None)
+    models = read_weights(weights, dtype, place)
+    doubts = [doubt, *(place.doubt(dtype or one.manifest.dtype) for one in models.values())]
     placement: dict[str, Part] = {}
     if part is not None:
         if len(models) > 1:
@@ -56,7 +56,7 @@ def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: st
         placement = {model: parse_part(part, one.decoder.layers) for model, one in models.items()}
         for model, asked in placement.items():
             models[model].check(asked)
-    return Offer(device, dtype, models, placement)
+    return Offer(place, dtype, models, placement, list(dict.fromkeys(filter(None, doubts))))
 
 
 def promise_memory(offer: Offer, memory: str | None, ledger: Ledger) -> int:
@@ -66,7 +66,7 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger) -> int:
     """
     useful = sum(one.memory.useful(offer.placement.get(model) or one.present) for model, one in offer.models.items())
     most = useful if memory is None else min(useful, parse_size(memory))
-    budget = ledger.promise(lambda: int(measure_device(offer.device).free * (1 - SPARED_SHARE)), most)
+    budget = ledger.promise(lambda: int(offer.device.measure().free * (1 - SPARED_SHARE)), most)
     for model, one in offer.models.items():
         if model not in offer.placement:
             check_budget(one.name, one.memory, budget)
@@ -100,7 +100,7 @@ def build_node(
         if said.kind == "ready":  # its weights show in the device's own figures from now on
             model = said.fields["model_id"]
             part = parse_part(said.fields["part"], layers[model])
-            allocated[model] = part_bytes(models[model].memory.weight_costs, part)
+            allocated[model] = models[model].memory.weights(part)
             ledger.note_allocated(sum(allocated.values()))
             if former is not None:
                 with contextlib.suppress(OSError):  # it will ask the swarm what to serve, as a new node does
@@ -121,9 +121,9 @@ def build_node(
         node=name.identity.node,
         incarnation=name.incarnation,
         name=name.name[:64],
-        device=offer.device,
+        device=offer.device.name,
         machine=machine_id(),
-        memory_total=measure_device(offer.device).total,
+        memory_total=offer.device.measure().total,
         budget=budget - max(one.memory.scratch for one in models.values()),
         models=tuple(
             LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in models.items()

@@ -17,11 +17,26 @@ from typing import cast
 import psutil
 
 
+@contextmanager
+def one_at_a_time(directory: Path | None) -> Generator[None]:
+    """For choosing a device and taking a line in its ledger. directory: of ledgers, None where nothing can be shared."""
+    if directory is None:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(directory / "choosing", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Ledger:
     """This process's line in a device's ledger."""
 
     def __init__(self, directory: Path | None, device: str) -> None:
-        """directory: None where nothing can be shared."""
+        """directory: None where nothing can be shared. device: what tells it from others, for all processes alike."""
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = None if directory is None else directory / f"{device.replace(':', '-')}.json"

@@ -1,0 +1,25 @@
+"""What a CPU is, as far as rounding goes: its name and the matrix instructions by which torch and oneDNN choose kernels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MATRIX_FLAGS = ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx2")
+
+
+def describe_processor(capability: str) -> str:
+    """At most 48 characters. capability: what torch itself says, where the system does not tell."""
+    name, flags = _read_processor()
+    return f"{name[:36]} {next((flag for flag in MATRIX_FLAGS if flag in flags), capability)}"
+
+
+def _read_processor() -> tuple[str, set[str]]:
+    """Its name and flags, where the system tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return "cpu", set()
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
+    return name[1].strip() if name else "cpu", set(flags[1].split()) if flags else set()

@@ -1,0 +1,146 @@
+"""All that a node asks of its engines, in a row: load, prompt, decode, a batch of sixteen, end, move, forget.
+
+The same on every device: what comes out on one must come out on another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from swarm.decoder.device import Device
+from swarm.falcon.family import FALCON
+from swarm.messages.sampling import Sampling
+from swarm.messages.tensors import WireTensor, ids_tensor
+from swarm.node.compute.engine import DecoderEngine, DecoderLoader
+from swarm.node.compute.protocol import Batch, BatchResult, SampleOrder, WorkSpan
+from swarm.parts import Part, parse_part
+
+MODEL = "m" * 32
+LAYERS = 4
+SAMPLINGS = (
+    Sampling(),
+    Sampling(temperature=0.9, top_k=20, seed=5),
+    Sampling(temperature=1.1, top_p=0.8, seed=6),
+    Sampling(temperature=0.8, typical_p=0.9, repetition_penalty=1.2, seed=7),
+    Sampling(repetition_penalty=1.3),
+)
+
+
+@dataclass
+class Talk:
+    """A session: all its ids, and how many of them have passed."""
+
+    name: str
+    ids: list[int]
+    sampling: Sampling
+    end: int = 0
+
+
+@dataclass
+class EngineScript:
+    """Two engines that share a model, and what they have said.
+
+    running: entered around what touches the device. on_load, on_batch: called after each, the second with what it was.
+    """
+
+    weights: Path
+    device: Device
+    running: Callable[[], AbstractContextManager[None]]
+    on_batch: Callable[[Batch], None] = lambda batch: None
+    on_load: Callable[[], None] = lambda: None
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def play(self) -> list[list[int]]:
+        """Run it; every session's ids."""
+        loader = loader_of(self.weights, self.device)
+        first, second = parse_part("b 0-2", LAYERS), parse_part("2-4 e", LAYERS)
+        engines = [self.load(loader, first, None), self.load(loader, second, None)]
+        parts = [first, second]
+        alone = Talk("alone", [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8], SAMPLINGS[1])
+        self.advance(engines, parts, [alone], 7)
+        self.advance(engines, parts, [alone], 5)
+        for _ in range(3):
+            self.advance(engines, parts, [alone])
+        many = [
+            Talk(f"many-{index}", [7 + index, *range(2, 3 + index % 5)], SAMPLINGS[index % 5]) for index in range(16)
+        ]
+        for talk in many:
+            self.advance(engines, parts, [talk], len(talk.ids))
+        for _ in range(2):
+            self.advance(engines, parts, many)
+        with self.running():
+            engines[0].forget("many-3", first)
+            engines[1].forget("many-3", second)
+        engines[1] = self.load(loader, parse_part("b 0-4 e", LAYERS), engines[1])  # and goes on with what it has cached
+        self.advance(engines, parts, [alone, *many[:3], *many[4:]])
+        later = Talk("later", [8, 8, 1], SAMPLINGS[2])
+        for length in (3, 1, 1):
+            self.advance(engines[1:], [engines[1].part.part], [later], length)
+        with self.running():
+            for engine in engines:
+                for session, part in list(engine.cached):
+                    engine.forget(session, part)
+        return [talk.ids for talk in (alone, *many, later)]
+
+    def load(self, loader: DecoderLoader, part: Part, old: DecoderEngine | None) -> DecoderEngine:
+        *_, make = loader.load(MODEL, part, old)
+        assert callable(make)
+        with self.running():
+            engine = make(old)
+        assert isinstance(engine, DecoderEngine)
+        self.on_load()
+        return engine
+
+    def advance(
+        self, engines: Sequence[DecoderEngine], parts: Sequence[Part], talks: Sequence[Talk], length: int = 1
+    ) -> None:
+        """Send the next ids of some sessions through a chain; tokens that come out become theirs."""
+        inputs = tuple(ids_tensor(talk.ids[talk.end : talk.end + length]) for talk in talks)
+        result: BatchResult | None = None
+        for engine, part in zip(engines, parts, strict=True):
+            if result is not None:
+                inputs = cut(result.outputs[0], [length] * len(talks))
+            result = self.run(engine, part, talks, length, inputs)
+        assert result is not None
+        tokens = iter(result.sampled)
+        for talk in talks:
+            talk.end += length
+            if talk.end == len(talk.ids):
+                talk.ids.append(next(tokens))
+
+    def run(
+        self, engine: DecoderEngine, part: Part, talks: Sequence[Talk], length: int, inputs: tuple[WireTensor, ...]
+    ) -> BatchResult:
+        spans = tuple(
+            WorkSpan(talk.name, 1, 0, talk.end, length, 200, length > 1, _order(talk, length) if part.end else None)
+            for talk in talks
+        )
+        batch = Batch(next(self.numbers), MODEL, part, spans, inputs, () if part.end else (len(talks),))
+        with self.running():
+            result = engine.run(batch)
+        self.on_batch(batch)
+        return result
+
+
+def loader_of(weights: Path, device: Device) -> DecoderLoader:
+    return DecoderLoader({MODEL: (FALCON, weights)}, device, None, lambda *_: 1 << 30, lambda: None)
+
+
+def _order(talk: Talk, length: int) -> SampleOrder | None:
+    if talk.end + length < len(talk.ids):
+        return None
+    ids = talk.ids if talk.sampling.repetition_penalty != 1.0 else None
+    return SampleOrder(talk.sampling, len(talk.ids), ids)
+
+
+def cut(tensor: WireTensor, lengths: Sequence[int]) -> tuple[WireTensor, ...]:
+    rows: list[WireTensor] = []
+    start = 0
+    for length in lengths:
+        rows.append(tensor.rows(start, start + length))
+        start += length
+    return tuple(rows)

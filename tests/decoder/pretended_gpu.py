@@ -1,0 +1,167 @@
+"""A pretended card that computes on the CPU: its tensors hold a CPU tensor, and mix with no other's.
+
+What it sees: values, crossings, waits. It registers a device with torch for the whole process, so it has one of its own:
+`python -m tests.decoder.pretended_gpu DIRECTORY…` plays the engine script on the weights of variants, each in a directory of
+its name, then again with every planted mistake, and prints what came of it as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from swarm.decoder.device import Cuda, Room, place_packed
+from swarm.node.compute.protocol import Batch
+from tests.decoder.engine_script import EngineScript
+from tests.decoder.planted import MISTAKES
+
+NAME = "pretended"
+aten = torch.ops.aten
+COPIES = (aten._to_copy.default, aten.copy_.default)
+WAITS = (aten._local_scalar_dense.default, aten.nonzero.default)
+ONE_KERNEL = (aten.linear.default, aten.scaled_dot_product_attention.default)
+
+
+class PretendedGpu(Cuda):
+    """Runs the real code for a card, and computes what it would. seen: uploads, downloads and waits."""
+
+    def __init__(self) -> None:
+        self.name = f"{NAME}:0"
+        self.key = NAME
+        self.seen: Counter[str] = Counter()
+
+    @property
+    def kind(self) -> str:
+        return NAME
+
+    def measure(self) -> Room:
+        return Room(1 << 40, 1 << 40)
+
+    def place(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return place_packed(tensors, self.where)
+
+    def finish(self) -> None:
+        return
+
+    def trim(self) -> None:
+        return
+
+
+class OnGpu(Tensor):
+    """A tensor of the pretended device."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> OnGpu:
+        self = Tensor._make_wrapper_subclass(
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=torch.device(f"{NAME}:0"),
+        )
+        self.inner = inner
+        return self
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return compute(func, args, dict(kwargs or {}), Counter())
+
+
+class Dispatch(TorchDispatchMode):
+    """Sends everything that concerns the device through `compute`."""
+
+    def __init__(self, seen: Counter[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func.namespace == "aten" and func not in ONE_KERNEL:  # in inference mode what is composed arrives whole
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
+        return compute(func, args, dict(kwargs or {}), self.seen)
+
+
+def compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any], seen: Counter[str]) -> Any:
+    """One operation, on the CPU tensors that the device's hold."""
+    tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
+    ours = [one for one in tensors if isinstance(one, OnGpu)]
+    wanted = kwargs.get("device")
+    goes_there = wanted is not None and torch.device(wanted).type == NAME
+    goes_back = wanted is not None and torch.device(wanted).type == "cpu"
+    if not ours and not goes_there:
+        return func(*args, **kwargs)
+    # a number in a tensor of no dimension may be read from the CPU's memory as an argument
+    others = [one for one in tensors if not isinstance(one, OnGpu) and one.dim()]
+    if ours and others and func not in COPIES:
+        raise RuntimeError(f"{func} mixes tensors of the device with others")
+    if (ours and others) or (goes_there and tensors and not ours):
+        seen["uploads"] += 1
+    if goes_back:
+        seen["downloads"] += 1
+    if func in WAITS:
+        seen["waits"] += 1
+    if wanted is not None:
+        kwargs["device"] = torch.device("cpu")
+    inner_args, inner_kwargs = tree_map(lambda one: one.inner if isinstance(one, OnGpu) else one, (args, kwargs))
+    with torch.inference_mode(False), torch.no_grad():
+        result = func(*inner_args, **inner_kwargs)
+        if goes_back:
+            return result
+        if func._schema.is_mutable and args and result is inner_args[0]:
+            return args[0]
+        return tree_map(lambda one: OnGpu(one) if isinstance(one, Tensor) else one, result)
+
+
+def play(weights: Path) -> dict[str, Any]:
+    """What the script says there, and the most crossings and waits of a batch."""
+    gpu = PretendedGpu()
+    most: Counter[str] = Counter()
+
+    def note(batch: Batch) -> None:
+        for name, count in gpu.seen.items():
+            most[name] = max(most[name], count)
+        gpu.seen.clear()
+
+    script = EngineScript(weights, gpu, contextlib.nullcontext, note, gpu.seen.clear)
+    with Dispatch(gpu.seen):
+        ids = script.play()
+    return {"ids": ids, "most": most}
+
+
+def plant(weights: Mapping[str, Path]) -> dict[str, str]:
+    """What each mistake ends in."""
+    ends: dict[str, str] = {}
+    for mistake, (variant, planted) in MISTAKES.items():
+        ends[mistake] = "nobody noticed"
+        with planted():
+            try:
+                play(weights[variant])
+            except RuntimeError as error:
+                ends[mistake] = str(error)
+    return ends
+
+
+if __name__ == "__main__":
+    _setup_privateuseone_for_python_backend(NAME)
+    given = {Path(one).name: Path(one) for one in sys.argv[1:]}
+    print(json.dumps({"played": {name: play(path) for name, path in given.items()}, "planted": plant(given)}))

@@ -1,0 +1,143 @@
+"""What a card would be asked to do: nothing crosses twice, nothing is launched too often, all that is held is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from swarm.decoder.description import Decoder
+from swarm.decoder.layer import Head, Layer, Span
+from swarm.decoder.part import DecoderPart
+from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
+from swarm.node.compute.protocol import Batch
+from swarm.node.hops.batching import LARGEST_CHUNK
+from swarm.parts import Part
+from swarm.sepweight.manifest import read_manifest
+from tests.checkpoints import VARIANTS
+from tests.decoder.dataless_cuda import DatalessCuda
+from tests.decoder.engine_script import LAYERS, MODEL, EngineScript, loader_of, parse_part
+from tests.decoder.planted import MISTAKES
+from tests.node.test_memory import DRAWS, SHAPES, shape
+
+MOST_KERNELS = 24  # of a layer at one session
+MOST_KERNELS_MORE = 4  # for each further one
+
+
+def play(weights: Path) -> None:
+    cuda = DatalessCuda()
+    crossings: list[Counter[tuple[str, str]]] = []
+
+    def note(batch: Batch) -> None:
+        crossings.append(Counter(cuda.seen.crossings))
+        cuda.seen.reset()
+
+    EngineScript(weights, cuda, cuda.running, note, cuda.seen.reset).play()
+    assert set(map(str, crossings)) == {str(Counter({("cpu", "cuda"): 1, ("cuda", "cpu"): 1}))}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_is_one_upload_and_one_download_and_mixes_no_devices(weights_of: dict[str, Path], variant: str) -> None:
+    play(weights_of[variant])
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_left_behind_in_the_machines_memory_is_noticed(weights_of: dict[str, Path], mistake: str) -> None:
+    variant, planted = MISTAKES[mistake]
+    with planted(), pytest.raises(RuntimeError, match="device"):
+        play(weights_of[variant])
+
+
+def make_part(decoder: Decoder, cuda: DatalessCuda, layers: int) -> tuple[DecoderPart, Head]:
+    """Layers, and an end, at true sizes."""
+    dtype, where = torch.bfloat16, cuda.where
+
+    def empty(*size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=dtype, device=where)
+
+    made = [
+        Layer(decoder, number, {name: empty(*size) for name, size in decoder.layer_tensors.items()})
+        for number in range(layers)
+    ]
+    norm = {name: empty(*size) for name, size in decoder.final_norm.tensors.items()}
+    head = Head(decoder, norm | {"lm_head.weight": empty(decoder.vocabulary, decoder.hidden)})
+    part = Part(layers, ranges=((0, layers),), end=True)
+    return DecoderPart(decoder, part, None, made, head, dtype, cuda), head
+
+
+def filled(part: DecoderPart, positions: int, length: int) -> Span:
+    """New positions of a session that has so many in its cache, and may have as many as the context."""
+    cache = part.new_cache()
+    decoder = part.decoder
+    shape = (decoder.kv_heads, positions, decoder.head_dim)
+    for layer in part.part.layers:
+        keys = torch.empty(shape, dtype=part.dtype, device=part.device.where)
+        cache.write(layer, keys, keys)
+    cache.advance(positions)
+    return Span(cache, length)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_kernels_of_a_layer(name: str) -> None:
+    cuda = DatalessCuda()
+    decoder = shape(name)
+
+    def count(part: DecoderPart, sessions: int) -> int:
+        """Of a second layer, behind the first, once tables are made and caches have grown."""
+        spans = [filled(part, 600 + index, 1) for index in range(sessions)]
+        launched: list[int] = []
+        for only in ([0, 1], [0], [0, 1]):
+            cuda.seen.reset()
+            hidden = torch.empty(sessions, decoder.hidden, dtype=part.dtype, device=cuda.where)
+            part.run_layers(hidden, spans, only)
+            launched.append(sum(cuda.seen.kernels.values()))
+            for index, span in enumerate(spans):
+                span.cache.truncate(600 + index)
+        return launched[2] - launched[1]
+
+    with cuda.running(), torch.inference_mode():
+        part, _ = make_part(decoder, cuda, 2)
+        one, two, many = (count(part, sessions) for sessions in (1, 2, 16))
+    assert one <= MOST_KERNELS
+    assert two <= one + MOST_KERNELS_MORE
+    assert many <= one + 15 * MOST_KERNELS_MORE
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_alive_is_what_is_counted(name: str) -> None:
+    """The largest chunk and sixteen sessions whose caches double, two layers, and tokens drawn with every filter."""
+    cuda = DatalessCuda()
+    decoder = shape(name)
+    with cuda.running(), torch.inference_mode():
+        part, head = make_part(decoder, cuda, 2)
+        weights = cuda.seen.alive.now
+        lengths = [LARGEST_CHUNK, *[1] * SAMPLED_ROWS]
+        spans = [filled(part, decoder.context // 2, length) for length in lengths]  # all double now
+        rows = torch.empty(sum(lengths), decoder.hidden, dtype=part.dtype, device=cuda.where)
+        hidden = part.run_layers(rows, spans)
+        del rows
+        DRAWS.choose(head(hidden[-SAMPLED_ROWS:]), cuda.place(DRAWS.tensors), can_count=False)
+    reserved = len(spans) * 2 * decoder.context * decoder.cache_bytes(part.dtype.itemsize)
+    counted = weights + reserved + running_bytes(decoder, part.dtype.itemsize)
+    assert weights + reserved < cuda.seen.alive.peak <= counted
+
+
+@pytest.mark.parametrize("variant", ["7b", "11b"])
+def test_a_tied_embedding_is_held_once_and_a_move_shares_it(weights_of: dict[str, Path], variant: str) -> None:
+    manifest = read_manifest(weights_of[variant])
+    stored = sum(tensor.nbytes for file in manifest.files.values() for tensor in file.tensors.values())
+    cuda = DatalessCuda()
+    loader = loader_of(weights_of[variant], cuda)
+    whole = parse_part("f", LAYERS)
+    for spec in ("f", "b 0-4", "0-4 e"):
+        script = EngineScript(weights_of[variant], cuda, cuda.running)
+        engine = script.load(loader, parse_part(spec, LAYERS), None)
+        tables = sum(table.nbytes for table in engine.part._tables._rope)
+        held = cuda.seen.alive.now - tables
+        *progress, make = loader.load(MODEL, whole, engine)
+        read = progress[-1][1] if progress else 0
+        assert held + read == stored
+        assert cuda.seen.alive.now - tables == stored
+        del engine, make

@@ -1,0 +1,39 @@
+"""The real engine on a card that the CPU computes for: the same tokens, one crossing each way a step."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.decoder.device import Cpu
+from tests.checkpoints import VARIANTS
+from tests.decoder.engine_script import EngineScript
+from tests.decoder.planted import MISTAKES
+
+
+@pytest.fixture(scope="module")
+def there(weights_of: dict[str, Path]) -> dict[str, Any]:
+    """What a process of its own says, for it registers a device with torch."""
+    command = [sys.executable, "-m", "tests.decoder.pretended_gpu", *map(str, weights_of.values())]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, timeout=100, check=True).stdout)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_layout_says_there_what_it_says_on_the_cpu(
+    weights_of: dict[str, Path], there: dict[str, Any], variant: str
+) -> None:
+    here = EngineScript(weights_of[variant], Cpu(), contextlib.nullcontext).play()
+    assert there["played"][variant]["ids"] == here
+    assert len({tuple(ids) for ids in here}) == len(here)
+    assert there["played"][variant]["most"] == {"uploads": 1, "downloads": 1}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_left_behind_in_the_machines_memory_is_noticed(there: dict[str, Any], mistake: str) -> None:
+    assert "mixes tensors" in there["planted"][mistake]
