@@ -1,6 +1,6 @@
 """A swarm-node without memory for long sessions: `python -m tests.failing_torch_node POSITIONS node OPTIONS…`.
 
-Keys and values for more than so many positions cannot be allocated.
+Keys and values for more than so many positions cannot be allocated, once it serves.
 """
 
 from __future__ import annotations
@@ -11,15 +11,25 @@ from torch import Tensor
 
 from swarm.cli.__main__ import main
 from swarm.decoder.cache import Cache
+from swarm.node.compute.engine import DecoderEngine
+from swarm.node.compute.protocol import Batch, BatchResult
 
 if __name__ == "__main__":
     most = int(sys.argv.pop(1))
     make = Cache._buffer
 
+    served: list[None] = []
+    run = DecoderEngine.run
+
+    def run_noted(self: DecoderEngine, batch: Batch) -> BatchResult:
+        served.append(None)
+        return run(self, batch)
+
     def make_or_fail(self: Cache, positions: int) -> Tensor:
-        if positions > most:
+        if served and positions > most:
             raise RuntimeError(f"DefaultCPUAllocator: not enough memory: you tried to allocate {positions} positions")
         return make(self, positions)
 
     Cache._buffer = make_or_fail
+    DecoderEngine.run = run_noted
     main()

@@ -21,12 +21,17 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 class Slot:
     """Which tensors play one role in a layer: `tensor.weight` of this shape, and `tensor.bias` [shape[0]] if it has one.
 
-    A matrix is [out, in], a norm's weight [hidden].
+    A matrix is [out, in], a norm's weight [hidden]. A scheme may store a matrix otherwise (scheme.py).
     """
 
     tensor: str
     shape: tuple[int, ...]
     has_bias: bool
+
+    @property
+    def matrix(self) -> tuple[int, int] | None:
+        """Its shape, where it is one."""
+        return (self.shape[0], self.shape[1]) if len(self.shape) == 2 else None
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -84,6 +89,11 @@ class Decoder:
     def fused_width(self) -> int:
         """Output features of query_key_value."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def head(self) -> Slot:
+        """The output projection."""
+        return Slot("lm_head", (self.vocabulary, self.hidden), has_bias=False)
 
     @property
     def layer_tensors(self) -> dict[str, tuple[int, ...]]:

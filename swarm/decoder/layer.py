@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from swarm.decoder.attention import Sight, attend, rotate, split_fused
 from swarm.decoder.cache import Cache
-from swarm.decoder.description import Decoder, Slot
+from swarm.decoder.description import Decoder
 from swarm.decoder.linear import Linear
 
 Activation = Callable[[Tensor], Tensor]
@@ -56,19 +56,19 @@ class Norm(nn.Module):
 
 
 class Layer(nn.Module):
-    """One decoder layer, made from its tensors by unprefixed name."""
+    """One decoder layer, made of what fills its slots."""
 
-    def __init__(self, decoder: Decoder, number: int, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, decoder: Decoder, number: int, filled: Mapping[str, nn.Module]) -> None:
+        """filled: by role, a Norm or a Linear."""
         super().__init__()
         self.decoder = decoder
         self.number = number
-        slots = decoder.slots
-        self.before_attention = _norm(decoder, slots["before_attention"], tensors)
-        self.query_key_value = _linear(slots["query_key_value"], tensors)
-        self.out = _linear(slots["out"], tensors)
-        self.before_mlp = _norm(decoder, slots["before_mlp"], tensors) if "before_mlp" in slots else None
-        self.up = _linear(slots["up"], tensors)
-        self.down = _linear(slots["down"], tensors)
+        self.before_attention = filled["before_attention"]
+        self.query_key_value = filled["query_key_value"]
+        self.out = filled["out"]
+        self.before_mlp = filled.get("before_mlp")
+        self.up = filled["up"]
+        self.down = filled["down"]
         self.activation = ACTIVATIONS[decoder.activation]
 
     def forward(self, hidden: Tensor, spans: Sequence[Span], view: View) -> Tensor:
@@ -105,18 +105,10 @@ class Layer(nn.Module):
 class Head(nn.Module):
     """Final norm and output projection: [rows, hidden] → float32 logits [rows, vocabulary]."""
 
-    def __init__(self, decoder: Decoder, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, norm: Norm, projection: Linear) -> None:
         super().__init__()
-        self.norm = _norm(decoder, decoder.final_norm, tensors)
-        self.projection = Linear(tensors["lm_head.weight"])
+        self.norm = norm
+        self.projection = projection
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.projection(self.norm(hidden)).float()
-
-
-def _linear(slot: Slot, tensors: Mapping[str, Tensor]) -> Linear:
-    return Linear(tensors[f"{slot.tensor}.weight"], tensors.get(f"{slot.tensor}.bias"))
-
-
-def _norm(decoder: Decoder, slot: Slot, tensors: Mapping[str, Tensor]) -> Norm:
-    return Norm(tensors[f"{slot.tensor}.weight"], tensors[f"{slot.tensor}.bias"], decoder.epsilon)

@@ -8,13 +8,15 @@ from typing import cast
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
-from swarm.decoder.description import Decoder, DecoderFamily
+from swarm.decoder.description import Decoder, DecoderFamily, Slot
 from swarm.decoder.device import Device, device_named
-from swarm.decoder.layer import Head, Layer
-from swarm.decoder.linear import Linear
+from swarm.decoder.layer import Head, Layer, Norm
+from swarm.decoder.linear import Linear, PlainLinear
 from swarm.decoder.part import DecoderPart
+from swarm.decoder.plain import PLAIN
+from swarm.decoder.schemes import scheme_named
 from swarm.errors import WeightsError
 from swarm.parts import Part, parse_part, runs
 from swarm.sepweight.manifest import file_keys, layer_key
@@ -24,6 +26,7 @@ from swarm.sepweight.tensorfile import TensorFile
 EMBEDDING, PROJECTION = "word_embeddings.weight", "lm_head.weight"
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
+Embedding = Callable[[Tensor], Tensor]
 
 
 class StoredEmbedding:
@@ -120,7 +123,6 @@ def iterate_loading(
     )
 
 
-Embedding = Callable[[Tensor], Tensor]
 Built = tuple[Embedding | None, dict[int, Layer], Head | None]
 
 
@@ -132,14 +134,19 @@ class _Builder:
         self.decoder = decoder
         self.device = device
         self.dtype = dtype
+        self.scheme = scheme_named(store.manifest.scheme, store.directory)
         self._shared: dict[tuple[str, str], Tensor] = {}  # by where they lie: matrices that begin and end may both use
 
     def share(self, embed: Embedding | None, head: Head | None) -> None:
         """Use what is loaded for begin or end for the other, too, where they are tied."""
         if isinstance(embed, ResidentEmbedding):
             self._shared[self._owner("begin", EMBEDDING)] = embed.weight
-        if head is not None and head.projection.reordered is None:
+        if self.is_tied and head is not None and isinstance(head.projection, PlainLinear):
             self._shared[self._owner("end", PROJECTION)] = head.projection.weight.data
+
+    @property
+    def is_tied(self) -> bool:
+        return self._owner("end", PROJECTION) == self._owner("begin", EMBEDDING)
 
     def size_of(self, part: Part) -> int:
         """Bytes to be read."""
@@ -156,13 +163,33 @@ class _Builder:
         self.share(embed, None)
         layers: dict[int, Layer] = {}
         for number in part.layers:
-            layers[number] = Layer(self.decoder, number, (yield from self._tensors(layer_key(number))))
-            self._prepare(layers[number])
+            filled: dict[str, nn.Module] = {}
+            for role, slot in self.decoder.slots.items():
+                filled[role] = yield from self._fill(layer_key(number), slot)
+            layers[number] = Layer(self.decoder, number, filled)
+            self._trim()
         head = None
         if part.end:
-            head = Head(self.decoder, (yield from self._tensors("end")))
-            self._prepare(head)
+            norm = yield from self._fill("end", self.decoder.final_norm)
+            projection = yield from self._fill("end", self.decoder.head)
+            head = Head(cast(Norm, norm), cast(Linear, projection))
+            self._trim()
         return embed, layers, head
+
+    def _fill(self, key: str, slot: Slot) -> Generator[int, None, nn.Module]:
+        """What a slot's tensors make; a matrix at a time, so that memory peaks at one beyond what is kept."""
+        bias = (yield from self._tensor(key, f"{slot.tensor}.bias")) if slot.has_bias else None
+        if slot.matrix is None:
+            assert bias is not None
+            return Norm((yield from self._tensor(key, f"{slot.tensor}.weight")), bias, self.decoder.epsilon)
+        if slot == self.decoder.head and self.is_tied:
+            return PLAIN.make({"weight": (yield from self._tensor(key, PROJECTION))}, bias, self.dtype, self.device)
+        stored: dict[str, Tensor] = {}
+        for name in self.store.manifest.tensor_names(key):
+            stem, _, suffix = name.rpartition(".")
+            if stem == slot.tensor and suffix != "bias":
+                stored[suffix] = yield from self.store.reading(key, name)
+        return self.scheme.make(stored, bias, self.dtype, self.device)
 
     def _owner(self, key: str, name: str) -> tuple[str, str]:
         return self.store.manifest.resolve(key, name)
@@ -173,27 +200,18 @@ class _Builder:
             return StoredEmbedding(self.store.open(owner), tensor, self.dtype)
         return ResidentEmbedding((yield from self._tensor("begin", EMBEDDING)))
 
-    def _tensors(self, key: str) -> Generator[int, None, dict[str, Tensor]]:
-        tensors: dict[str, Tensor] = {}
-        for name in self.store.manifest.tensor_names(key):
-            tensors[name] = yield from self._tensor(key, name)
-        return tensors
+    def _trim(self) -> None:
+        """Hand the stored copies' memory back: on the host they lie beside what is kept."""
+        if self.device.is_host:
+            self.device.trim()
 
     def _tensor(self, key: str, name: str) -> Generator[int, None, Tensor]:
+        """A tensor that is stored plain, on the device."""
         shared = self._shared.get(self._owner(key, name))
         if shared is not None:
             return shared
         stored = yield from self.store.reading(key, name)
         return self.device.place([stored.to(self.dtype)])[0]
-
-    def _prepare(self, module: torch.nn.Module) -> None:
-        """Reorder linears one by one and hand the plain copies' memory back to the system."""
-        if not self.device.has_reordered:
-            return
-        for linear in module.modules():
-            if isinstance(linear, Linear):
-                linear.reorder()
-        self.device.trim()
 
 
 def load_tokenizer(weights_dir: str | Path) -> Tokenizer:

@@ -27,6 +27,8 @@ from swarm.sepweight.family import Family, Outline
 from swarm.sepweight.manifest import (
     DOCUMENTS,
     FORMAT,
+    PLAIN_NAME,
+    SCHEME_FORMAT,
     DocumentEntry,
     FileEntry,
     Manifest,
@@ -38,6 +40,7 @@ from swarm.sepweight.manifest import (
     write_durably,
     write_manifest,
 )
+from swarm.sepweight.scheme import StoredScheme, pack_file
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import bytes_of
 
@@ -239,23 +242,29 @@ def dump(
     name: str,
     model_id: str,
     dtype: str,
+    scheme: StoredScheme | None = None,
 ) -> Manifest:
-    """Write a sepweight directory from tensors made in memory: `read(key, tensor)` gives each one when its turn comes."""
+    """Write a sepweight directory from tensors made in memory: `read(key, tensor)` gives each one when its turn comes.
+
+    scheme: how matrices are stored; None: plain.
+    """
     outline = family.outline(config)
     destination.mkdir(parents=True, exist_ok=True)
     files: dict[str, FileEntry] = {}
     for key in file_keys(whole(outline.layers)):
-        tensors = {tensor: read(key, tensor).to(DTYPES[dtype]).contiguous() for tensor in outline.files[key]}
-        entries = {tensor: TensorEntry(dtype, tuple(value.shape)) for tensor, value in tensors.items()}
+        given = {tensor: read(key, tensor).to(DTYPES[dtype]).contiguous() for tensor in outline.files[key]}
+        tensors = pack_file(scheme, key, given)
+        entries = {name: TensorEntry(DTYPE_NAMES[one.dtype], tuple(one.shape)) for name, one in tensors.items()}
         path = destination / file_name(key)
         if tensors:
             _save(path, tensors, lambda: _bytes_needed(outline, list(outline.files), dtype))
         files[key] = FileEntry(path.stat().st_size, sha256_of(path), entries) if tensors else FileEntry(0, "", {})
     manifest = Manifest(
-        format=FORMAT,
+        format=FORMAT if scheme is None else SCHEME_FORMAT,
         family=family.name,
         name=name,
         model_id=model_id,
+        scheme=PLAIN_NAME if scheme is None else scheme.name,
         dtype=dtype,
         layers=outline.layers,
         config=dict(config),
@@ -269,6 +278,11 @@ def dump(
 def export_legacy(directory: Path, destination: Path, *, progress: Progress = lambda done, total, key: None) -> None:
     """Write begin.pth, mid.NNNNN.pth, end.pth as llm_sepweight 0.10.0 loads them, and config and documents beside them."""
     store = Store(directory)
+    if store.manifest.scheme != PLAIN_NAME:
+        raise WeightsError(
+            f'{directory} stores its matrices as "{store.manifest.scheme}", which the legacy layout has no place for; '
+            "export a directory that was converted without a scheme"
+        )
     destination.mkdir(parents=True, exist_ok=True)
     keys = file_keys(whole(store.manifest.layers))
     for index, key in enumerate(keys):

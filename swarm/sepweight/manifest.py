@@ -1,4 +1,4 @@
-"""sepweight.json: what a sepweight directory holds, file by file (format version 1).
+"""sepweight.json: what a sepweight directory holds, file by file (format versions 1 and 2).
 
 Owns the names of files and the manifest's checks against the disk. Knows no tensor values and imports no torch.
 """
@@ -17,6 +17,8 @@ from swarm.errors import WeightsError
 from swarm.parts import Part, part_of, part_of_cells
 
 FORMAT = 1
+SCHEME_FORMAT = 2  # of directories whose matrices are not stored plain: what knows only the first must not read them
+PLAIN_NAME = "plain"
 MANIFEST_NAME = "sepweight.json"
 MANIFEST_LIMIT = 64 << 20
 DOCUMENTS = (
@@ -62,7 +64,8 @@ class DocumentEntry(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The whole of sepweight.json.
 
-    files: by key (`begin`, `mid.00000`, …, `end`). aliases: key → tensor → `key/tensor` that holds the same values.
+    scheme: how the matrices of layers and of a head of its own are stored; all else is plain, of `dtype`. files: by key
+    (`begin`, `mid.00000`, …, `end`). aliases: key → tensor → `key/tensor` that holds the same values.
     """
 
     format: int
@@ -75,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileEntry]
     aliases: dict[str, dict[str, str]] = {}
     documents: dict[str, DocumentEntry] = {}
+    scheme: str = PLAIN_NAME
 
     def resolve(self, key: str, tensor: str) -> tuple[str, str]:
         """The (file key, tensor name) that holds a tensor's values."""
@@ -134,8 +138,9 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"{path} is not a manifest: {error}") from None
-    if manifest.format != FORMAT:
-        raise WeightsError(f"{path} has format version {manifest.format}; this program reads version {FORMAT}")
+    if manifest.format not in (FORMAT, SCHEME_FORMAT):
+        known = f"{FORMAT} and {SCHEME_FORMAT}"
+        raise WeightsError(f"{path} has format version {manifest.format}; this program reads versions {known}")
     _check_consistent(path, manifest)
     return manifest
 

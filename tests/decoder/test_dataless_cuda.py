@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from swarm.decoder.description import Decoder
-from swarm.decoder.layer import Head, Layer, Span
+from swarm.decoder.layer import Head, Span
 from swarm.decoder.part import DecoderPart
 from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
 from swarm.node.compute.protocol import Batch
 from swarm.node.hops.batching import LARGEST_CHUNK
 from swarm.parts import Part
 from swarm.sepweight.manifest import read_manifest
+from tests.bare_layers import make_head, make_layer
 from tests.checkpoints import VARIANTS
 from tests.decoder.dataless_cuda import DatalessCuda
 from tests.decoder.engine_script import LAYERS, MODEL, EngineScript, loader_of, parse_part
@@ -54,15 +55,11 @@ def make_part(decoder: Decoder, cuda: DatalessCuda, layers: int) -> tuple[Decode
     """Layers, and an end, at true sizes."""
     dtype, where = torch.bfloat16, cuda.where
 
-    def empty(*size: int) -> torch.Tensor:
+    def empty(size: tuple[int, ...]) -> torch.Tensor:
         return torch.empty(size, dtype=dtype, device=where)
 
-    made = [
-        Layer(decoder, number, {name: empty(*size) for name, size in decoder.layer_tensors.items()})
-        for number in range(layers)
-    ]
-    norm = {name: empty(*size) for name, size in decoder.final_norm.tensors.items()}
-    head = Head(decoder, norm | {"lm_head.weight": empty(decoder.vocabulary, decoder.hidden)})
+    made = [make_layer(decoder, number, empty) for number in range(layers)]
+    head = make_head(decoder, empty)
     part = Part(layers, ranges=((0, layers),), end=True)
     return DecoderPart(decoder, part, None, made, head, dtype, cuda), head
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from swarm.decoder.linear import Linear
+from swarm.decoder.device import Cpu
+from swarm.decoder.plain import PLAIN
 
 EXACTNESS = Path(__file__).with_name("test_exactness.py")
 
@@ -45,4 +46,4 @@ def test_a_lack_of_memory_is_no_lack_of_kernels(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", fail)
     with pytest.raises(RuntimeError, match="not enough memory"):
-        Linear(torch.zeros(8, 8)).reorder()
+        PLAIN.make({"weight": torch.zeros(8, 8)}, None, torch.float32, Cpu())

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Cpu
-from swarm.decoder.layer import Head, Layer, Span
+from swarm.decoder.layer import Span
 from swarm.decoder.part import DecoderPart
 from swarm.falcon.family import read_falcon_config
 from swarm.messages.sampling import Sampling
@@ -18,6 +18,7 @@ from swarm.node.hops.sessions import MOST_SESSIONS
 from swarm.parts import Part
 from swarm.sampling import Draw, Draws
 from tests.alive import AliveBytes, Storages
+from tests.bare_layers import make_head, make_layer
 
 EVERY_FILTER = Sampling(temperature=1.0, top_k=9, top_p=0.9, typical_p=0.9, repetition_penalty=1.1)
 DRAWS = Draws([Draw(EVERY_FILTER, 7, [3, 4])] * SAMPLED_ROWS)
@@ -54,9 +55,11 @@ def run_batch(config: Decoder, lengths: list[int]) -> Storages:
     """What is allocated while one layer and the head run on steps of so many positions at the end of the context."""
     dtype = torch.bfloat16
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        layer = Layer(config, 0, {name: torch.empty(size, dtype=dtype) for name, size in config.layer_tensors.items()})
-        norm = {f"ln_f.{kind}": torch.empty(config.hidden, dtype=dtype) for kind in ("weight", "bias")}
-        head = Head(config, norm | {"lm_head.weight": torch.empty(config.vocabulary, config.hidden, dtype=dtype)})
+
+        def make(size: tuple[int, ...]) -> torch.Tensor:
+            return torch.empty(size, dtype=dtype)
+
+        layer, head = make_layer(config, 0, make), make_head(config, make)
         part = DecoderPart(config, Part(1, ranges=((0, 1),), end=True), None, [layer], None, dtype, Cpu())
         spans: list[Span] = []
         for length in lengths:

@@ -85,7 +85,7 @@ class DecoderEngine:
         if not self.part.part.layer_count:
             return NO_LAYERS
         one, few = self._time_chunk(1), self._time_chunk(FEW_TOKENS)
-        if few < 2 * one:
+        if few < 2 * one and self.part.decoder.context >= MANY_TOKENS:
             return fit_costs(one, (FEW_TOKENS, few), (MANY_TOKENS, self._time_chunk(MANY_TOKENS)))
         return fit_costs(one, (1, one), (FEW_TOKENS, few))
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from swarm.decoder.description import KEY_BLOCK, Decoder
+from swarm.decoder.description import KEY_BLOCK, Decoder, Slot
 from swarm.decoder.device import Device
+from swarm.decoder.plain import PLAIN
+from swarm.decoder.scheme import Scheme
 from swarm.errors import RequestError
 from swarm.node.hops.batching import LARGEST_CHUNK, SAMPLED_ROWS
 from swarm.node.hops.sessions import MOST_SESSIONS
 from swarm.parts import Part
 from swarm.plan.claims import CellCosts
-from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
+from swarm.sepweight.manifest import ITEM_BYTES, Manifest
 
 SPARED_SHARE = 0.1  # of the free memory: left for the rest of the machine
 RESERVED_POSITIONS = 2048  # KV kept free for each layer, or one whole context where that is shorter
@@ -79,27 +82,34 @@ class ModelMemory:
         return self.fixed(part) + KV_CONTEXTS * self.kv_reserve(part)
 
 
-def model_memory(manifest: Manifest, decoder: Decoder, dtype: str | None, device: Device) -> ModelMemory:
+def model_memory(
+    manifest: Manifest, decoder: Decoder, scheme: Scheme, dtype: str | None, device: Device
+) -> ModelMemory:
     """Costs of each kind of cell. dtype: what weights are converted to, None as stored."""
-    dtype = dtype or manifest.dtype
-    item = ITEM_BYTES[dtype]
-    layer = _tensor_items(manifest, layer_key(0)) * item
+    stored, item = ITEM_BYTES[manifest.dtype], ITEM_BYTES[dtype or manifest.dtype]
+    is_tied = bool(manifest.aliases.get("end"))
     embedding = decoder.vocabulary * decoder.hidden * item
-    end = embedding + 2 * decoder.hidden * item
+    matrices = [scheme.costs(slot.matrix, stored, item, device) for slot in decoder.slots.values() if slot.matrix]
+    head = (PLAIN if is_tied else scheme).costs((decoder.vocabulary, decoder.hidden), stored, item, device)
+    layer = sum(matrix.resident for matrix in matrices) + item * _count_vectors(decoder.slots.values())
+    end = head.resident + item * _count_vectors([decoder.final_norm])
     begin = 0 if device.is_host else embedding
-    positions = min(decoder.context, RESERVED_POSITIONS)
-    kv = positions * decoder.cache_bytes(item)
-    # While loading: a tensor as stored, as converted and reordered, all at once.
-    copies = item * device.has_reordered + (ITEM_BYTES[manifest.dtype] if dtype != manifest.dtype else 0)
-    running = max(running_bytes(decoder, item), max(decoder.ffn, decoder.fused_width) * decoder.hidden * copies)
-    head_scratch = max(0, decoder.vocabulary * decoder.hidden * copies - running)
+    kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
+    running = max(running_bytes(decoder, item), *(matrix.making for matrix in matrices))
+    head_scratch = max(0, head.making - running)
     return ModelMemory(
         costs=CellCosts(decoder.layers, begin, layer + kv, end + head_scratch),
         weight_costs=CellCosts(decoder.layers, begin, layer, end),
         scratch=device.own_bytes + running,
         head_scratch=head_scratch,
-        shared=begin if decoder.tied else 0,
+        shared=begin if is_tied else 0,
     )
+
+
+def _count_vectors(slots: Iterable[Slot]) -> int:
+    """Numbers in norms and biases."""
+    tensors = [shape for slot in slots for shape in slot.tensors.values()]
+    return sum(shape[0] for shape in tensors if len(shape) == 1)
 
 
 def running_bytes(decoder: Decoder, item: int) -> int:
@@ -117,10 +127,6 @@ def running_bytes(decoder: Decoder, item: int) -> int:
     block = 2 * decoder.kv_heads * KEY_BLOCK * decoder.head_dim
     drawing = SAMPLED_ROWS * decoder.vocabulary * LOGIT_BYTES + tokens * decoder.hidden * item
     return (tables + block) * item + max((activations + masks) * item, drawing)
-
-
-def _tensor_items(manifest: Manifest, key: str) -> int:
-    return sum(entry.nbytes // ITEM_BYTES[entry.dtype] for entry in manifest.files[key].tensors.values())
 
 
 def part_bytes(costs: CellCosts, part: Part) -> int:

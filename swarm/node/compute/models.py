@@ -8,6 +8,7 @@ from pathlib import Path
 
 from swarm.decoder.description import Decoder, DecoderFamily
 from swarm.decoder.device import Device
+from swarm.decoder.schemes import scheme_named
 from swarm.errors import RequestError, WeightsError
 from swarm.families import family_named
 from swarm.messages.files import DocumentCard, ModelCard
@@ -22,13 +23,14 @@ from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present
 class LocalWeights:
     """A sepweight directory on this machine.
 
-    memory: on the node's device, in the dtype that it computes in. present: what the directory holds.
+    variant: how it is stored and computed. memory: on the node's device, in that variant. present: what the directory holds.
     """
 
     directory: Path
     manifest: Manifest
     family: DecoderFamily
     decoder: Decoder
+    variant: str
     memory: ModelMemory
     present: Part
 
@@ -104,11 +106,13 @@ def read_weights(directories: Sequence[Path], dtype: str | None, device: Device)
             )
         family = family_named(manifest.family, directory)
         decoder = family.read(manifest.config)
-        memory = model_memory(manifest, decoder, dtype, device)
+        scheme = scheme_named(manifest.scheme, directory)
+        memory = model_memory(manifest, decoder, scheme, dtype, device)
+        variant = scheme.variant(dtype or manifest.dtype)
         present = present_part(directory, manifest)
         if present.is_empty():
             raise WeightsError(
                 f"{directory} holds {MANIFEST_NAME} and no file of weights; copy those of some layers, too"
             )
-        found[manifest.model_id] = LocalWeights(directory, manifest, family, decoder, memory, present)
+        found[manifest.model_id] = LocalWeights(directory, manifest, family, decoder, variant, memory, present)
     return found

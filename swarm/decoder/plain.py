@@ -1,0 +1,45 @@
+"""Matrices stored as they are: computed with so, or reordered where the device's kernels want it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from swarm.decoder.device import Device
+from swarm.decoder.scheme import MatrixCosts
+from swarm.sepweight.manifest import PLAIN_NAME
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from swarm.decoder.linear import Linear
+
+
+class PlainScheme:
+    """Matrices as checkpoints have them."""
+
+    name = PLAIN_NAME
+
+    def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
+        return {"weight": matrix}
+
+    def variant(self, dtype: str) -> str:
+        return dtype
+
+    def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
+        rows, columns = shape
+        copies = item * device.has_reordered + (stored if stored != item else 0)
+        return MatrixCosts(rows * columns * item, rows * columns * copies)
+
+    def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
+        """Reordered where the device has kernels for that, and in this dtype."""
+        from swarm.decoder.linear import PlainLinear, ReorderedLinear, has_kernels
+
+        weight = device.place([tensors["weight"].to(dtype)])[0]
+        if device.has_reordered and has_kernels(dtype):
+            return ReorderedLinear(weight, bias)
+        return PlainLinear(weight, bias)
+
+
+PLAIN = PlainScheme()

@@ -1,0 +1,43 @@
+"""What a stored form of matrices has to say of itself. A form is a room of its own; nothing above knows which one it is.
+
+Imports torch only where it computes: a node reckons with memory while torch is still being imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from swarm.decoder.device import Device
+from swarm.sepweight.scheme import StoredScheme
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from swarm.decoder.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCosts:
+    """Bytes on the device: that a matrix takes, and those that making it takes besides."""
+
+    resident: int
+    making: int
+
+
+class Scheme(StoredScheme, Protocol):
+    """A stored form of matrices, and what computes with it."""
+
+    def variant(self, dtype: str) -> str:
+        """What models in this form, computed in a dtype, are told apart by: two of a variant give the same answers."""
+        ...
+
+    def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
+        """Of a matrix [out, in]. stored, item: bytes of a plain number in the file, and of one that is computed with."""
+        ...
+
+    def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
+        """What multiplies with a matrix. tensors: what stands for it, as stored; bias: on the device, in dtype."""
+        ...
