@@ -290,7 +290,7 @@ def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_
 
 
 def describe_route(route: Sequence[Hop]) -> list[dict[str, str]]:
-    return [{"node": hop.node, "part": str(hop.part)} for hop in route]
+    return [{"node": hop.node, "part": str(hop.part), "variant": hop.variant} for hop in route]
 
 
 def describe_report(report: Report, model: str, settings: Settings) -> dict[str, object]:

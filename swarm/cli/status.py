@@ -119,6 +119,7 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
         "layer_seconds": claim.layer_seconds,
         "end_seconds": claim.end_seconds,
         "prompt_seconds": claim.prompt_seconds,
+        "variant": claim.variant,
         "kind": claim.kind,
         "kv_free_positions": claim.kv_free_positions,
     }

@@ -67,6 +67,7 @@ class Chain:
                         attempt=attempt,
                         hop=index,
                         model=model,
+                        variant=hop.variant,
                         part=str(hop.part),
                         previous=self.route[index - 1].node,
                         next=following.node,

@@ -46,11 +46,16 @@ class RouteChoice:
     def regain(self, node: str) -> None:
         self._lost.discard(node)
 
-    def find(self, now: float) -> list[Hop]:
-        """The best chain, over nodes that are to be avoided only if there is none without; empty if there is none."""
+    def find(self, now: float, like: Sequence[Hop] = ()) -> list[Hop]:
+        """The best chain, over nodes that are to be avoided only if there is none without; empty if there is none.
+
+        like: the chain that it goes on for; another variant of the model than that has is taken only if there is none.
+        """
         avoided = self._lost | {node for node, until in self._avoid.items() if until > now}
         servers = self._list_servers()
-        return find_route(servers, self._card.layers, avoided) or find_route(servers, self._card.layers)
+        variants = {hop.variant for hop in like}
+        layers = self._card.layers
+        return find_route(servers, layers, avoided, variants) or find_route(servers, layers, (), variants)
 
     def describe_missing(self) -> str:
         """Cells that nobody serves, in words."""
@@ -58,8 +63,9 @@ class RouteChoice:
 
     def is_served(self, route: Sequence[Hop]) -> bool:
         """Whether every hop's node still says that it serves the hop's part."""
-        serving = {server.node: server.part for server in self._list_servers()}
-        return all(hop.node in serving and serving[hop.node].covers(hop.part) for hop in route)
+        serving = {(server.node, server.variant): server.part for server in self._list_servers()}
+        found = [(serving.get((hop.node, hop.variant)), hop.part) for hop in route]
+        return all(part is not None and part.covers(wanted) for part, wanted in found)
 
     def find_clearly_faster(self, route: Sequence[Hop], done: int, rest: int, now: float) -> list[Hop]:
         """The chain to take instead, if it would be clearly faster with both idle; empty while a hop's beats are late.
@@ -69,7 +75,7 @@ class RouteChoice:
         it runs now.
         """
         by_node = {server.node: server for server in self._list_servers()}
-        other = self.find(now)
+        other = self.find(now, route)
         if not other or any(hop.node not in by_node for hop in route):
             return []
         here, there = (_idle_seconds(chain, by_node) for chain in (route, other))
@@ -102,6 +108,7 @@ class RouteChoice:
                 beat.link_seconds or HOP_SECONDS,
                 sessions[machine_of(beat)],
                 paces[machine_of(beat)].prompt,
+                claim.variant,
             )
             for beat, claim in serving_claims(self._beats, self._card.model)
             if claim.layers == self._card.layers

@@ -223,7 +223,7 @@ class GenerationMachine:
         lead = self.lead
         if lead.draining:
             self._choice.avoid(lead.draining, now)
-            route = self._choice.find(now)
+            route = self._choice.find(now, lead.route)
             if any(hop.node in lead.draining for hop in route):
                 return []
         elif now - lead.chosen_at >= CHANGE_SECONDS:

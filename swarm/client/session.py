@@ -216,7 +216,7 @@ class SessionMachine:
     # Routes -----------------------------------------------------------------------------------------------------------
 
     def _find_route(self, now: float) -> list[Effect]:
-        route = self._choice.find(now)
+        route = self._choice.find(now, self.route)
         if not route:
             return self._wait_for_route(now)
         self._patience.note_route()

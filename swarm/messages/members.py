@@ -38,6 +38,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     end_seconds: Seconds = 0.0
     prompt_seconds: Seconds = 0.0
     kv_free_positions: Count = 0
+    variant: Name = ""  # how its weights are stored and computed; "": not told
     kind: Name = ""  # of processor that computes it: those of one kind round alike
     loaded_bytes: Count = 0  # so far, of what is loading: one that stands still is not waited for
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from swarm.messages.base import Count, Message, ModelId, NodeId, Seconds, SessionId, Small, Spec, Text, TokenId
+from swarm.messages.base import Count, Message, ModelId, Name, NodeId, Seconds, SessionId, Small, Spec, Text, TokenId
 from swarm.messages.sampling import Sampling
 
 
@@ -33,6 +33,7 @@ class Open(Message, frozen=True, tag="open"):
     keep: Small
     is_first: bool
     tail: Tail | None = None
+    variant: Name = ""  # of the model's weights; "" where any will do
 
 
 class Opened(Message, frozen=True, tag="opened"):

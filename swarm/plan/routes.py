@@ -22,6 +22,7 @@ class Server:
     link_seconds: float = HOP_SECONDS
     sessions: int = 0
     prompt_seconds: float = 0.0  # one token of a prompt through one layer; 0: not measured
+    variant: str = ""  # of the model's weights there
 
     @property
     def slowdown(self) -> float:
@@ -46,10 +47,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One element of a route: a node and the contiguous part that it runs."""
+    """One element of a route: a node, the contiguous part that it runs, and the variant of the model's weights there."""
 
     node: str
     part: Part
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +59,52 @@ class _Reached:
     """The cheapest way found to have passed all cells below `stop`; the last hop of it, linked backwards."""
 
     seconds: float
-    node: str
+    server: Server | None
     start: int
     stop: int
     before: _Reached | None
 
 
-def find_route(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> list[Hop]:
+def find_route(
+    servers: Sequence[Server], layers: int, avoid: Collection[str] = (), like: Collection[str] = ()
+) -> list[Hop]:
     """The route with the least predicted seconds a token; an empty list if some cell has no server.
 
-    Same servers, same route, in whatever order they are given.
+    Of the routes through one variant of the model, those of a variant in `like` come first; one that mixes variants is
+    taken only where there is no other. Same servers, same route, in whatever order they are given.
     """
-    reached = _reach_end(servers, layers, avoid)
+    usable = [server for server in servers if server.node not in avoid]
+    pure: dict[str, list[Server]] = {}
+    for server in sorted(usable, key=lambda server: server.variant):
+        pure.setdefault(server.variant, []).append(server)
+    liked = [chosen for variant, chosen in pure.items() if variant in like]
+    for choices in (liked, list(pure.values()), [usable] if len(pure) > 1 else []):
+        ends = [end for end in (_reach_end(chosen, layers) for chosen in choices) if end is not None]
+        if ends:
+            return _trace(min(ends, key=lambda end: end.seconds), layers)
+    return []
+
+
+def _trace(end: _Reached, layers: int) -> list[Hop]:
     hops: list[Hop] = []
-    while reached is not None and reached.before is not None:
-        hops.append(Hop(reached.node, part_of_cells(reached.start, reached.stop, layers)))
+    reached: _Reached | None = end
+    while reached is not None and reached.server is not None:
+        hops.append(
+            Hop(reached.server.node, part_of_cells(reached.start, reached.stop, layers), reached.server.variant)
+        )
         reached = reached.before
     return hops[::-1]
 
 
-def _reach_end(servers: Sequence[Server], layers: int, avoid: Collection[str] = ()) -> _Reached | None:
+def _reach_end(servers: Sequence[Server], layers: int) -> _Reached | None:
     total = layers + 2
-    usable = sorted(
-        (server for server in servers if server.node not in avoid), key=lambda server: (server.node, server.part)
-    )
+    usable = sorted(servers, key=lambda server: (server.node, server.part))
     covering: list[list[tuple[int, Server]]] = [[] for _ in range(total)]
     for server in usable:
         for first, stop in server.part.cell_ranges:
             for cell in range(first, stop):
                 covering[cell].append((stop, server))
-    best: list[_Reached | None] = [_Reached(0.0, "", 0, 0, None), *([None] * total)]
+    best: list[_Reached | None] = [_Reached(0.0, None, 0, 0, None), *([None] * total)]
     for start in range(total):
         here = best[start]
         if here is None:
@@ -100,7 +118,7 @@ def _reach_end(servers: Sequence[Server], layers: int, avoid: Collection[str] = 
                     seconds += layer_seconds
                 known = best[cell + 1]
                 if known is None or seconds < known.seconds - 1e-12:
-                    best[cell + 1] = _Reached(seconds, server.node, start, cell + 1, here)
+                    best[cell + 1] = _Reached(seconds, server, start, cell + 1, here)
     return best[total]
 
 

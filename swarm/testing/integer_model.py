@@ -35,6 +35,7 @@ class IntegerModel:
     end_seconds: float = 0.0  # of the head, where a token is sampled
     hidden: int = 1  # numbers a token between two layers; all but the first are padding
     weights: int = 0  # what tells models of one name apart
+    variant: str = ""  # of its weights, and
     kind: str = ""  # of processor, as nodes would tell it
 
     @property
@@ -128,6 +129,7 @@ class IntegerEngine:
             end_seconds=model.end_seconds if part.end else 0.0,
             prompt_seconds=model.token_seconds,
             chunk_seconds=max(0.0, model.layer_seconds - model.token_seconds),
+            variant=model.variant,
             kind=model.kind,
         )
 

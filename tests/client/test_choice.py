@@ -21,6 +21,7 @@ def beat(
     sessions: int = 0,
     machine: str = "",
     prompt_seconds: float = 0.0,
+    variant: str = "",
 ) -> Beat:
     claim = Claim(
         model=MODEL_ID,
@@ -30,6 +31,7 @@ def beat(
         state=state,
         layer_seconds=layer_seconds,
         prompt_seconds=prompt_seconds,
+        variant=variant,
     )
     return make_beat(node, claim, machine=machine, sessions=sessions)
 
@@ -108,3 +110,16 @@ def test_a_change_pays_for_the_prompt_that_it_computes_again() -> None:
     assert choose(*both).find_clearly_faster(HERE, 1000, 490, 0.0) == []
     there = [Hop("a" * 16, parse_part("b 0-7", 8)), Hop("c" * 16, parse_part("7-8 e", 8))]
     assert names(choose(*both).find_clearly_faster(there, 1000, 600, 0.0)) == "c"
+
+
+def test_an_answer_goes_on_in_the_variant_in_which_it_began_where_that_is_served() -> None:
+    """Others round otherwise: a token may come out another."""
+    small, large = beat("a", "f", 0.004, variant="int4"), beat("c", "f", 0.002, variant="bfloat16")
+    here = [Hop("b" * 16, parse_part("f", 8), "int4")]
+    choice = choose(small, large)
+    assert names(choice.find(0.0)) == "c"
+    assert names(choice.find(0.0, here)) == "a"
+    assert choice.find_clearly_faster([Hop("a" * 16, parse_part("f", 8), "int4")], 0, 1000, 0.0) == []
+    choice.avoid(["a" * 16], 0.0)
+    assert names(choice.find(1.0, here)) == "c"
+    assert not choice.is_served([Hop("a" * 16, parse_part("f", 8), "bfloat16")])

@@ -16,6 +16,7 @@ from swarm.falcon.family import FALCON
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
+from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import Batch, BatchResult, SampleOrder, WorkSpan
 from swarm.parts import Part, parse_part
 
@@ -127,7 +128,9 @@ class EngineScript:
 
 
 def loader_of(weights: Path, device: Device) -> DecoderLoader:
-    return DecoderLoader({MODEL: (FALCON, weights)}, device, None, lambda *_: 1 << 30, lambda: None)
+    return DecoderLoader(
+        {MODEL: WeightsSource(FALCON, weights, "float32")}, device, None, lambda *_: 1 << 30, lambda: None
+    )
 
 
 def _order(talk: Talk, length: int) -> SampleOrder | None:

@@ -29,6 +29,7 @@ SERVED = ServedPart(
     layer_seconds=0.1,
     end_seconds=0.1,
     prompt_seconds=0.1,
+    variant="bfloat16",
 )
 ORDER = Open(
     session="5" * 32,
@@ -76,6 +77,7 @@ def test_a_session_that_nothing_speaks_against_may_be_opened() -> None:
         ({"part": parse_part("3-8 e", 8)}, "NOT_SERVING"),
         ({"part": parse_part("4-5 6-8 e", 8)}, "NOT_SERVING"),
         ({"draining": parse_part("7-8", 8)}, "NOT_SERVING"),
+        ({"order": structs.replace(ORDER, variant="int4")}, "NOT_SERVING"),
         ({"part": parse_part("4-8", 8)}, "BAD_MESSAGE"),
         ({"order": structs.replace(ORDER, is_first=True)}, "BAD_MESSAGE"),
         ({"is_leaving": True}, "LEAVING"),

@@ -16,6 +16,7 @@ from swarm.decoder.device import Cpu
 from swarm.falcon.family import FALCON
 from swarm.node.compute.costs import fit_costs
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
+from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import Batch, BatchResult, DeviceLost, Engine, EngineLoader, MakeEngine
 from swarm.node.compute.thread import ComputeThread
 from swarm.node.effects import Forget, Load, Run
@@ -194,7 +195,9 @@ def weights(tmp_path: Path) -> Path:
 
 
 def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> DecoderLoader:
-    return DecoderLoader({MODEL_ID: (FALCON, weights)}, Cpu(), None, lambda model, part: 1 << 20, on_layer)
+    return DecoderLoader(
+        {MODEL_ID: WeightsSource(FALCON, weights, "float32")}, Cpu(), None, lambda model, part: 1 << 20, on_layer
+    )
 
 
 def load(

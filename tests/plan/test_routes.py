@@ -11,13 +11,14 @@ from swarm.plan.routes import Server, find_route, missing_part
 LAYERS = 12
 server_lists = st.lists(
     st.builds(
-        lambda node, start, length, speed: Server(
-            f"{node:02}", part_of_cells(start, min(start + length, LAYERS + 2), LAYERS), speed
+        lambda node, start, length, speed, variant: Server(
+            f"{node:02}", part_of_cells(start, min(start + length, LAYERS + 2), LAYERS), speed, variant=variant
         ),
         st.integers(0, 20),
         st.integers(0, LAYERS + 1),
         st.integers(1, LAYERS + 2),
         st.sampled_from([0.001, 0.002, 0.01]),
+        st.sampled_from(["bfloat16", "int4"]),
     ),
     max_size=10,
 )
@@ -31,7 +32,19 @@ def test_every_cell_is_covered_exactly_once_or_there_is_no_route(servers: list[S
     if route:
         assert [cell for hop in route for cell in hop.part.cells] == list(range(LAYERS + 2))
         for hop in route:
-            assert any(server.node == hop.node and server.part.covers(hop.part) for server in servers)
+            assert any(
+                (server.node, server.variant) == (hop.node, hop.variant) and server.part.covers(hop.part)
+                for server in servers
+            )
+        complete = {
+            variant
+            for variant in ("bfloat16", "int4")
+            if missing_part([server for server in servers if server.variant == variant], LAYERS).is_empty()
+        }
+        used = {hop.variant for hop in route}
+        assert used in [{variant} for variant in complete] if complete else len(used) == 2
+        for variant in complete:
+            assert {hop.variant for hop in find_route(servers, LAYERS, like=[variant])} == {variant}
     assert route == find_route(list(reversed(servers)), LAYERS)
 
 

@@ -118,6 +118,7 @@ class OwnClaims:
             layer_seconds=self._layer_seconds[model].value,
             end_seconds=self._end_seconds[model].value,
             prompt_seconds=self._prompt_seconds[model].value,
+            variant=self._models[model].variant,
             kind="" if served is None else served.kind,
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
             kv_free_positions=0 if served is None else max(0, self._sessions.kv_free(model)) // position_bytes,

@@ -8,20 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from swarm.decoder.cache import Cache
-from swarm.decoder.description import DecoderFamily
 from swarm.decoder.device import Device
 from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
 from swarm.node.compute.costs import NO_LAYERS, LayerCosts, fit_costs
+from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import Batch, BatchResult, DeviceLost, Engine, MakeEngine, ServedPart, packed_rows
 from swarm.node.hops.batching import SAMPLED_ROWS
 from swarm.parts import Part
@@ -46,6 +45,7 @@ class DecoderEngine:
         self,
         part: DecoderPart,
         model: str,
+        variant: str,
         kv_capacity: int,
         on_layer: Callable[[], None],
         old: DecoderEngine | None = None,
@@ -77,6 +77,7 @@ class DecoderEngine:
             end_seconds=self._time_head(),
             prompt_seconds=costs.prompt_token,
             chunk_seconds=costs.chunk,
+            variant=variant,
             kind=part.device.kind,
         )
 
@@ -242,13 +243,13 @@ class DecoderLoader:
 
     def __init__(
         self,
-        weights: Mapping[str, tuple[DecoderFamily, Path]],
+        weights: Mapping[str, WeightsSource],
         device: Device,
         dtype: str | None,
         kv_capacity: Callable[[str, Part], int],
         on_layer: Callable[[], None],
     ) -> None:
-        """weights: directory and family by model id; kv_capacity: (model, part) → bytes that are left for KV."""
+        """weights: by model id; kv_capacity: (model, part) → bytes that are left for KV."""
         self._weights = weights
         self._device = device
         self._dtype = None if dtype is None else DTYPES[dtype]
@@ -259,12 +260,14 @@ class DecoderLoader:
         """Yield (bytes read, bytes in all), what makes the engine last."""
         assert old is None or isinstance(old, DecoderEngine)
         loaded_before = None if old is None else old.part
-        family, directory = self._weights[model]
-        loaded = yield from iterate_loading(family, directory, part, self._device, self._dtype, loaded_before)
+        source = self._weights[model]
+        loaded = yield from iterate_loading(
+            source.family, source.directory, part, self._device, self._dtype, loaded_before
+        )
 
         def make(old: Engine | None) -> Engine:
             assert old is None or isinstance(old, DecoderEngine)
-            return DecoderEngine(loaded, model, self._kv_capacity(model, part), self._on_layer, old)
+            return DecoderEngine(loaded, model, source.variant, self._kv_capacity(model, part), self._on_layer, old)
 
         yield make
 

@@ -20,6 +20,15 @@ from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsSource:
+    """Where a loader finds a model, who knows its mathematics, and the variant that comes of it."""
+
+    family: DecoderFamily
+    directory: Path
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
 class LocalWeights:
     """A sepweight directory on this machine.
 
@@ -41,6 +50,11 @@ class LocalWeights:
     @property
     def name(self) -> str:
         return self.manifest.name[:64]
+
+    @property
+    def source(self) -> WeightsSource:
+        """What a loader reads."""
+        return WeightsSource(self.family, self.directory, self.variant)
 
     @property
     def costs(self) -> CellCosts:

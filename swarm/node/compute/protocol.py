@@ -77,6 +77,7 @@ class ServedPart(Struct, frozen=True):
     end_seconds: float  # one token through the final norm and head, likewise; 0 without them
     prompt_seconds: float  # one more token of a prompt's chunk through one layer, likewise
     chunk_seconds: float = 0.0  # a chunk through one layer, besides what its tokens cost
+    variant: str = ""  # how the weights are stored and computed
     kind: str = ""  # of processor: those of one kind round alike
 
     def reserved_positions(self, positions: int) -> int:

@@ -223,7 +223,7 @@ class SessionTable:
     def _find_old(self, order: Open) -> HopSession | None:
         """The session's hop of an earlier attempt whose cache serves the new one as well."""
         for hop in self.hops_of(order.session):
-            if (hop.order.model, hop.order.part) == (order.model, order.part):
+            if (hop.order.model, hop.order.variant, hop.order.part) == (order.model, order.variant, order.part):
                 return hop
         return None
 

@@ -48,6 +48,7 @@ class LocalModel:
     name: str
     costs: CellCosts
     kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
+    variant: str = ""  # how its weights are stored and computed
 
     @property
     def present(self) -> Part:

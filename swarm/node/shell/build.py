@@ -110,7 +110,7 @@ def build_node(
         from swarm.node.compute.engine import DecoderLoader  # seconds of torch, on a loader thread: discovery goes on
 
         return DecoderLoader(
-            {model: (one.family, one.directory) for model, one in models.items()},
+            {model: one.source for model, one in models.items()},
             offer.device,
             offer.dtype,
             lambda model, part: models[model].memory.kv_capacity(part, budget),
@@ -126,7 +126,8 @@ def build_node(
         memory_total=offer.device.measure().total,
         budget=budget - max(one.memory.scratch for one in models.values()),
         models=tuple(
-            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in models.items()
+            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes, one.variant)
+            for model, one in models.items()
         ),
         former={} if former is None else read_former(former, layers),
     )
