@@ -150,7 +150,7 @@ def open_client(addresses: Sequence[str], keys: SwarmKeys = KEYS, wait_seconds: 
 def count_kv(node: IntegerNode) -> int:
     """KV bytes reserved at a node."""
     table = node.process.machine.sessions
-    return sum(served.kv_capacity - table.kv_free(model) for model, served in table.served.items())
+    return sum(table.memory.kv_used(model) for model in table.served)
 
 
 def generate(swarm: SwarmClient, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:

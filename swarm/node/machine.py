@@ -51,9 +51,9 @@ class NodeMachine:
 
     def __init__(self, membership: Membership, cards: Mapping[str, ModelCard]) -> None:
         self.membership = membership
-        self.sessions = SessionTable(membership.me.node)
+        self.claims = OwnClaims(membership.me, membership.local)
+        self.sessions = SessionTable(membership.me.node, self.claims.account)
         self.steps = StepRunner(self.sessions)
-        self.claims = OwnClaims(membership.me, membership.local, self.sessions)
         self.moves = MoveRunner(membership.me.node, self.claims, self.sessions, membership.table)
         self.links = LinkMeter(membership.me.node)
         self.phase: Phase = "running"
@@ -163,7 +163,7 @@ class NodeMachine:
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
             self.membership.table.forget_dead(now)
-            self.claims.note_figures()
+            self.claims.note_figures(self.sessions)
             for node, (seconds, size) in self.steps.take_crossings().items():
                 rtt = self.links.without_load(node, seconds, size)
                 if rtt is not None:
@@ -198,8 +198,8 @@ class NodeMachine:
         """What this node says of itself now."""
         return self.membership.make_beat(
             self._tick.tick,
-            max(0, self.claims.memory_free()),
-            self.claims.list_claims(),
+            max(0, self.claims.account.free()),
+            self.claims.list_claims(self.sessions),
             [] if self._is_fixed else self.claims.list_capacities(),
             self.moves.intent,
             self.links.rates,
@@ -219,7 +219,7 @@ class NodeMachine:
             ("", ""),
         )
         last = self._advertised
-        wanted = Advertise(model, part, max(0, self.claims.memory_free()))
+        wanted = Advertise(model, part, max(0, self.claims.account.free()))
         if last is not None and (last.model, last.part) == (model, part):
             change = abs(last.memory_free - wanted.memory_free)
             if change <= last.memory_free // 8:

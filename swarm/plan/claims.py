@@ -18,7 +18,8 @@ UNAFFORDABLE = 1 << 62
 class CellCosts:
     """Bytes that a node needs for each kind of cell of one model, its KV reserve included.
 
-    absent: cells whose weights the node has not got, which no memory makes up for.
+    shared: what begin and end have in common where a node has both. absent: cells whose weights the node has not got, which
+    no memory makes up for.
     """
 
     layers: int
@@ -26,6 +27,12 @@ class CellCosts:
     layer: int
     end: int
     absent: frozenset[int] = frozenset()
+    shared: int = 0
+
+    def of_part(self, part: Part) -> int:
+        """What a part's cells cost together."""
+        both = self.shared if part.begin and part.end else 0
+        return sum(self.of(cell) for cell in part.cells) - both
 
     def of(self, cell: int) -> int:
         if cell in self.absent:

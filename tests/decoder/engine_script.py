@@ -129,7 +129,7 @@ class EngineScript:
 
 def loader_of(weights: Path, device: Device) -> DecoderLoader:
     return DecoderLoader(
-        {MODEL: WeightsSource(FALCON, weights, "float32")}, device, None, lambda *_: 1 << 30, lambda: None
+        {MODEL: WeightsSource(FALCON, weights, "float32", 1 << 30)}, device, None, lambda *_: 1 << 30, lambda: None
     )
 
 

@@ -59,6 +59,7 @@ REQUEST = Request(
     has_place=True,
     most_sessions=256,
     needed=40,
+    most_kv=1000,
 )
 
 

@@ -196,7 +196,11 @@ def weights(tmp_path: Path) -> Path:
 
 def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> DecoderLoader:
     return DecoderLoader(
-        {MODEL_ID: WeightsSource(FALCON, weights, "float32")}, Cpu(), None, lambda model, part: 1 << 20, on_layer
+        {MODEL_ID: WeightsSource(FALCON, weights, "float32", 1 << 30)},
+        Cpu(),
+        None,
+        lambda model, part: 1 << 20,
+        on_layer,
     )
 
 

@@ -12,6 +12,7 @@ from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.messages.work import Steps, StepSpan
+from swarm.node.account import MemoryAccount
 from swarm.node.compute.protocol import Batch, BatchResult
 from swarm.node.effects import Forget, Run, SendClient
 from swarm.node.events import ComputeEnded, WeightsDamaged
@@ -152,7 +153,7 @@ def test_damaged_weights_are_withdrawn_and_answers_go_elsewhere(at: int) -> None
 
 
 def table_with_whole_model() -> SessionTable:
-    table = SessionTable("a" * 16)
+    table = SessionTable("a" * 16, MemoryAccount(1 << 40, {}, {}))
     table.serve(IntegerEngine(MODEL, parse_part("f", MODEL.layers), 1 << 30).served)
     return table
 
@@ -180,7 +181,7 @@ def test_a_later_attempt_on_another_part_gives_up_the_cache_of_the_old_one() -> 
     table.open(CLIENT, order(1, "b 0-4"), None, 0.0)
     effects = table.open(CLIENT, order(2, "b 0-3"), None, 0.0)
     assert [effect.part for effect in effects if isinstance(effect, Forget)] == [parse_part("b 0-4", 8)]
-    assert table.kv_reserved(MODEL.model) == 50 * 3 * 8
+    assert table.memory.kv_used(MODEL.model) == 50 * 3 * 8
 
 
 def test_a_later_attempt_elsewhere_on_the_chain_leaves_no_cache_behind_its_lease() -> None:

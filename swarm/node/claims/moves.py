@@ -206,7 +206,7 @@ class MoveRunner:
         claim = self._claims.of(moving.model)
         union = claim.held | moving.target
         gained = moving.target - claim.held
-        if not gained.is_empty() and self._claims.fits(moving.model, union):
+        if not gained.is_empty() and self._claims.account.fits(moving.model, union):
             self._enter(moving, "growing", now)
             claim.loading = gained
             return [Load(moving.model, union)]

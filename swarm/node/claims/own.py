@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from swarm.messages.base import MOST_SPEC, ClaimState
 from swarm.messages.members import Capacity, Claim
+from swarm.node.account import MemoryAccount
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import LocalModel, Self
 from swarm.parts import NOTHING, Part, part_of
@@ -44,12 +45,11 @@ class OwnClaim:
 class OwnClaims:
     """This node's claims by model id."""
 
-    def __init__(self, me: Self, models: Mapping[str, LocalModel], sessions: SessionTable) -> None:
+    def __init__(self, me: Self, models: Mapping[str, LocalModel]) -> None:
         """models: whose weights lie here; kept up to date by the caller."""
         self.by_model: dict[str, OwnClaim] = {}
-        self._me = me
+        self.account = MemoryAccount(me.budget, models, self.by_model)
         self._models = models
-        self._sessions = sessions
         self._layer_seconds = {model: Published() for model in self._models}
         self._end_seconds = {model: Published() for model in self._models}
         self._prompt_seconds = {model: Published() for model in self._models}
@@ -63,23 +63,6 @@ class OwnClaims:
         """What is served or will be, by model."""
         return {model: claim.wanted for model, claim in self.by_model.items() if not claim.wanted.is_empty()}
 
-    def bytes_of(self, model: str, part: Part) -> int:
-        """What a part costs, its KV reserve included."""
-        costs = self._models[model].costs
-        return sum(costs.of(cell) for cell in part.cells)
-
-    def memory_free(self, but: str | None = None) -> int:
-        """Bytes of the budget that no claim has spoken for; claims on `but` do not count."""
-        return self._me.budget - sum(
-            self.bytes_of(model, claim.held) for model, claim in self.by_model.items() if model != but
-        )
-
-    def fits(self, model: str, part: Part) -> bool:
-        """Whether a part fits beside the other models' claims and the KV that sessions have reserved now."""
-        reserve = part.layer_count * self._models[model].kv_layer_bytes
-        kv_in_use = self._sessions.kv_reserved(model)
-        return self.bytes_of(model, part) + max(0, kv_in_use - reserve) <= self.memory_free(but=model)
-
     @property
     def states(self) -> list[tuple[Part, Part, Part]]:
         """What is served, loaded and drained, to see whether it has changed."""
@@ -87,27 +70,27 @@ class OwnClaims:
 
     # What is published ------------------------------------------------------------------------------------------------
 
-    def note_figures(self) -> None:
+    def note_figures(self, sessions: SessionTable) -> None:
         """Take what was measured since the last call into what is published."""
-        for model, pace in self._sessions.paces.items():
+        for model, pace in sessions.paces.items():
             self._layer_seconds[model].follow(pace.layer_seconds)
             self._end_seconds[model].follow(pace.end_seconds)
-            served = self._sessions.served.get(model)
+            served = sessions.served.get(model)
             layers = 0 if served is None else served.part.layer_count
             self._prompt_seconds[model].follow(pace.mean_prompt_seconds(layers))
 
-    def list_claims(self) -> list[Claim]:
+    def list_claims(self, sessions: SessionTable) -> list[Claim]:
         """For beats."""
         states: Sequence[ClaimState] = ("serving", "loading", "draining")
         return [
-            self._describe(model, getattr(claim, state), state)
+            self._describe(model, getattr(claim, state), state, sessions)
             for model, claim in sorted(self.by_model.items())
             for state in states
             if not getattr(claim, state).is_empty()
         ]
 
-    def _describe(self, model: str, part: Part, state: ClaimState) -> Claim:
-        served = self._sessions.served.get(model)
+    def _describe(self, model: str, part: Part, state: ClaimState, sessions: SessionTable) -> Claim:
+        served = sessions.served.get(model)
         position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
         return Claim(
             model=model,
@@ -121,7 +104,7 @@ class OwnClaims:
             variant=self._models[model].variant,
             kind="" if served is None else served.kind,
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
-            kv_free_positions=0 if served is None else max(0, self._sessions.kv_free(model)) // position_bytes,
+            kv_free_positions=0 if served is None else max(0, sessions.kv_free(model)) // position_bytes,
         )
 
     def list_capacities(self) -> list[Capacity]:
@@ -134,7 +117,7 @@ class OwnClaims:
                 layer_bytes=local.costs.layer,
                 begin_bytes=local.costs.begin,
                 end_bytes=local.costs.end,
-                budget_bytes=max(0, self.memory_free(but=local.model)),
+                budget_bytes=max(0, self.account.free(but=local.model)),
                 present=_bounded(local.present, local.costs.layers),
             )
             for local in self._models.values()

@@ -246,14 +246,12 @@ class DecoderLoader:
         weights: Mapping[str, WeightsSource],
         device: Device,
         dtype: str | None,
-        kv_capacity: Callable[[str, Part], int],
         on_layer: Callable[[], None],
     ) -> None:
-        """weights: by model id; kv_capacity: (model, part) → bytes that are left for KV."""
+        """weights: by model id."""
         self._weights = weights
         self._device = device
         self._dtype = None if dtype is None else DTYPES[dtype]
-        self._kv_capacity = kv_capacity
         self._on_layer = on_layer
 
     def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
@@ -267,7 +265,9 @@ class DecoderLoader:
 
         def make(old: Engine | None) -> Engine:
             assert old is None or isinstance(old, DecoderEngine)
-            return DecoderEngine(loaded, model, source.variant, self._kv_capacity(model, part), self._on_layer, old)
+            return DecoderEngine(
+                loaded, model, source.variant, part.layer_count * source.most_kv_layer_bytes, self._on_layer, old
+            )
 
         yield make
 

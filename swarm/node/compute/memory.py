@@ -46,28 +46,27 @@ def format_size(count: int) -> str:
 class ModelMemory:
     """What one model's weights, KV and scratch cost on a device, in bytes.
 
-    head_scratch: beyond scratch, while an end is loaded. shared: of the weights, what begin and end have in common where a
-    part has both.
+    head_scratch: beyond scratch, while an end is loaded.
     """
 
     costs: CellCosts
     weight_costs: CellCosts
     scratch: int
     head_scratch: int
-    shared: int
 
     @property
     def kv_layer_bytes(self) -> int:
         """Of what a layer costs: its KV reserve."""
         return self.costs.layer - self.weight_costs.layer
 
-    def kv_capacity(self, part: Part, budget: int) -> int:
-        """Bytes for KV once a part's weights are loaded; what no KV needs stays free for others."""
-        return min(budget - self.fixed(part), KV_CONTEXTS * self.kv_reserve(part))
+    @property
+    def most_kv_layer_bytes(self) -> int:
+        """KV of a layer beyond which more is of no use; what no KV needs stays free for others."""
+        return KV_CONTEXTS * self.kv_layer_bytes
 
     def weights(self, part: Part) -> int:
         """Bytes of a part's weights."""
-        return part_bytes(self.weight_costs, part) - (self.shared if part.begin and part.end else 0)
+        return self.weight_costs.of_part(part)
 
     def fixed(self, part: Part) -> int:
         """Bytes that a part needs, KV apart."""
@@ -79,7 +78,7 @@ class ModelMemory:
 
     def useful(self, part: Part) -> int:
         """Bytes beyond which a part gains nothing from more memory."""
-        return self.fixed(part) + KV_CONTEXTS * self.kv_reserve(part)
+        return self.fixed(part) + part.layer_count * self.most_kv_layer_bytes
 
 
 def model_memory(
@@ -97,12 +96,12 @@ def model_memory(
     kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
     running = max(running_bytes(decoder, item), *(matrix.making for matrix in matrices))
     head_scratch = max(0, head.making - running)
+    shared = begin if is_tied else 0  # in a part that has both
     return ModelMemory(
-        costs=CellCosts(decoder.layers, begin, layer + kv, end + head_scratch),
-        weight_costs=CellCosts(decoder.layers, begin, layer, end),
+        costs=CellCosts(decoder.layers, begin, layer + kv, end + head_scratch, shared=shared),
+        weight_costs=CellCosts(decoder.layers, begin, layer, end, shared=shared),
         scratch=device.own_bytes + running,
         head_scratch=head_scratch,
-        shared=begin if is_tied else 0,
     )
 
 
@@ -127,11 +126,6 @@ def running_bytes(decoder: Decoder, item: int) -> int:
     block = 2 * decoder.kv_heads * KEY_BLOCK * decoder.head_dim
     drawing = SAMPLED_ROWS * decoder.vocabulary * LOGIT_BYTES + tokens * decoder.hidden * item
     return (tables + block) * item + max((activations + masks) * item, drawing)
-
-
-def part_bytes(costs: CellCosts, part: Part) -> int:
-    """What a part's cells cost together."""
-    return part.begin * costs.begin + part.layer_count * costs.layer + part.end * costs.end
 
 
 def check_budget(name: str, memory: ModelMemory, budget: int) -> None:

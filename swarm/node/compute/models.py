@@ -21,11 +21,12 @@ from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """Where a loader finds a model, who knows its mathematics, and the variant that comes of it."""
+    """Where a loader finds a model, who knows its mathematics, the variant that comes of it, and how much KV is of use."""
 
     family: DecoderFamily
     directory: Path
     variant: str
+    most_kv_layer_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class LocalWeights:
     @property
     def source(self) -> WeightsSource:
         """What a loader reads."""
-        return WeightsSource(self.family, self.directory, self.variant)
+        return WeightsSource(self.family, self.directory, self.variant, self.memory.most_kv_layer_bytes)
 
     @property
     def costs(self) -> CellCosts:

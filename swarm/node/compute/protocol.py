@@ -72,7 +72,7 @@ class ServedPart(Struct, frozen=True):
     dtypes: tuple[str, ...]  # of hidden states that it takes
     cache_bytes: int  # a position in one layer
     cache_block: int  # positions beyond the first block are reserved in whole ones
-    kv_capacity: int  # bytes for all sessions together
+    kv_capacity: int  # bytes beyond which KV is of no use, for all sessions together
     layer_seconds: float  # one token through one layer, measured at load
     end_seconds: float  # one token through the final norm and head, likewise; 0 without them
     prompt_seconds: float  # one more token of a prompt's chunk through one layer, likewise

@@ -18,7 +18,7 @@ class Request:
 
     mine: this session's hops that are here already. goes_on: one of them serves the new attempt as well; it leaves when its
     client can. draining: what takes no more sessions. is_closed: the session was closed a moment ago. has_place: for one
-    more session. needed: bytes of KV.
+    more session. needed: bytes of KV. most_kv: of the model's sessions together, once others give back what they borrowed.
     """
 
     client: str
@@ -34,6 +34,7 @@ class Request:
     has_place: bool
     most_sessions: int
     needed: int
+    most_kv: int
 
 
 Judge = Callable[[Request], Refused | None]
@@ -118,10 +119,10 @@ def _fits_the_context(one: Request) -> Refused | None:
 
 
 def _fits_the_memory(one: Request) -> Refused | None:
-    if one.needed <= one.served.kv_capacity:
+    if one.needed <= one.most_kv:
         return None
     asked = f"{one.order.positions} positions need {one.needed:,} bytes of KV here"
-    return refuse(one.order, "TOO_LONG", f"{asked}; this node has {one.served.kv_capacity:,} in all")
+    return refuse(one.order, "TOO_LONG", f"{asked}; this node has {one.most_kv:,} in all")
 
 
 def _brings_its_ids(one: Request) -> Refused | None:

@@ -55,6 +55,7 @@ class HopSession:
     part: Part
     lease: float
     used: float
+    kv_bytes: int = 0  # reserved for its cache
     end: int = 0
     accepted: int = 0
     is_fresh: bool = True  # no step yet in this attempt: the first one may lie below `accepted` and truncates

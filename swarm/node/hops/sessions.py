@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from swarm.errors import RequestError
 from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed
 from swarm.messages.tensors import WireTensor, ids_of
+from swarm.node.account import MemoryAccount
 from swarm.node.compute.protocol import ServedPart
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops.admission import Request, judge, refuse
@@ -43,8 +44,10 @@ class _Tombstone:
 class SessionTable:
     """Every session at this node."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, memory: MemoryAccount) -> None:
+        """memory: where KV is reserved."""
         self.node = node
+        self.memory = memory
         self.served: dict[str, ServedPart] = {}
         self.paces: dict[str, Pace] = {}
         self.sessions: dict[tuple[str, int], HopSession] = {}
@@ -70,16 +73,9 @@ class SessionTable:
         return [effect for hop in gone for effect in self.end(hop)]
 
     def kv_free(self, model: str) -> int:
-        """KV bytes of a model that no session has reserved."""
-        return self.served[model].kv_capacity - self.kv_reserved(model)
-
-    def kv_reserved(self, model: str) -> int:
-        """KV bytes of a model that sessions have reserved."""
-        return sum(
-            self._kv_bytes(hop.order, hop.part.layer_count)
-            for hop in self.sessions.values()
-            if hop.order.model == model
-        )
+        """KV bytes that further sessions of a model may reserve."""
+        room = min(self.served[model].kv_capacity, self.memory.kv_room(model))
+        return room - self.memory.kv_used(model)
 
     def uses(self, model: str, part: Part) -> bool:
         """Whether a session runs through any of these cells here."""
@@ -116,12 +112,14 @@ class SessionTable:
 
     def _add(self, hop: HopSession) -> None:
         self.sessions[hop.key] = hop
+        self.memory.reserve(hop.order.model, hop.kv_bytes)
         self._of_session.setdefault(hop.order.session, {})[hop.order.hop] = hop
 
     def _remove(self, hop: HopSession) -> None:
         session = hop.order.session
         if self.sessions.pop(hop.key, None) is None:
             return
+        self.memory.reserve(hop.order.model, -hop.kv_bytes)
         del self._of_session[session][hop.order.hop]
         if not self._of_session[session]:
             del self._of_session[session]
@@ -169,15 +167,15 @@ class SessionTable:
             return None, [DialData(order.next)]
         needed = request.needed
         replaced = [one for one in (old, self.sessions.get((order.session, order.hop))) if one is not None]
-        freed = sum(
-            self._kv_bytes(one.order, one.part.layer_count) for one in {one.key: one for one in replaced}.values()
-        )
+        freed = sum(one.kv_bytes for one in {one.key: one for one in replaced}.values())
         effects = self._make_room(order.model, needed - freed, order.session)
         free = self.kv_free(order.model) + freed
         if needed > free:
             message = f"{order.positions} positions need {needed:,} bytes of KV here, {max(free, 0):,} are free"
             return refuse(order, "KV_FULL", message, retry_seconds=1.0), effects
-        hop = HopSession(order=order, owner=asker.node, part=request.part, lease=now + LEASE_SECONDS, used=now)
+        hop = HopSession(
+            order=order, owner=asker.node, part=request.part, lease=now + LEASE_SECONDS, used=now, kv_bytes=needed
+        )
         if old is not None:
             self._remove(old)
             hop.end = hop.accepted = min(order.keep, old.end)
@@ -218,6 +216,7 @@ class SessionTable:
             has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
             most_sessions=MOST_SESSIONS,
             needed=self._kv_bytes(order, part.layer_count),
+            most_kv=min(served.kv_capacity, self.memory.most_kv_room(order.model)),
         )
 
     def _find_old(self, order: Open) -> HopSession | None:
@@ -228,10 +227,12 @@ class SessionTable:
         return None
 
     def _make_room(self, model: str, needed: int, session: str) -> list[Effect]:
-        """Evict sessions whose answer is over, longest unused first, until `needed` bytes are free."""
+        """Evict sessions whose answer is over until `needed` bytes are free: the model's own first, longest unused first."""
         effects: list[Effect] = []
-        idle = [hop for hop in self.sessions.values() if hop.order.model == model and self._is_idle(hop)]
-        for hop in sorted(idle, key=lambda hop: hop.used):
+        idle = [hop for hop in self.sessions.values() if self._is_idle(hop)]
+        for hop in sorted(idle, key=lambda hop: (hop.order.model != model, hop.used)):
+            if hop.order.model != model and self.served[model].kv_capacity - self.memory.kv_used(model) < needed:
+                break  # what is lacking is not others'
             if self.kv_free(model) >= needed:
                 break
             if hop.order.session != session:

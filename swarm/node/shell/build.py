@@ -113,7 +113,6 @@ def build_node(
             {model: one.source for model, one in models.items()},
             offer.device,
             offer.dtype,
-            lambda model, part: models[model].memory.kv_capacity(part, budget),
             on_layer,
         )
 

@@ -1,0 +1,81 @@
+"""What this node's memory is spent on: the weights of all its models, and the KV of all their sessions. Pure.
+
+A model is sure of the KV reserve that its claim counts; what nobody uses of the rest is lent to whoever asks first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from swarm.node.peers.membership import LocalModel
+from swarm.parts import Part
+
+
+class Holding(Protocol):
+    """A claim, as far as memory goes."""
+
+    @property
+    def held(self) -> Part:
+        """All whose weights are in memory, or are about to be."""
+        ...
+
+
+class MemoryAccount:
+    """Bytes of one device."""
+
+    def __init__(self, budget: int, models: Mapping[str, LocalModel], claims: Mapping[str, Holding]) -> None:
+        """budget: for weights and KV. models, claims: by model id; the caller keeps both up to date."""
+        self._budget = budget
+        self._models = models
+        self._claims = claims
+        self._kv_used: dict[str, int] = {}  # bytes that sessions have reserved
+
+    # KV ---------------------------------------------------------------------------------------------------------------
+
+    def kv_used(self, model: str) -> int:
+        """Bytes that a model's sessions have reserved."""
+        return self._kv_used.get(model, 0)
+
+    def reserve(self, model: str, size: int) -> None:
+        """A session takes so many bytes; a negative number gives them back."""
+        self._kv_used[model] = self.kv_used(model) + size
+
+    def kv_room(self, model: str) -> int:
+        """The most that a model's sessions may have together while others keep what they use and are sure of."""
+        return self._left_by_others(model) - self._weights(model)
+
+    def most_kv_room(self, model: str) -> int:
+        """The same once all that others have borrowed is given back."""
+        return self.free(but=model) - self._weights(model)
+
+    # Claims -----------------------------------------------------------------------------------------------------------
+
+    def bytes_of(self, model: str, part: Part) -> int:
+        """What a part costs, its KV reserve included."""
+        return self._models[model].costs.of_part(part)
+
+    def free(self, but: str | None = None) -> int:
+        """Bytes that no claim has spoken for; claims on `but` do not count."""
+        held = sum(self.bytes_of(model, claim.held) for model, claim in self._claims.items() if model != but)
+        return self._budget - held
+
+    def fits(self, model: str, part: Part) -> bool:
+        """Whether a part fits beside the other models' claims and the KV that sessions have reserved now."""
+        borrowed = max(0, self.kv_used(model) - self._kv_reserve(model, part))
+        return self.bytes_of(model, part) + borrowed <= self._left_by_others(model)
+
+    def _left_by_others(self, model: str) -> int:
+        """What other models neither claim nor have borrowed."""
+        return self.free(but=model) - sum(self._borrowed(other) for other in self._claims if other != model)
+
+    def _borrowed(self, model: str) -> int:
+        """KV in use beyond the reserve."""
+        return max(0, self.kv_used(model) - self._kv_reserve(model, self._claims[model].held))
+
+    def _kv_reserve(self, model: str, part: Part) -> int:
+        return part.layer_count * self._models[model].kv_layer_bytes
+
+    def _weights(self, model: str) -> int:
+        claim = self._claims.get(model)
+        return 0 if claim is None else self.bytes_of(model, claim.held) - self._kv_reserve(model, claim.held)
