@@ -10,13 +10,13 @@ import sys
 from torch import Tensor
 
 from swarm.cli.__main__ import main
-from swarm.decoder.cache import Cache
+from swarm.decoder.cache import ContiguousCache
 from swarm.node.compute.engine import DecoderEngine
 from swarm.node.compute.protocol import Batch, BatchResult
 
 if __name__ == "__main__":
     most = int(sys.argv.pop(1))
-    make = Cache._buffer
+    make = ContiguousCache._buffer
 
     served: list[None] = []
     run = DecoderEngine.run
@@ -25,11 +25,11 @@ if __name__ == "__main__":
         served.append(None)
         return run(self, batch)
 
-    def make_or_fail(self: Cache, positions: int) -> Tensor:
+    def make_or_fail(self: ContiguousCache, positions: int) -> Tensor:
         if served and positions > most:
             raise RuntimeError(f"DefaultCPUAllocator: not enough memory: you tried to allocate {positions} positions")
         return make(self, positions)
 
-    Cache._buffer = make_or_fail
+    ContiguousCache._buffer = make_or_fail
     DecoderEngine.run = run_noted
     main()

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from swarm.decoder import schemes
 from swarm.decoder.device import Cpu
-from swarm.decoder.layer import Layer
 from swarm.errors import WeightsError
 from swarm.falcon import init_part
 from swarm.falcon.family import FALCON
@@ -52,8 +51,7 @@ def test_a_new_form_gives_the_same_answers_from_its_own_tensors(plain: Path, row
     assert torch.allclose(whole(IDS), init_part(plain, "f")(IDS), atol=1e-4)
     first, second = init_part(rows, "b 0-3"), init_part(rows, "3-4 e")
     assert torch.equal(second(first(IDS)), whole(IDS))
-    layer = whole.layers[0]
-    assert isinstance(layer, Layer)
+    layer = whole.shelf.resident[0]
     assert all(isinstance(one, RowsLinear) for one in (layer.query_key_value, layer.out, layer.up, layer.down))
     stored = load_file(rows / "mid.00000.safetensors")
     assert {"mlp.dense_h_to_4h.rows", "mlp.dense_h_to_4h.scales"} <= set(stored)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -48,8 +49,34 @@ class _Layer:
     values: Tensor
 
 
-class Cache:
-    """KV of one session: absolute layer → buffers. `end` is the number of positions that every layer holds."""
+class KvCache(Protocol):
+    """Keys and values of one session in some layers. `end` is the number of positions that every layer holds."""
+
+    end: int
+
+    def truncate(self, end: int) -> None:
+        """Forget every position from `end` on."""
+        ...
+
+    def extend(self, reserve: int) -> None:
+        """Allow at least `reserve` positions."""
+        ...
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put [kv, new, d] behind `end` in one layer; return that layer's K and V, [kv, padded_keys(end + new), d].
+
+        What is padded is finite. They are valid until the next call. `end` itself moves in `advance`, once every layer has
+        written. What fails for want of memory may be tried again.
+        """
+        ...
+
+    def advance(self, count: int) -> None:
+        """Every layer has written so many positions."""
+        ...
+
+
+class ContiguousCache:
+    """A buffer a layer, as the CPU's kernels want it: absolute layer → keys and values."""
 
     def __init__(
         self,
@@ -83,19 +110,12 @@ class Cache:
         )
 
     def truncate(self, end: int) -> None:
-        """Forget every position from `end` on."""
         self.end = min(self.end, end)
 
     def extend(self, reserve: int) -> None:
-        """Allow at least `reserve` positions."""
         self.reserve = max(self.reserve, reserve)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [kv, new, d] behind `end` in one layer; return that layer's K and V, [kv, padded_keys(end + new), d].
-
-        What is padded is finite. They are valid until the next call. `end` itself moves in `advance`, once every layer has
-        written.
-        """
         stop = self.end + keys.shape[1]
         buffers = self._layers[layer]
         if stop > buffers.keys.shape[1]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.attention import Sight, attend, rotate, split_fused
-from swarm.decoder.cache import Cache
+from swarm.decoder.cache import KvCache
 from swarm.decoder.description import Decoder
 from swarm.decoder.linear import Linear
 
@@ -30,7 +30,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
 class Span:
     """`length` rows of a packed tensor that are one session's new positions, and the cache that they extend."""
 
-    cache: Cache
+    cache: KvCache
     length: int
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,7 @@ from swarm.decoder.linear import Linear, PlainLinear
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.plain import PLAIN
 from swarm.decoder.schemes import scheme_named
+from swarm.decoder.shelf import ResidentShelf
 from swarm.errors import WeightsError
 from swarm.parts import Part, parse_part, runs
 from swarm.sepweight.manifest import file_keys, layer_key
@@ -97,7 +98,7 @@ def iterate_loading(
     part = spec if isinstance(spec, Part) else parse_part(spec, decoder.layers)
     store.check(part)
     builder = _Builder(store, decoder, device, dtype or getattr(torch, store.manifest.dtype))
-    loaded = {} if old is None else {layer.number: layer for layer in cast("Iterable[Layer]", old.layers)}
+    loaded = {} if old is None else old.shelf.resident
     embed, head = (None, None) if old is None else (old.embed, old.head)
     builder.share(embed, head)
     missing = part - Part(decoder.layers, embed is not None, tuple(runs(sorted(loaded))), head is not None)
@@ -116,7 +117,7 @@ def iterate_loading(
         decoder,
         part,
         (embed or new_embed) if part.begin else None,
-        layers,
+        ResidentShelf(layers),
         (head or new_head) if part.end else None,
         builder.dtype,
         builder.device,

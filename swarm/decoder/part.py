@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.attention import PositionTables, look_back
-from swarm.decoder.cache import Cache, Scratch
+from swarm.decoder.cache import ContiguousCache, KvCache, Scratch
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
-from swarm.decoder.layer import Head, Layer, Span, View
+from swarm.decoder.layer import Head, Span, View
+from swarm.decoder.shelf import Shelf
 from swarm.errors import RequestError
 from swarm.parts import Part
 
@@ -27,30 +28,31 @@ class DecoderPart(nn.Module):
         decoder: Decoder,
         part: Part,
         embed: Callable[[Tensor], Tensor] | None,
-        layers: Sequence[Layer],
+        shelf: Shelf,
         head: Head | None,
         dtype: torch.dtype,
         device: Device,
     ) -> None:
-        """embed: ids [tokens] → [tokens, hidden]; layers: in ascending order."""
+        """embed: ids [tokens] → [tokens, hidden]. shelf: has the part's layers."""
         super().__init__()
         self.decoder = decoder
         self.part = part
         self.embed = embed
-        self.layers = nn.ModuleList(layers)
+        self.shelf = shelf
         self.head = head
         self.dtype = dtype
         self.device = device
         self._tables = PositionTables(decoder, dtype, device)
         self._scratch = Scratch(decoder, dtype, device)
 
-    def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> Cache:
+    def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> KvCache:
         """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""
         wanted = self.part.layers if layers is None else layers
-        return Cache(self.decoder, wanted, reserve or self.decoder.context, self.dtype, self.device, self._scratch)
+        positions = reserve or self.decoder.context
+        return ContiguousCache(self.decoder, wanted, positions, self.dtype, self.device, self._scratch)
 
     @torch.inference_mode()
-    def forward(self, inputs: Tensor | Sequence[int], cache: Cache | None = None) -> Tensor:
+    def forward(self, inputs: Tensor | Sequence[int], cache: KvCache | None = None) -> Tensor:
         """Run one sequence's new positions behind what `cache` holds (nothing, without one).
 
         inputs: ids [tokens] (a list of them does, too) where the part has begin, else hidden states [tokens, hidden]; a
@@ -90,17 +92,17 @@ class DecoderPart(nn.Module):
         hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
         on_layer is called after each layer.
         """
+        numbers = self.part.layers if only is None else only
         view = self._view(spans)
-        for layer in self.layers:
-            if only is None or layer.number in only:
-                hidden = layer(hidden, spans, view)
-                on_layer()
+        for layer in self.shelf.lend(numbers):
+            hidden = layer(hidden, spans, view)
+            on_layer()
         for span in spans:
             span.cache.advance(span.length)
         return hidden
 
     def _view(self, spans: Sequence[Span]) -> View:
-        if not len(self.layers):
+        if not self.part.layer_count:
             return View(None, [])
         ranges = [(span.cache.end, span.cache.end + span.length) for span in spans]
         sights = [look_back(self.decoder, self._tables, start, stop, self.dtype) for start, stop in ranges]

@@ -11,6 +11,7 @@ import torch
 from swarm.decoder.description import Decoder
 from swarm.decoder.layer import Head, Span
 from swarm.decoder.part import DecoderPart
+from swarm.decoder.shelf import ResidentShelf
 from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
 from swarm.node.compute.protocol import Batch
 from swarm.node.hops.batching import LARGEST_CHUNK
@@ -61,7 +62,7 @@ def make_part(decoder: Decoder, cuda: DatalessCuda, layers: int) -> tuple[Decode
     made = [make_layer(decoder, number, empty) for number in range(layers)]
     head = make_head(decoder, empty)
     part = Part(layers, ranges=((0, layers),), end=True)
-    return DecoderPart(decoder, part, None, made, head, dtype, cuda), head
+    return DecoderPart(decoder, part, None, ResidentShelf(made), head, dtype, cuda), head
 
 
 def filled(part: DecoderPart, positions: int, length: int) -> Span:

@@ -231,7 +231,7 @@ def test_a_move_reads_only_what_is_new(weights: Path) -> None:
     progress, new = load(loader, "b 0-3", old)
     whole, _ = load(loader, "b 0-3")
     assert progress[-1][1] * 3 == whole[-1][1]
-    assert list(new.part.layers)[:2] == list(old.part.layers)
+    assert [new.part.shelf.resident[number] for number in (0, 1)] == list(old.part.shelf.resident.values())
 
 
 def test_parts_without_layers_say_nothing_of_what_a_layer_costs(weights: Path) -> None:

@@ -10,6 +10,7 @@ from swarm.decoder.description import Decoder
 from swarm.decoder.device import Cpu
 from swarm.decoder.layer import Span
 from swarm.decoder.part import DecoderPart
+from swarm.decoder.shelf import ResidentShelf
 from swarm.falcon.family import read_falcon_config
 from swarm.messages.sampling import Sampling
 from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
@@ -60,7 +61,9 @@ def run_batch(config: Decoder, lengths: list[int]) -> Storages:
             return torch.empty(size, dtype=dtype)
 
         layer, head = make_layer(config, 0, make), make_head(config, make)
-        part = DecoderPart(config, Part(1, ranges=((0, 1),), end=True), None, [layer], None, dtype, Cpu())
+        part = DecoderPart(
+            config, Part(1, ranges=((0, 1),), end=True), None, ResidentShelf([layer]), None, dtype, Cpu()
+        )
         spans: list[Span] = []
         for length in lengths:
             cache = part.new_cache()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from swarm.decoder.cache import Cache
+from swarm.decoder.cache import KvCache
 from swarm.decoder.device import Device
 from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
@@ -56,7 +56,7 @@ class DecoderEngine:
         """
         self.part = part
         self._on_layer = on_layer
-        self._caches: dict[tuple[str, Part], Cache] = {} if old is None else old._caches
+        self._caches: dict[tuple[str, Part], KvCache] = {} if old is None else old._caches
         if old is not None and old.part.part.layer_count:
             costs = LayerCosts(old.served.layer_seconds, old.served.chunk_seconds, old.served.prompt_seconds)
         else:
@@ -233,8 +233,8 @@ def _to_torch(tensor: WireTensor) -> Tensor:
 
 
 def _to_wire(tensor: Tensor) -> WireTensor:
-    tensor = tensor.contiguous()
-    data = bytes_of(tensor)
+    """A copy: what the engine computes next may be written where this was, before it has been sent."""
+    data = bytes(bytes_of(tensor.contiguous()))
     return WireTensor(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), data)  # pyright: ignore[reportArgumentType]
 
 
