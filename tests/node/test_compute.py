@@ -199,7 +199,6 @@ def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> Dec
         {MODEL_ID: WeightsSource(FALCON, weights, "float32", 1 << 30)},
         Cpu(),
         None,
-        lambda model, part: 1 << 20,
         on_layer,
     )
 

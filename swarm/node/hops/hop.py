@@ -59,8 +59,6 @@ class HopSession:
     end: int = 0
     accepted: int = 0
     is_fresh: bool = True  # no step yet in this attempt: the first one may lie below `accepted` and truncates
-    running: Pending | None = None  # what the compute thread has of it
-    is_suspect: bool = False  # was in a batch that failed: runs alone until it is known whose fault that was
     is_finished: bool = False
     queue: deque[Pending] = field(default_factory=deque[Pending])
     kept: list[Kept] = field(default_factory=list[Kept])
@@ -124,27 +122,20 @@ class HopSession:
 
     def run(self, length: int, now: float) -> Pending:
         """Take the first `length` positions to be computed now."""
-        self.running = pending = self.cut(length)
+        pending = self.cut(length)
         self.used = now
         if not pending.is_prompt:
             self.decoded = now
         return pending
 
-    def settle(self, seconds: float, now: float) -> Pending:
+    def settle(self, pending: Pending, seconds: float, now: float) -> None:
         """What ran has been computed, in `seconds`."""
-        pending, self.running = self.running, None
-        assert pending is not None
-        self.is_suspect = False
         self.end = pending.position + pending.length
         self.used = now
         self.busy_seconds += seconds
-        return pending
 
-    def put_back(self) -> None:
-        """What ran has failed: it waits again, to be run alone."""
-        pending, self.running = self.running, None
-        assert pending is not None
-        self.is_suspect = True
+    def put_back(self, pending: Pending) -> None:
+        """What ran has failed: it waits again."""
         self.queue.appendleft(pending)
 
 

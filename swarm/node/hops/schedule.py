@@ -22,26 +22,40 @@ class Schedule:
     def __init__(self, table: SessionTable) -> None:
         self._table = table
         self._waiting: dict[tuple[str, int], HopSession] = {}  # with steps in their queues
+        self._suspects: dict[
+            tuple[str, int], HopSession
+        ] = {}  # were in a batch that failed: run alone until it is known why
         self._is_prompts_turn = False
 
     def add(self, hop: HopSession) -> None:
         """There are steps in a session's queue."""
         self._waiting[hop.key] = hop
 
+    def suspect(self, hop: HopSession) -> None:
+        """A batch with it has failed; its steps wait again."""
+        self._suspects[hop.key] = hop
+        self.add(hop)
+
+    def clear(self, hop: HopSession) -> None:
+        """A batch with it could be computed."""
+        self._suspects.pop(hop.key, None)
+
     def has_ready(self, now: float) -> bool:
         """Whether any step may run."""
         return bool(self.find_ready(now))
 
     def find_ready(self, now: float) -> list[HopSession]:
-        """Sessions whose next step may run."""
+        """Sessions whose next step may run, once no batch is under way."""
         sessions = self._table.sessions
         self._waiting = {key: hop for key, hop in self._waiting.items() if hop.queue and sessions.get(key) is hop}
-        free = [hop for hop in self._waiting.values() if hop.running is None]
-        if not any(hop.queue[0].is_prompt for hop in free):
-            return free
+        if self._suspects:
+            self._suspects = {key: hop for key, hop in self._suspects.items() if sessions.get(key) is hop}
+        waiting = list(self._waiting.values())
+        if not any(hop.queue[0].is_prompt for hop in waiting):
+            return waiting
         # A prompt's chunks fill the chain, unless others decode in it meanwhile.
         chunks = CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT
-        return [hop for hop in free if not hop.queue[0].is_prompt or hop.has_room(chunks)]
+        return [hop for hop in waiting if not hop.queue[0].is_prompt or hop.has_room(chunks)]
 
     def choose(self, ready: Sequence[HopSession], now: float) -> list[tuple[HopSession, int]]:
         """Sessions and how many positions of each to run, those for the same next hop beside each other."""
@@ -57,7 +71,7 @@ class Schedule:
                 hop.queue[0].length,
                 hop.queue[0].is_prompt,
                 can_cut=hop.order.is_first,
-                is_suspect=hop.is_suspect,
+                is_suspect=self._suspects.get(hop.key) is hop,
             )
             for hop in ready
         ]

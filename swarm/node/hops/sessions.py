@@ -17,6 +17,7 @@ from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops.admission import Request, judge, refuse
 from swarm.node.hops.batching import Pace
 from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, tokens_of
+from swarm.node.hops.running import Running
 from swarm.parts import NOTHING, Part, parse_part
 from swarm.wire.events import Asker
 
@@ -52,6 +53,7 @@ class SessionTable:
         self.paces: dict[str, Pace] = {}
         self.sessions: dict[tuple[str, int], HopSession] = {}
         self._of_session: dict[str, dict[int, HopSession]] = {}  # the same by session, then hop
+        self.running: Running | None = None  # what the compute thread has of them
         self.links: set[str] = set()  # nodes that our data connection reaches
         self.draining: dict[str, Part] = {}  # model → cells that take no more sessions
         self.is_leaving = False
@@ -242,7 +244,9 @@ class SessionTable:
     def _is_idle(self, hop: HopSession) -> bool:
         """Whether a session's answer is over; only the last hop knows for sure, the others judge by silence."""
         renewed = hop.lease - LEASE_SECONDS
-        return not hop.queue and hop.running is None and (hop.is_finished or renewed - hop.used > QUIET_SECONDS)
+        if hop.queue or (self.running is not None and self.running.computes_for(hop)):
+            return False
+        return hop.is_finished or renewed - hop.used > QUIET_SECONDS
 
     def close(self, asker: Asker, message: Close, now: float) -> list[Effect]:
         """Free a session for its owner; late steps and opens of its attempts are refused for a minute."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from swarm.messages.sessions import Code, Refused, Resend
+from swarm.messages.sessions import Refused, Resend
 from swarm.messages.tensors import WireTensor, ids_tensor
-from swarm.messages.work import Credit, Progress, StepRefused, Steps, StepSpan
-from swarm.node.compute.protocol import Batch, BatchResult, SampleOrder, ServedPart, WorkSpan
-from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient, SendPeer
+from swarm.messages.work import Credit, StepRefused, Steps, StepSpan
+from swarm.node.compute.protocol import Batch, BatchResult, ServedPart
+from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient
 from swarm.node.hops.admission import refuse
-from swarm.node.hops.hop import HopSession, Kept, Pending, are_ids, finish_of, tokens_of
+from swarm.node.hops.hop import HopSession, Kept, are_ids, finish_of, tokens_of
+from swarm.node.hops.outgoing import grant_credit, next_id, next_index, progress, refuse_step, send_steps, step_span
 from swarm.node.hops.place import Place
+from swarm.node.hops.running import Running, start_batch
 from swarm.node.hops.schedule import Schedule
 from swarm.node.hops.sessions import SessionTable
 from swarm.parts import Part
@@ -34,7 +36,6 @@ class StepRunner:
         self._table = table
         self._schedule = Schedule(table)
         self._crossings: dict[str, tuple[float, int]] = {}
-        self._running: Batch | None = None
         self._place = Place()
         self._has_yielded = False
         self._batch_numbers = itertools.count(1)
@@ -42,7 +43,7 @@ class StepRunner:
     @property
     def is_computing(self) -> bool:
         """Whether a batch is under way."""
-        return self._running is not None
+        return self._table.running is not None
 
     @property
     def passed_over(self) -> int:
@@ -65,7 +66,7 @@ class StepRunner:
             hop = self._table.sessions.get((span.session, span.hop))
             if hop is None or hop.order.part != message.part or hop.order.model != message.model:
                 self.dropped += 1
-                effects.append(Answer(asker, _refuse_step(span, "UNKNOWN_SESSION", 0)))
+                effects.append(Answer(asker, refuse_step(span, "UNKNOWN_SESSION", 0)))
             elif not _is_input(rows, hop.part, served):
                 effects.append(Answer(asker, MISFIT))
             else:
@@ -78,7 +79,7 @@ class StepRunner:
         from_client = span.is_prompt and hop.order.is_first and asker.node == hop.owner
         if not from_client and asker.node != hop.order.previous:
             self.dropped += 1
-            return [Answer(asker, _refuse_step(span, "NOT_OWNER", 0))]
+            return [Answer(asker, refuse_step(span, "NOT_OWNER", 0))]
         code = hop.judge(span)
         if code is None:
             hop.take(span, rows, None if from_client else asker, now)
@@ -86,10 +87,10 @@ class StepRunner:
             self._schedule.add(hop)
             return []
         self.dropped += 1
-        effects: list[Effect] = [Answer(asker, _refuse_step(span, code, hop.accepted))]
+        effects: list[Effect] = [Answer(asker, refuse_step(span, code, hop.accepted))]
         if code == "DUPLICATE":
             if span.is_prompt and not from_client and span.position + span.length <= hop.end:
-                effects.append(Answer(asker, Credit(items=[_progress(hop)])))
+                effects.append(Answer(asker, Credit(items=[progress(hop)])))
             effects += self._send_again(hop)
         return effects
 
@@ -139,22 +140,20 @@ class StepRunner:
     def _find_again(self, hop: HopSession) -> list[Effect]:
         """What the next hop, or the client, has not been proved to have."""
         if hop.tail is None:
-            return [
-                self._send_steps([hop], [kept], kept.tensor) for kept in hop.kept if hop.order.next != self._table.node
-            ]
+            return [send_steps([hop], [kept], kept.tensor) for kept in hop.kept if hop.order.next != self._table.node]
         effects: list[Effect] = []
         if hop.have < len(hop.ids):
             effects.append(SendClient(hop.owner, tokens_of(hop, hop.have)))
         if not hop.is_finished and hop.end and hop.end == len(hop.ids) - 1 and hop.order.next != self._table.node:
-            kept = _next_id(hop)
-            effects.append(self._send_steps([hop], [kept], kept.tensor))
+            kept = next_id(hop)
+            effects.append(send_steps([hop], [kept], kept.tensor))
         return effects
 
     # Running ----------------------------------------------------------------------------------------------------------
 
     def pump(self, now: float) -> list[Effect]:
         """Ask for the cores if there is work and they are not asked for; compute without them where that takes too long."""
-        if self._running is not None or not self._schedule.has_ready(now):
+        if self._table.running is not None or not self._schedule.has_ready(now):
             return []
         if self._place.is_away:
             self._place.wait(now)
@@ -171,7 +170,7 @@ class StepRunner:
         compute comes here and is computed together, and reading the weights once for all is what counts.
         """
         self._place.take()
-        if self._running is not None:  # without them: they are given on when that is done
+        if self._table.running is not None:  # without them: they are given on when that is done
             return []
         ready = self._schedule.find_ready(now)
         if was_contended and not self._has_yielded and ready and self._schedule.misses_some(ready, now):
@@ -189,51 +188,29 @@ class StepRunner:
         return [GiveCores()]
 
     def _run(self, ready: Sequence[HopSession], now: float) -> Effect:
-        self._running = batch = self._make_batch(self._schedule.choose(ready, now), now)
-        return Run(batch)
-
-    def _make_batch(self, work: Sequence[tuple[HopSession, int]], now: float) -> Batch:
-        spans: list[WorkSpan] = []
-        inputs: list[WireTensor] = []
-        for hop, length in work:
-            pending = hop.run(length, now)
-            stop = pending.position + pending.length
-            spans.append(
-                WorkSpan(
-                    hop.order.session,
-                    hop.order.attempt,
-                    hop.order.hop,
-                    pending.position,
-                    pending.length,
-                    hop.order.positions,
-                    pending.is_prompt,
-                    _sample_order(hop) if hop.tail is not None and stop == len(hop.ids) else None,
-                )
-            )
-            inputs.append(pending.tensor)
-        first = work[0][0]
-        groups: tuple[int, ...] = ()
-        if first.tail is None:
-            runs = itertools.groupby(work, key=lambda item: (item[0].order.next, item[0].order.next_part))
-            groups = tuple(sum(1 for _ in run) for _, run in runs)
-        return Batch(next(self._batch_numbers), first.order.model, first.part, tuple(spans), tuple(inputs), groups)
+        work = self._schedule.choose(ready, now)
+        self._table.running = running = start_batch(next(self._batch_numbers), work, now)
+        return Run(running.batch)
 
     def batch_done(self, result: BatchResult, now: float) -> Iterator[Effect]:
         """Send a batch's outputs on, its tokens to clients, credit to the hops before; ask for the cores again.
 
         One effect at a time: what the next hop waits for leaves before the rest is decided.
         """
-        batch, self._running = self._running, None
-        assert batch is not None
+        running = self._take_running()
+        batch = running.batch
         assert batch.number == result.number
         share = result.seconds / len(batch.spans)
-        current = [self._hop_of(span) for span in batch.spans]
-        done = [(hop, hop.settle(share, now)) for hop in current if hop is not None]
+        current = running.find_current(self._table.sessions)
+        done = [(hop, one) for hop, one in zip(current, running.pendings, strict=True) if hop is not None]
+        for hop, pending in done:
+            hop.settle(pending, share, now)
+            self._schedule.clear(hop)
         if batch.groups:
             yield from self._forward(batch, result, current, now)
         else:
             yield from self._deliver(batch, result, current, now)
-        yield from _grant_credit(done, now)
+        yield from grant_credit(done, now)
         pace = self._table.paces.get(batch.model)
         if pace is not None:
             pace.note(batch, result)
@@ -246,23 +223,23 @@ class StepRunner:
 
         The client is told why, and goes on over another chain if there is one.
         """
-        batch, self._running = self._running, None
-        assert batch is not None
+        running = self._take_running()
         effects = self._give_cores()
-        for hop in filter(None, map(self._hop_of, batch.spans)):
-            if len(batch.spans) > 1:
-                hop.put_back()
-                self._schedule.add(hop)
+        for hop, pending in zip(running.find_current(self._table.sessions), running.pendings, strict=True):
+            if hop is None:
+                continue
+            if len(running.hops) > 1:
+                hop.put_back(pending)
+                self._schedule.suspect(hop)
                 continue
             refusal = refuse(hop.order, "FAILED", f'"{hop.part}" fails: {message}')
             effects += [SendClient(hop.owner, refusal, "control"), *self._table.end(hop)]
         return effects
 
-    def _hop_of(self, span: WorkSpan) -> HopSession | None:
-        """The hop that a span was run for; None if the session has ended or changed chains meanwhile."""
-        hop = self._table.sessions.get((span.session, span.hop))
-        is_it = hop is not None and hop.order.attempt == span.attempt and hop.running is not None
-        return hop if is_it else None
+    def _take_running(self) -> Running:
+        running, self._table.running = self._table.running, None
+        assert running is not None
+        return running
 
     def _forward(
         self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
@@ -283,7 +260,7 @@ class StepRunner:
                 row += span.length
             first += count
             if len(hops) == count and hops[0].order.next != self._table.node:
-                yield self._send_steps(hops, kept, output)
+                yield send_steps(hops, kept, output)
                 continue
             for hop, one in zip(hops, kept, strict=True):
                 yield from self._pass_on(hop, one, now)
@@ -291,20 +268,15 @@ class StepRunner:
     def _pass_on(self, hop: HopSession, kept: Kept, now: float) -> list[Effect]:
         """One session's output to its next hop, which may be this node itself."""
         if hop.order.next != self._table.node:
-            return [self._send_steps([hop], [kept], kept.tensor)]
-        following = self._table.sessions.get((hop.order.session, _next_index(hop)))
-        span = _step_span(hop, kept)
+            return [send_steps([hop], [kept], kept.tensor)]
+        following = self._table.sessions.get((hop.order.session, next_index(hop)))
+        span = step_span(hop, kept)
         if following is None or following.judge(span):
             return []
         following.take(span, kept.tensor, None, now)
         self._schedule.add(following)
         hop.take_credit(kept.stop)
         return []
-
-    def _send_steps(self, hops: Sequence[HopSession], kept: Sequence[Kept], tensor: WireTensor) -> Effect:
-        order = hops[0].order
-        spans = [_step_span(hop, one) for hop, one in zip(hops, kept, strict=True)]
-        return SendPeer(order.next, "data", Steps(model=order.model, part=order.next_part, spans=spans), tensor)
 
     def _deliver(
         self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
@@ -325,56 +297,19 @@ class StepRunner:
             if not hop.is_finished:
                 ring.setdefault((hop.order.next, hop.order.next_part), []).append(hop)
         for (node, _), hops in ring.items():
-            steps = [_next_id(hop) for hop in hops]
+            steps = [next_id(hop) for hop in hops]
             if node == self._table.node:
                 for hop, step in zip(hops, steps, strict=True):
                     yield from self._pass_on(hop, step, now)
             else:
                 ids = steps[0].tensor if len(steps) == 1 else ids_tensor([hop.ids[-1] for hop in hops])
-                yield self._send_steps(hops, steps, ids)
+                yield send_steps(hops, steps, ids)
         for hop in told:
             yield SendClient(hop.owner, tokens_of(hop, len(hop.ids) - 1))
 
 
-def _next_id(hop: HopSession) -> Kept:
-    """The newest token id as the ring's next step."""
-    return Kept(len(hop.ids) - 1, 1, ids_tensor(hop.ids[-1:]), is_prompt=False)
-
-
-def _next_index(hop: HopSession) -> int:
-    return 0 if hop.tail is not None else hop.order.hop + 1
-
-
-def _step_span(hop: HopSession, kept: Kept) -> StepSpan:
-    order = hop.order
-    return StepSpan(order.session, order.attempt, _next_index(hop), kept.position, kept.length, kept.is_prompt)
-
-
-def _progress(hop: HopSession, held_seconds: float = 0.0) -> Progress:
-    return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end, held_seconds)
-
-
-def _grant_credit(done: Sequence[tuple[HopSession, Pending]], now: float) -> list[Effect]:
-    """For each chunk of a prompt that has been computed, to the hop that sent it."""
-    grants: dict[Asker, list[Progress]] = {}
-    for hop, pending in done:
-        if pending.is_prompt and pending.asker is not None:
-            grants.setdefault(pending.asker, []).append(_progress(hop, now - pending.arrived))
-    return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
-
-
 def _is_hop_before(hop: HopSession, node: str, attempt: int) -> bool:
     return (hop.order.next, hop.order.attempt) == (node, attempt)
-
-
-def _sample_order(hop: HopSession) -> SampleOrder:
-    assert hop.tail is not None
-    sampling = hop.tail.sampling
-    return SampleOrder(sampling, len(hop.ids), hop.ids if sampling.repetition_penalty != 1.0 else None)
-
-
-def _refuse_step(span: StepSpan, code: Code, end: int) -> StepRefused:
-    return StepRefused(session=span.session, attempt=span.attempt, hop=span.hop, code=code, end=end)
 
 
 def _is_input(rows: WireTensor, part: Part, served: ServedPart) -> bool:

@@ -1,0 +1,64 @@
+"""A batch under way: what it computes, and for which sessions. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swarm.messages.tensors import WireTensor
+from swarm.node.compute.protocol import Batch, SampleOrder, WorkSpan
+from swarm.node.hops.hop import HopSession, Pending
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """hops, pendings: one for each of the batch's spans."""
+
+    batch: Batch
+    hops: tuple[HopSession, ...]
+    pendings: tuple[Pending, ...]
+
+    def find_current(self, sessions: Mapping[tuple[str, int], HopSession]) -> list[HopSession | None]:
+        """The sessions that it computes for; None for one that has ended or changed chains meanwhile."""
+        return [hop if sessions.get(hop.key) is hop else None for hop in self.hops]
+
+    def computes_for(self, hop: HopSession) -> bool:
+        return any(one is hop for one in self.hops)
+
+
+def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float) -> Running:
+    """Take positions out of sessions' queues, to be computed together. work: sessions of one part, and how many of each."""
+    spans: list[WorkSpan] = []
+    inputs: list[WireTensor] = []
+    pendings: list[Pending] = []
+    for hop, length in work:
+        pending = hop.run(length, now)
+        stop = pending.position + pending.length
+        spans.append(
+            WorkSpan(
+                hop.order.session,
+                hop.order.attempt,
+                hop.order.hop,
+                pending.position,
+                pending.length,
+                hop.order.positions,
+                pending.is_prompt,
+                _sample_order(hop) if hop.tail is not None and stop == len(hop.ids) else None,
+            )
+        )
+        inputs.append(pending.tensor)
+        pendings.append(pending)
+    first = work[0][0]
+    groups: tuple[int, ...] = ()
+    if first.tail is None:
+        runs = itertools.groupby(work, key=lambda item: (item[0].order.next, item[0].order.next_part))
+        groups = tuple(sum(1 for _ in run) for _, run in runs)
+    batch = Batch(number, first.order.model, first.part, tuple(spans), tuple(inputs), groups)
+    return Running(batch, tuple(hop for hop, _ in work), tuple(pendings))
+
+
+def _sample_order(hop: HopSession) -> SampleOrder:
+    assert hop.tail is not None
+    sampling = hop.tail.sampling
+    return SampleOrder(sampling, len(hop.ids), hop.ids if sampling.repetition_penalty != 1.0 else None)
