@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from swarm.discovery.peers import BEAT_SECONDS
 from swarm.errors import RequestError
@@ -42,7 +41,6 @@ from swarm.parts import NOTHING, whole
 from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 
-Phase = Literal["running", "stopping"]
 LEAVE_SECONDS = 4.0  # for sessions to go elsewhere, of the 5 in which a node leaves
 
 
@@ -52,11 +50,10 @@ class NodeMachine:
     def __init__(self, membership: Membership, cards: Mapping[str, ModelCard]) -> None:
         self.membership = membership
         self.claims = OwnClaims(membership.me, membership.local)
-        self.sessions = SessionTable(membership.me.node, self.claims.account)
+        self.sessions = SessionTable(membership.me.node, self.claims.account, self.claims.leaving)
         self.steps = StepRunner(self.sessions)
         self.moves = MoveRunner(membership.me.node, self.claims, self.sessions, membership.table)
         self.links = LinkMeter(membership.me.node)
-        self.phase: Phase = "running"
         self._cards = cards
         self._tick = Ticked(0, 0)
         self._data_port = 1
@@ -65,6 +62,11 @@ class NodeMachine:
         self._is_fixed = False
         self._advertised: Advertise | None = None
         self._said: Beat | None = None  # the last beat
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this node goes, as soon as its sessions have."""
+        return self.claims.leaving.is_whole_node
 
     @property
     def node(self) -> str:
@@ -137,11 +139,10 @@ class NodeMachine:
         return [Report("looking", {}), *effects]
 
     def _stop(self, now: float) -> list[Effect]:
-        if self.phase == "stopping":
+        if self.is_leaving:
             return [Exit(1)]
-        self.phase = "stopping"
+        self.claims.leaving.is_whole_node = True
         self._leave_at = now + LEAVE_SECONDS
-        self.membership.is_leaving = self.sessions.is_leaving = True
         told = self.sessions.tell_draining(self._tick.tick)
         return [Report("leaving", {}), *self._say(), *told, *self._leave(now)]
 
@@ -155,11 +156,11 @@ class NodeMachine:
     def _advance(self, event: Ticked, now: float) -> list[Effect]:
         self._tick = event
         effects = self.sessions.sweep(now)
-        if not self._is_fixed and self.phase == "running" and not self.moves.is_moving:
+        if not self._is_fixed and not self.is_leaving and not self.moves.is_moving:
             placement = self.membership.choose(self.claims.placed, not self.sessions.served, now)
             if placement is not None:
                 effects += self._take_up(placement)
-        effects += self._move(now) if self.phase == "running" else self._leave(now)
+        effects += self._leave(now) if self.is_leaving else self._move(now)
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
             self.membership.table.forget_dead(now)
@@ -203,6 +204,7 @@ class NodeMachine:
             [] if self._is_fixed else self.claims.list_capacities(),
             self.moves.intent,
             self.links.rates,
+            is_leaving=self.is_leaving,
             sessions=self.sessions.session_count,
             queue=self.sessions.queue_length,
             refused=self._tick.refused,

@@ -194,7 +194,7 @@ def _calm(simulation: Simulation) -> None:
     for name, node in list(simulation.nodes.items()):
         node.stalled_until = node.stuck_until = 0.0
         node.fails = lambda batch: False
-        if node.is_up and node.machine.phase == "stopping":
+        if node.is_up and node.machine.is_leaving:
             simulation.kill(name)
         simulation.restart(name)
     if any(node.machine.membership.local[MODEL_ID].costs.absent for node in simulation.nodes.values()):

@@ -464,4 +464,4 @@ class Simulation:
 
 
 def _stays(node: _Node) -> bool:
-    return node.is_up and node.machine.phase == "running"
+    return node.is_up and not node.machine.is_leaving

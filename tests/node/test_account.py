@@ -12,6 +12,7 @@ from swarm.node.account import MemoryAccount
 from swarm.node.compute.protocol import ServedPart
 from swarm.node.effects import Answer, Forget
 from swarm.node.hops.sessions import SessionTable
+from swarm.node.leaving import Leaving
 from swarm.node.peers.membership import LocalModel
 from swarm.parts import NOTHING, Part, parse_part
 from swarm.plan.claims import CellCosts
@@ -86,7 +87,7 @@ def test_whoever_asks_in_whatever_order_nothing_is_promised_twice(asked: list[tu
 def make_table() -> SessionTable:
     """Two layers of each model; a position costs a byte a layer."""
     account, _ = make_account(800, one="0-2", other="0-2")
-    table = SessionTable("a" * 16, account)
+    table = SessionTable("a" * 16, account, Leaving({}))
     for model in (ONE, OTHER):
         table.serve(
             ServedPart(

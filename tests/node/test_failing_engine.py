@@ -18,6 +18,7 @@ from swarm.node.effects import Forget, Run, SendClient
 from swarm.node.events import ComputeEnded, WeightsDamaged
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
+from swarm.node.leaving import Leaving
 from swarm.parts import parse_part
 from swarm.testing.integer_model import IntegerEngine, IntegerModel
 from swarm.testing.network import Weather
@@ -153,7 +154,7 @@ def test_damaged_weights_are_withdrawn_and_answers_go_elsewhere(at: int) -> None
 
 
 def table_with_whole_model() -> SessionTable:
-    table = SessionTable("a" * 16, MemoryAccount(1 << 40, {}, {}))
+    table = SessionTable("a" * 16, MemoryAccount(1 << 40, {}, {}), Leaving({}))
     table.serve(IntegerEngine(MODEL, parse_part("f", MODEL.layers), 1 << 30).served)
     return table
 

@@ -248,7 +248,6 @@ class MoveRunner:
 
     def drop(self, model: str, now: float) -> list[Effect]:
         """Something else decides what becomes of a model here: the move is over as it is."""
-        self._sessions.draining.pop(model, None)
         return self._stop(self._moving, now) if self._moving is not None and self._moving.model == model else []
 
     def _finish(self, moving: _Moving, now: float) -> list[Effect]:
@@ -312,7 +311,7 @@ class MoveRunner:
         is asked for is no part of the model.
         """
         claim = self._claims.by_model.get(request.model)
-        if claim is None or self._sessions.is_leaving:
+        if claim is None or self._sessions.leaving.is_whole_node:
             return [Answer(asker, HoldAnswer(number=request.number, part=""))]
         asked = parse_part(request.part, claim.layers)
         granted = asked & claim.serving
@@ -359,7 +358,6 @@ class MoveRunner:
     def _start_draining(self, moving: _Moving, claim: OwnClaim, dropped: Part, now: float) -> list[Effect]:
         self._enter(moving, "draining", now)
         claim.serving, claim.draining = claim.serving - dropped, dropped
-        self._sessions.draining[moving.model] = dropped
         return self._drain(moving, now)
 
     def _drain(self, moving: _Moving, now: float) -> list[Effect]:
@@ -369,14 +367,12 @@ class MoveRunner:
         if not self._is_held(moving, claim, claim.draining):
             claim.serving = claim.serving | claim.draining
             claim.draining = NOTHING
-            del self._sessions.draining[moving.model]
             return self._finish(moving, now)
         if self._sessions.uses(moving.model, claim.draining) and now - moving.since < DRAIN_SECONDS:
             if now - moving.asked_at < RENEW_SECONDS:
                 return []
             return self._request_holds(moving, claim, claim.draining, now)
         effects = self._sessions.end_users(moving.model, claim.draining)
-        del self._sessions.draining[moving.model]
         self._enter(moving, "shrinking", now)
         if claim.serving.is_empty():
             return [

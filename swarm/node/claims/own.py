@@ -12,6 +12,7 @@ from swarm.messages.base import MOST_SPEC, ClaimState
 from swarm.messages.members import Capacity, Claim
 from swarm.node.account import MemoryAccount
 from swarm.node.hops.sessions import SessionTable
+from swarm.node.leaving import Leaving
 from swarm.node.peers.membership import LocalModel, Self
 from swarm.parts import NOTHING, Part, part_of
 from swarm.plan.figures import Published
@@ -49,6 +50,7 @@ class OwnClaims:
         """models: whose weights lie here; kept up to date by the caller."""
         self.by_model: dict[str, OwnClaim] = {}
         self.account = MemoryAccount(me.budget, models, self.by_model)
+        self.leaving = Leaving(self.by_model)
         self._models = models
         self._layer_seconds = {model: Published() for model in self._models}
         self._end_seconds = {model: Published() for model in self._models}

@@ -18,7 +18,8 @@ from swarm.node.hops.admission import Request, judge, refuse
 from swarm.node.hops.batching import Pace
 from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, tokens_of
 from swarm.node.hops.running import Running
-from swarm.parts import NOTHING, Part, parse_part
+from swarm.node.leaving import Leaving
+from swarm.parts import Part, parse_part
 from swarm.wire.events import Asker
 
 MOST_SESSIONS = 256
@@ -45,18 +46,17 @@ class _Tombstone:
 class SessionTable:
     """Every session at this node."""
 
-    def __init__(self, node: str, memory: MemoryAccount) -> None:
+    def __init__(self, node: str, memory: MemoryAccount, leaving: Leaving) -> None:
         """memory: where KV is reserved."""
         self.node = node
         self.memory = memory
+        self.leaving = leaving
         self.served: dict[str, ServedPart] = {}
         self.paces: dict[str, Pace] = {}
         self.sessions: dict[tuple[str, int], HopSession] = {}
         self._of_session: dict[str, dict[int, HopSession]] = {}  # the same by session, then hop
         self.running: Running | None = None  # what the compute thread has of them
         self.links: set[str] = set()  # nodes that our data connection reaches
-        self.draining: dict[str, Part] = {}  # model → cells that take no more sessions
-        self.is_leaving = False
         self._waiting: list[_WaitingOpen] = []
         self._tombstones: dict[str, _Tombstone] = {}
 
@@ -101,8 +101,7 @@ class SessionTable:
         return not (hop.part & part).is_empty()
 
     def _is_draining(self, hop: HopSession) -> bool:
-        part = self.draining.get(hop.order.model)
-        return self.is_leaving or (part is not None and self._runs_through(hop, part))
+        return self.leaving.concerns(hop.order.model, hop.part)
 
     def _kv_bytes(self, order: Open, layer_count: int) -> int:
         served = self.served[order.model]
@@ -212,8 +211,8 @@ class SessionTable:
             served=served,
             mine=mine,
             goes_on=goes_on,
-            draining=self.draining.get(order.model, NOTHING),
-            is_leaving=self.is_leaving,
+            draining=self.leaving.part_of(order.model),
+            is_leaving=self.leaving.is_whole_node,
             is_closed=stone is not None and order.attempt <= stone.attempt and now < stone.until,
             has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
             most_sessions=MOST_SESSIONS,

@@ -84,7 +84,6 @@ class Membership:
         self.addresses = list(addresses)
         self.table = PeerTable()
         self.links: dict[str, str] = {}  # node → control address at which it answered
-        self.is_leaving = False
         self._started = started
         self._sequence = self._round = 0
         self._sent_at: dict[int, float] = {}
@@ -208,6 +207,8 @@ class Membership:
         capacities: Sequence[Capacity],
         intent: Part,
         rates: Mapping[str, int],
+        *,
+        is_leaving: bool,
         **counters: int,
     ) -> Beat:
         """What this node says of itself now. Every beat made has a number of its own, or peers would drop it as old."""
@@ -230,7 +231,7 @@ class Membership:
             capacities=list(capacities),
             intent=str(intent),
             link_seconds=self._link_seconds.value,
-            leaving=self.is_leaving,
+            leaving=is_leaving,
             rtts={node: round(rtt, 5) for node, rtt in sorted(self._rtts.items())[:512] if node in self.links},
             rates=dict(list(rates.items())[:512]),
             peers=dict(sorted(self.links.items())[:512]),
@@ -262,7 +263,7 @@ class Membership:
 
         placed: what is claimed so far, by model; is_loading: nothing of it is served yet, so that it may be given up.
         """
-        if self.is_leaving or now - self.table.changed < STILL_SECONDS:
+        if now - self.table.changed < STILL_SECONDS:
             return None
         if not placed:
             return None if now - self._started < BROWSE_SECONDS else self._first_claims(now)
