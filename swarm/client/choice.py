@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from swarm.discovery.members import Machine, machine_of, paces_of
-from swarm.discovery.peers import serving_claims
 from swarm.messages.files import ModelCard
 from swarm.messages.members import Beat
-from swarm.parts import parse_part
-from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route, missing_part
+from swarm.plan.routes import Hop, Server, find_route, missing_part
+from swarm.plan.view import NodeView, read_views
 
 AVOID_SECONDS = 5.0
 CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
@@ -25,14 +23,15 @@ class RouteChoice:
     def __init__(self, card: ModelCard) -> None:
         self._card = card
         self._beats: Sequence[Beat] = ()
-        self._servers: Sequence[Server] | None = None  # read from the beats once they are asked for
+        self._views: Sequence[NodeView] | None = None  # read from the beats once they are asked for, and
+        self._servers: Sequence[Server] = ()  # those of them that serve
         self._avoid: dict[str, float] = {}  # node → until when
         self._lost: set[str] = set()
 
     def see(self, beats: Sequence[Beat]) -> None:
         """The peer table as it is now."""
         self._beats = beats
-        self._servers = None
+        self._views = None
 
     def avoid(self, nodes: Iterable[str], now: float) -> None:
         """Leave these nodes out for a while, where there are others."""
@@ -85,34 +84,17 @@ class RouteChoice:
 
     def kind_of(self, node: str) -> str:
         """What computes there; "" if that is not known."""
-        return next(
-            (claim.kind for beat, claim in serving_claims(self._beats, self._card.model) if beat.node == node), ""
-        )
+        return next((view.kind for view in self._list_views() if view.node == node), "")
+
+    def _list_views(self) -> Sequence[NodeView]:
+        if self._views is None:
+            self._views = read_views(self._beats, self._card.model, self._card.layers)
+            self._servers = [view.server for view in self._views if not view.part("serving").is_empty()]
+        return self._views
 
     def _list_servers(self) -> Sequence[Server]:
-        if self._servers is None:
-            self._servers = self._read_servers()
+        self._list_views()
         return self._servers
-
-    def _read_servers(self) -> list[Server]:
-        paces = paces_of(self._beats, self._card.model)
-        sessions: dict[Machine, int] = {}  # those of one node slow the others of its machine, too
-        for beat in self._beats:
-            sessions[machine_of(beat)] = max(sessions.get(machine_of(beat), 0), beat.sessions)
-        return [
-            Server(
-                beat.node,
-                parse_part(claim.part, claim.layers),
-                paces[machine_of(beat)].layer,
-                paces[machine_of(beat)].end,
-                beat.link_seconds or HOP_SECONDS,
-                sessions[machine_of(beat)],
-                paces[machine_of(beat)].prompt,
-                claim.variant,
-            )
-            for beat, claim in serving_claims(self._beats, self._card.model)
-            if claim.layers == self._card.layers
-        ]
 
 
 def _idle_seconds(route: Sequence[Hop], by_node: Mapping[str, Server]) -> float:

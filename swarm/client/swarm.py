@@ -29,7 +29,9 @@ from swarm.keys import Identity, SwarmKeys
 from swarm.messages.files import AskFile, AskModel, FileChunk, ModelCard
 from swarm.messages.members import Beat
 from swarm.messages.sessions import Refused
-from swarm.parts import Part, parse_part, whole
+from swarm.parts import Part
+from swarm.plan.routes import missing_part
+from swarm.plan.view import read_views
 from swarm.wire.events import UNREACHABLE
 
 CALL_SECONDS = 5.0
@@ -245,13 +247,11 @@ def _is_refusal(reply: object) -> bool:
 
 def missing_of(beats: Sequence[Beat], name: str | None) -> dict[str, Part]:
     """Model id → what no node serves, for models of that name (or id, or any if None)."""
-    missing: dict[str, Part] = {}
     layers: dict[str, int] = {}
-    for beat in beats:
-        for claim in beat.claims:
-            if name is None or claim.name == name or claim.model.startswith(name.lower()):
-                depth = layers.setdefault(claim.model, claim.layers)
-                lacking = missing.setdefault(claim.model, whole(depth))
-                if claim.state == "serving" and claim.layers == depth:
-                    missing[claim.model] = lacking - parse_part(claim.part, depth)
-    return dict(sorted(missing.items()))
+    for claim in (claim for beat in beats for claim in beat.claims):
+        if name is None or claim.name == name or claim.model.startswith(name.lower()):
+            layers.setdefault(claim.model, claim.layers)
+    return {
+        model: missing_part([view.server for view in read_views(beats, model, depth)], depth)
+        for model, depth in sorted(layers.items())
+    }

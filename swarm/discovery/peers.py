@@ -5,11 +5,11 @@ Pure: beats and times go in, verdicts come out. Believes only beats; adverts nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from swarm.messages.members import Beat, Claim
+from swarm.messages.members import Beat
 
 BEAT_SECONDS = 1.0
 SUSPECT_SECONDS = 2.2  # two beats missed
@@ -108,10 +108,3 @@ class PeerTable:
 
     def __contains__(self, node: str) -> bool:
         return node in self._peers
-
-
-def serving_claims(beats: Iterable[Beat], model: str) -> list[tuple[Beat, Claim]]:
-    """Every claim on a model that is being served."""
-    return [
-        (beat, claim) for beat in beats for claim in beat.claims if claim.model == model and claim.state == "serving"
-    ]

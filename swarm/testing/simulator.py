@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 from swarm.client.effects import Send as ClientSend
 from swarm.client.generation import GenerationMachine
-from swarm.discovery.members import claimed_part
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.members import AskPeers, Beat, PeerPage, Welcome
@@ -41,6 +40,7 @@ from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import LocalModel, Membership, Self
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
+from swarm.plan.view import read_views
 from swarm.testing.clients import SimulatedClient
 from swarm.testing.connections import Connections, Link
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
@@ -223,7 +223,7 @@ class Simulation:
         now = self.now + node.clock_ahead
         layers = self.model.layers
         peers = node.machine.membership.table.live(now)
-        elsewhere = [claimed_part(beat, MODEL_ID, layers, "serving") for beat in peers]
+        elsewhere = [view.part("serving") for view in read_views(peers, MODEL_ID, layers)]
         left = self.part_of(name) - part
         if node.is_up and node.stalled_until <= self.now and join_parts(elsewhere).covers(left):
             for effect in node.machine.moves.begin(MODEL_ID, part, now):

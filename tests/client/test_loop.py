@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from swarm.client import choice as choice_module
 from swarm.client.effects import Effect, Failed
 from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
@@ -13,6 +14,7 @@ from swarm.client.session import Turn
 from swarm.keys import new_identity
 from swarm.messages.members import AskPeers, Beat
 from swarm.messages.sampling import Sampling
+from swarm.plan.view import read_views
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
@@ -71,8 +73,7 @@ def test_the_peer_table_is_read_once_however_often_a_chain_is_looked_for(monkeyp
     beats = [beat(letter, "f") for letter in "abcdef"]
     choice = choose(*beats)
     reads: list[None] = []
-    read = type(choice)._read_servers
-    monkeypatch.setattr(type(choice), "_read_servers", lambda self: reads.append(None) or read(self))
+    monkeypatch.setattr(choice_module, "read_views", lambda *args: reads.append(None) or read_views(*args))
     for number in range(100):
         assert choice.is_served(choice.find(number / 10))
     assert len(reads) == 1

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from swarm.discovery.members import claimed_part, members_of
 from swarm.discovery.peers import PeerTable
 from swarm.messages.base import ClaimState
 from swarm.messages.members import AskHold, Beat, EndHold, HoldAnswer
@@ -21,6 +20,7 @@ from swarm.node.peers.membership import STILL_SECONDS
 from swarm.parts import NOTHING, Part, join_parts, parse_part
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import Member
+from swarm.plan.view import read_members, read_views
 from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
@@ -164,7 +164,7 @@ class MoveRunner:
 
     def _first_move(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> tuple[str, Part] | None:
         stuck = {node for (node, other, _), one in self._others_moves.items() if other == model and one.is_stuck(now)}
-        members = members_of(beats, model, layers, self._passed, stuck)
+        members = read_members(beats, model, layers, self._passed, stuck)
         known = self._plans.get(model)
         plan = plan_moves(members, layers) if known is None or known[0] != members else known[1]
         self._plans[model] = members, plan
@@ -279,14 +279,13 @@ class MoveRunner:
     def _request_holds(self, moving: _Moving, claim: OwnClaim, dropped: Part, now: float) -> list[Effect]:
         moving.asked_at = now
         effects: list[Effect] = []
-        for beat in self._table.live(now):
-            served = claimed_part(beat, moving.model, claim.layers, "serving")
-            wanted = dropped & served
+        for view in read_views(self._table.live(now), moving.model, claim.layers):
+            wanted = dropped & view.part("serving")
             if not wanted.is_empty():
                 self._numbers += 1
                 moving.asked[self._numbers] = now
                 ask = AskHold(model=moving.model, part=str(wanted), number=self._numbers)
-                effects.append(SendPeer(beat.node, "control", ask))
+                effects.append(SendPeer(view.node, "control", ask))
         return effects
 
     def _is_held(self, moving: _Moving, claim: OwnClaim, dropped: Part) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from swarm.discovery.knocks import Knock, Knocks
-from swarm.discovery.members import costs_of
 from swarm.discovery.peers import PeerTable
 from swarm.errors import RequestError
 from swarm.messages.members import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage
@@ -30,6 +29,7 @@ from swarm.plan.claims import (
     take_up_again,
 )
 from swarm.plan.figures import Published
+from swarm.plan.view import costs_of, read_views
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkFailed, LinkUp
 
 BROWSE_SECONDS = 2.5
@@ -304,12 +304,12 @@ class Membership:
 
     @staticmethod
     def _held(beats: Sequence[Beat], layers: Mapping[str, int]) -> list[Held]:
-        held: list[Held] = []
-        for beat in beats:
-            for claim in beat.claims:
-                if claim.state in ("loading", "serving") and claim.layers == layers[claim.model]:
-                    held.append(Held(beat.node, claim.model, parse_part(claim.part, claim.layers)))
-        return held
+        return [
+            Held(view.node, model, part)
+            for model, depth in layers.items()
+            for view in read_views(beats, model, depth)
+            if not (part := view.part("loading", "serving")).is_empty()
+        ]
 
 
 def _dials(knocks: Sequence[Knock]) -> list[Effect]:
