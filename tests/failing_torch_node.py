@@ -11,8 +11,8 @@ from torch import Tensor
 
 from swarm.cli.__main__ import main
 from swarm.decoder.cache import ContiguousCache
+from swarm.node.batches import Batch, BatchResult
 from swarm.node.compute.engine import DecoderEngine
-from swarm.node.compute.protocol import Batch, BatchResult
 
 if __name__ == "__main__":
     most = int(sys.argv.pop(1))

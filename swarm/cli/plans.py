@@ -53,7 +53,7 @@ def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
 
 
 def _explain_loading(claim: Claim) -> str:
-    from swarm.node.compute.memory import format_size
+    from swarm.sizes import format_size
 
     return f"loading, {format_size(claim.loaded_bytes)} so far; answers go on where they are until it serves"
 

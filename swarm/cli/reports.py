@@ -73,7 +73,7 @@ class Printer:
 
     def _show_progress(self, fields: Mapping[str, Any]) -> None:
         """On a terminal as it goes on, else every quarter."""
-        from swarm.node.compute.memory import format_size
+        from swarm.sizes import format_size
 
         percent = 100 * fields["done"] // max(1, fields["total"])
         said = f'loading "{fields["part"]}" of {fields["model"]}: {percent}% of {format_size(fields["total"])}'

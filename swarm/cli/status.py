@@ -126,7 +126,7 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
 
 
 def _describe_state(claim: Claim) -> str:
-    from swarm.node.compute.memory import format_size
+    from swarm.sizes import format_size
 
     so_far = f", {format_size(claim.loaded_bytes)} so far" if claim.state == "loading" else ""
     return f"{claim.name} '{claim.part}' {claim.state}{so_far}"
@@ -142,7 +142,7 @@ def draw(beats: Sequence[Beat], width: int = 200) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    from swarm.node.compute.memory import format_size
+    from swarm.sizes import format_size
 
     columns: dict[str, list[str]] = {
         "name": [beat.name for beat in beats],

@@ -9,7 +9,7 @@ from msgspec import Struct
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.tensors import WireTensor
-from swarm.node.compute.protocol import Batch
+from swarm.node.batches import Batch
 from swarm.parts import Part
 from swarm.wire.events import Asker
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from swarm.node.compute.protocol import BatchResult, ServedPart
+from swarm.node.batches import BatchResult, ServedPart
 from swarm.parts import Part
 from swarm.wire.events import Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 

@@ -14,9 +14,9 @@ from swarm.messages.files import AskFile, AskModel, ModelCard
 from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, EndHold, Goodbye, Hello, HoldAnswer, Welcome
 from swarm.messages.sessions import Close, Open, Refused, Renew, Resend
 from swarm.messages.work import Credit, Probe, ProbeAck, StepRefused, Steps
+from swarm.node.batches import ServedPart
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.claims.own import OwnClaims
-from swarm.node.compute.protocol import ServedPart
 from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer, Unload
 from swarm.node.events import (
     AddressSeen,

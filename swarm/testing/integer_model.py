@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_of
-from swarm.node.compute.protocol import Batch, BatchResult, Engine, MakeEngine, SampleOrder, ServedPart
+from swarm.node.batches import Batch, BatchResult, SampleOrder, ServedPart
+from swarm.node.compute.protocol import Engine, MakeEngine
 from swarm.parts import Part
 
 _MASK = (1 << 63) - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from swarm.node.compute.protocol import Batch
+from swarm.node.batches import Batch
 from swarm.node.machine import NodeMachine
 from swarm.parts import Part, join_parts
 from swarm.testing.integer_model import MODEL_ID

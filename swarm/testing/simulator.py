@@ -18,7 +18,7 @@ from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.members import AskPeers, Beat, PeerPage, Welcome
 from swarm.messages.tensors import WireTensor
-from swarm.node.compute.protocol import Batch
+from swarm.node.batches import Batch
 from swarm.node.effects import (
     Answer,
     AskCores,

@@ -15,9 +15,9 @@ from swarm.decoder.device import Device
 from swarm.falcon.family import FALCON
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_tensor
+from swarm.node.batches import Batch, BatchResult, SampleOrder, WorkSpan
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
-from swarm.node.compute.protocol import Batch, BatchResult, SampleOrder, WorkSpan
 from swarm.parts import Part, parse_part
 
 MODEL = "m" * 32

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from swarm.decoder.device import Cuda, Room, place_packed
-from swarm.node.compute.protocol import Batch
+from swarm.node.batches import Batch
 from tests.decoder.engine_script import EngineScript
 from tests.decoder.planted import MISTAKES
 

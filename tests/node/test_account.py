@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from swarm.messages.sessions import Open, Opened, Refused
 from swarm.node.account import MemoryAccount
-from swarm.node.compute.protocol import ServedPart
+from swarm.node.batches import ServedPart
 from swarm.node.effects import Answer, Forget
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving

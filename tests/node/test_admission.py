@@ -10,7 +10,7 @@ from msgspec import structs
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail
 from swarm.messages.tensors import ids_tensor
-from swarm.node.compute.protocol import ServedPart
+from swarm.node.batches import ServedPart
 from swarm.node.hops.admission import Request, judge
 from swarm.node.hops.hop import HopSession
 from swarm.parts import NOTHING, parse_part

@@ -14,10 +14,11 @@ import torch
 
 from swarm.decoder.device import Cpu
 from swarm.falcon.family import FALCON
+from swarm.node.batches import Batch, BatchResult
 from swarm.node.compute.costs import fit_costs
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
-from swarm.node.compute.protocol import Batch, BatchResult, DeviceLost, Engine, EngineLoader, MakeEngine
+from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader, MakeEngine
 from swarm.node.compute.thread import ComputeThread
 from swarm.node.effects import Forget, Load, Run
 from swarm.node.events import BatchFailed, ComputeEnded, Event, PartLoaded, PartProgress

@@ -13,7 +13,7 @@ from swarm.messages.sessions import Open, Tail
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.messages.work import Steps, StepSpan
 from swarm.node.account import MemoryAccount
-from swarm.node.compute.protocol import Batch, BatchResult
+from swarm.node.batches import Batch, BatchResult
 from swarm.node.effects import Forget, Run, SendClient
 from swarm.node.events import ComputeEnded, WeightsDamaged
 from swarm.node.hops.sessions import SessionTable

@@ -19,9 +19,10 @@ from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
+from swarm.node.batches import Batch, BatchResult, ServedPart, packed_rows
 from swarm.node.compute.costs import NO_LAYERS, LayerCosts, fit_costs
 from swarm.node.compute.models import WeightsSource
-from swarm.node.compute.protocol import Batch, BatchResult, DeviceLost, Engine, MakeEngine, ServedPart, packed_rows
+from swarm.node.compute.protocol import DeviceLost, Engine, MakeEngine
 from swarm.node.hops.batching import SAMPLED_ROWS
 from swarm.parts import Part
 from swarm.sampling import Draw, Draws

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,30 +15,12 @@ from swarm.node.hops.sessions import MOST_SESSIONS
 from swarm.parts import Part
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import ITEM_BYTES, Manifest
+from swarm.sizes import format_size
 
 SPARED_SHARE = 0.1  # of the free memory: left for the rest of the machine
 RESERVED_POSITIONS = 2048  # KV kept free for each layer, or one whole context where that is shorter
 LOGIT_BYTES = 48  # of each logit while tokens are drawn: scores, their order, noise
 KV_CONTEXTS = 16  # KV for so many whole reserves is the most that a node takes
-
-_SIZE = re.compile(r"([0-9.]+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "6GB", "512MiB", "1.5G". Raises RequestError with an example."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise RequestError(f'size "{text}" is not understood; write for example 6GB or 512MiB')
-    power = " KMGT".index(match[2].upper() or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-def format_size(count: int) -> str:
-    """Bytes in words: 1.36 GB."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swarm.node.batches import Batch
 from swarm.node.compute.loader import Built, LoaderThreads, LoadOrder
-from swarm.node.compute.protocol import Batch, DeviceLost, Engine, EngineLoader
+from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader
 from swarm.node.effects import Forget, Load, Run, Unload
 from swarm.node.events import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded
 

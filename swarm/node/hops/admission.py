@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from swarm.messages.sessions import Code, Open, Refused
 from swarm.messages.tensors import WireTensor
-from swarm.node.compute.protocol import ServedPart
+from swarm.node.batches import ServedPart
 from swarm.node.hops.hop import HopSession, are_ids
 from swarm.parts import Part
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from msgspec import Struct
 
-from swarm.node.compute.protocol import Batch, BatchResult, ServedPart
+from swarm.node.batches import Batch, BatchResult, ServedPart
 
 STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.messages.tensors import WireTensor
-from swarm.node.compute.protocol import Batch, SampleOrder, WorkSpan
+from swarm.node.batches import Batch, SampleOrder, WorkSpan
 from swarm.node.hops.hop import HopSession, Pending
 
 

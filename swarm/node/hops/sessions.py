@@ -12,7 +12,7 @@ from swarm.errors import RequestError
 from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed
 from swarm.messages.tensors import WireTensor, ids_of
 from swarm.node.account import MemoryAccount
-from swarm.node.compute.protocol import ServedPart
+from swarm.node.batches import ServedPart
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops.admission import Request, judge, refuse
 from swarm.node.hops.batching import Pace

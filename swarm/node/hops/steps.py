@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from swarm.messages.sessions import Refused, Resend
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.messages.work import Credit, StepRefused, Steps, StepSpan
-from swarm.node.compute.protocol import Batch, BatchResult, ServedPart
+from swarm.node.batches import Batch, BatchResult, ServedPart
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient
 from swarm.node.hops.admission import refuse
 from swarm.node.hops.hop import HopSession, Kept, are_ids, finish_of, tokens_of

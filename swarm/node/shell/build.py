@@ -15,7 +15,6 @@ from swarm.node.compute.memory import (
     SPARED_SHARE,
     check_budget,
     check_part,
-    parse_size,
 )
 from swarm.node.compute.models import LocalWeights, read_weights
 from swarm.node.compute.protocol import EngineLoader
@@ -25,6 +24,7 @@ from swarm.node.shell.cores import Cores
 from swarm.node.shell.ledger import Ledger
 from swarm.node.shell.process import NodeProcess, NodeSettings
 from swarm.parts import Part, parse_part
+from swarm.sizes import parse_size
 
 
 @dataclass(frozen=True, slots=True)

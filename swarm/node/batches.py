@@ -1,0 +1,94 @@
+"""What the deciding side asks of the computing side, and what comes back. Plain data; knows no tensors' insides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from swarm.messages.sampling import Sampling
+from swarm.messages.tensors import WireTensor
+from swarm.parts import Part
+
+
+class SampleOrder(Struct, frozen=True):
+    """Draw the token for `position` from the span's last row.
+
+    ids: where a penalty needs them: those before `position` count, more may be added meanwhile.
+    """
+
+    sampling: Sampling
+    position: int
+    ids: Sequence[int] | None
+
+
+class WorkSpan(Struct, frozen=True):
+    """New positions of one session. Its cache holds at least `position` positions and is truncated to that first."""
+
+    session: str
+    attempt: int
+    hop: int
+    position: int
+    length: int
+    reserve: int
+    is_prompt: bool
+    sample: SampleOrder | None = None
+
+
+class Batch(Struct, frozen=True):
+    """The steps that one hop runs together. inputs: one tensor a span. groups: spans a message, in order."""
+
+    number: int
+    model: str
+    part: Part
+    spans: tuple[WorkSpan, ...]
+    inputs: tuple[WireTensor, ...]
+    groups: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(span.length for span in self.spans)
+
+
+class BatchResult(Struct, frozen=True):
+    """outputs: one packed tensor a group. sampled: a token id for each span with an order, in order."""
+
+    number: int
+    outputs: tuple[WireTensor, ...]
+    sampled: tuple[int, ...]
+    seconds: float
+
+
+class ServedPart(Struct, frozen=True):
+    """What the deciding side must know of a part that is loaded."""
+
+    model: str
+    part: Part
+    layers: int
+    context: int
+    vocabulary: int
+    hidden: int
+    dtypes: tuple[str, ...]  # of hidden states that it takes
+    cache_bytes: int  # a position in one layer
+    cache_block: int  # positions beyond the first block are reserved in whole ones
+    kv_capacity: int  # bytes beyond which KV is of no use, for all sessions together
+    layer_seconds: float  # one token through one layer, measured at load
+    end_seconds: float  # one token through the final norm and head, likewise; 0 without them
+    prompt_seconds: float  # one more token of a prompt's chunk through one layer, likewise
+    chunk_seconds: float = 0.0  # a chunk through one layer, besides what its tokens cost
+    variant: str = ""  # how the weights are stored and computed
+    kind: str = ""  # of processor: those of one kind round alike
+
+    def reserved_positions(self, positions: int) -> int:
+        """How many positions a cache for `positions` of them takes."""
+        return positions if positions < self.cache_block else -(-positions // self.cache_block) * self.cache_block
+
+
+def packed_rows(spans: Sequence[WorkSpan]) -> list[tuple[int, int]]:
+    """Each span's rows (start, stop) in the packed tensor."""
+    rows: list[tuple[int, int]] = []
+    start = 0
+    for span in spans:
+        rows.append((start, start + span.length))
+        start += span.length
+    return rows
