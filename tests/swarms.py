@@ -15,9 +15,9 @@ from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.keys import SwarmKeys, derive_keys, new_identity
 from swarm.messages.sampling import Sampling
 from swarm.node.effects import Report
-from swarm.node.peers.membership import LocalModel, Self
 from swarm.node.shell.cores import Cores
 from swarm.node.shell.process import NodeProcess, NodeSettings
+from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import parse_part
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import KV_LAYER_BYTES, IntegerLoader, IntegerModel
@@ -91,7 +91,7 @@ def make_node(
         if report.kind == "ready":
             node.on_ready()
 
-    me = Self(
+    me = ThisNode(
         node=identity.node,
         incarnation=time.time_ns() // 1_000_000,
         name=f"node-{identity.node[:4]}",

@@ -14,7 +14,7 @@ import pytest
 from swarm.client.swarm import SwarmClient
 from swarm.plan.holdings import Forecast
 from swarm.plan.moves import plan_moves
-from swarm.plan.view import read_members
+from swarm.plan.view import read_planned
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from tests.integer_client import PROMPT, make_prompt
 from tests.integer_processes import Answer, Process, ask, client_command, end_nodes, node_processes, start_node
@@ -30,7 +30,7 @@ GAP_SECONDS = 2.0
 
 def forecast(client: SwarmClient) -> Forecast:
     """What the plan promises, from what the nodes publish now."""
-    return plan_moves(read_members(client.beats, MODEL_ID, MODEL.layers), MODEL.layers).after
+    return plan_moves(read_planned(client.beats, MODEL_ID, MODEL.layers), MODEL.layers).after
 
 
 class Watch(threading.Thread):

@@ -10,7 +10,7 @@ from statistics import median
 from swarm.parts import NOTHING
 from swarm.plan.claims import CellCosts, Seat, place_all
 from swarm.plan.moves import plan_moves
-from swarm.plan.shares import Member
+from swarm.plan.shares import PlannedNode
 
 MODEL = "model"
 
@@ -30,10 +30,10 @@ def measure_planning(nodes: int, layers: int, rounds: int) -> dict[str, float]:
     return {"unplaced_ms": median(unplaced), "placed_ms": median(placed), "longest_ms": max(unplaced + placed)}
 
 
-def _make_members(rng: random.Random, nodes: int, layers: int) -> list[Member]:
+def _make_members(rng: random.Random, nodes: int, layers: int) -> list[PlannedNode]:
     costs = CellCosts(layers, 5, 10, 15)
     return [
-        Member(
+        PlannedNode(
             node=f"{rng.getrandbits(64):016x}",
             budget=rng.randint(20, 200),
             costs=costs,
@@ -43,7 +43,7 @@ def _make_members(rng: random.Random, nodes: int, layers: int) -> list[Member]:
     ]
 
 
-def _time_plan(members: list[Member], layers: int) -> float:
+def _time_plan(members: list[PlannedNode], layers: int) -> float:
     started = time.perf_counter()
     plan_moves(members, layers)
     return (time.perf_counter() - started) * 1000

@@ -182,7 +182,9 @@ def serve_offer(options: Options, offer: Offer, budget: int, ledger: Ledger, sta
     name = hold_name(state, options.name)
     cores = find_shared_dir(None, "cores") if offer.device.is_host else None
     printer = Printer(options.as_json, name.identity.node, lambda: process.addresses)
-    process = build_node(offer, budget, settings, keys, name, ledger, files.former(name.stem), cores, printer.report)
+    process = build_node(
+        offer, budget, settings, keys, name, ledger, files.served_before(name.stem), cores, printer.report
+    )
     stop_on_signals(process.ask_stop)
     return process.run()
 
@@ -198,7 +200,7 @@ class StateFiles:
     def peers(self) -> Path | None:
         return None if self.directory is None else self.directory / self.peers_name
 
-    def former(self, stem: str) -> Path | None:
+    def served_before(self, stem: str) -> Path | None:
         """What a node of a name served last."""
         return None if self.directory is None else self.directory / "claims" / f"{stem}.json"
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
     """What each model's nodes are about to do, as every node works it out."""
     from swarm.plan.moves import plan_moves
-    from swarm.plan.view import read_members
+    from swarm.plan.view import read_planned
 
     layers = {claim.model: (claim.name, claim.layers) for beat in beats for claim in beat.claims}
     names = {beat.node: beat.name for beat in beats}
     plans: list[dict[str, object]] = []
     for model, (name, count) in sorted(layers.items()):
-        plan = plan_moves(read_members(beats, model, count), count)
+        plan = plan_moves(read_planned(beats, model, count), count)
         plans.append(
             {
                 "model": model,

@@ -130,7 +130,7 @@ class ClientLoop:
             ready = self._polling.wait(next_tick - time.monotonic())
             try:
                 now = time.monotonic()
-                self._turn(ready, now)
+                self._take(ready, now)
                 if now >= next_tick:
                     next_tick = now + TICK_SECONDS
                     self._tick(now)
@@ -141,7 +141,7 @@ class ClientLoop:
         self._polling.close()
         self._inbox.close()
 
-    def _turn(self, ready: set[object], now: float) -> None:
+    def _take(self, ready: set[object], now: float) -> None:
         for source in ready:
             if source == self._inbox.descriptor:
                 for command in self._inbox.take():

@@ -20,8 +20,8 @@ from swarm.messages.base import Channel
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Close, Opened, Refused, Renew, Renewed, Resend, Tail
+from swarm.messages.steps import Steps, StepSpan, Tokens
 from swarm.messages.tensors import ids_tensor
-from swarm.messages.work import Steps, StepSpan, Tokens
 from swarm.plan.routes import Hop
 
 CONNECT_SECONDS = 1.5  # a node on a LAN that has not answered by then is not there

@@ -16,7 +16,7 @@ from swarm.messages.members import (
     Welcome,
 )
 from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed, Resend
-from swarm.messages.work import Credit, Probe, ProbeAck, StepRefused, Steps, Tokens
+from swarm.messages.steps import Credit, Probe, ProbeAck, StepRefused, Steps, Tokens
 
 AnyMessage = (
     Hello

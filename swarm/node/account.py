@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from swarm.node.peers.membership import LocalModel
+from swarm.node.this_node import LocalModel
 from swarm.parts import Part
 
 

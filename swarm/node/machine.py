@@ -13,7 +13,7 @@ from swarm.errors import RequestError
 from swarm.messages.files import AskFile, AskModel, ModelCard
 from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, EndHold, Goodbye, Hello, HoldAnswer, Welcome
 from swarm.messages.sessions import Close, Open, Refused, Renew, Resend
-from swarm.messages.work import Credit, Probe, ProbeAck, StepRefused, Steps
+from swarm.messages.steps import Credit, Probe, ProbeAck, StepRefused, Steps
 from swarm.node.batches import ServedPart
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.claims.own import OwnClaims

@@ -90,11 +90,11 @@ def count_coverage(held: Sequence[Held], layers: Mapping[str, int]) -> dict[str,
     return coverage
 
 
-def take_up_again(seat: Seat, former: Mapping[str, Part], coverage: Mapping[str, Sequence[int]]) -> Placement:
+def take_up_again(seat: Seat, served_before: Mapping[str, Part], coverage: Mapping[str, Sequence[int]]) -> Placement:
     """What a node held before, where that is still wanted: it fits, and no other cell is thinner than its thinnest."""
     placement: Placement = {}
     budget = seat.budget
-    for model, part in sorted(former.items()):
+    for model, part in sorted(served_before.items()):
         costs = seat.costs.get(model)
         if costs is None or part.is_empty():
             continue

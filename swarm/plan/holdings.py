@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from swarm.parts import Part, part_of, runs
 from swarm.plan.routes import Server, find_route
-from swarm.plan.shares import Member
+from swarm.plan.shares import PlannedNode
 
 GAIN = 0.10  # of the seconds a token, or of the tokens a second; what promises less is not worth its loading
 
@@ -52,7 +52,7 @@ class Forecast:
 class Holdings:
     """The cells of one model that each member holds, and the moves that led there."""
 
-    def __init__(self, members: Sequence[Member], layers: int) -> None:
+    def __init__(self, members: Sequence[PlannedNode], layers: int) -> None:
         self.layers = layers
         self.moves: list[Move] = []
         self.members = {member.node: member for member in members}

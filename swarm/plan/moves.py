@@ -13,7 +13,7 @@ from functools import partial
 from swarm.parts import runs
 from swarm.plan.holdings import Cells, Forecast, Holdings, Move
 from swarm.plan.routes import UNMEASURED_SECONDS
-from swarm.plan.shares import Member, Share, seconds_of, share_out
+from swarm.plan.shares import PlannedNode, Share, seconds_of, share_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Plan:
     standby: Mapping[str, str]
 
 
-def plan_moves(members: Sequence[Member], layers: int) -> Plan:
+def plan_moves(members: Sequence[PlannedNode], layers: int) -> Plan:
     """What should change for one model of `layers` layers.
 
     Same members, same plan, in whatever order they are given.
@@ -41,7 +41,7 @@ def plan_moves(members: Sequence[Member], layers: int) -> Plan:
     return Plan(tuple(holdings.moves), before, holdings.forecast(), standby)
 
 
-def _with_figures(members: Sequence[Member]) -> list[Member]:
+def _with_figures(members: Sequence[PlannedNode]) -> list[PlannedNode]:
     """Those who have not measured themselves count as the middle one of those who have."""
     layer_seconds = _middle([member.layer_seconds for member in members], UNMEASURED_SECONDS)
     prompt_seconds = _middle([member.prompt_seconds for member in members], 0.0)
@@ -63,7 +63,7 @@ def _middle(figures: Iterable[float], otherwise: float) -> float:
     return measured[len(measured) // 2] if measured else otherwise
 
 
-def _explain_standby(members: Iterable[Member], shares: Sequence[Share]) -> dict[str, str]:
+def _explain_standby(members: Iterable[PlannedNode], shares: Sequence[Share]) -> dict[str, str]:
     """Why each node that the best chain does without is left out of it."""
     if not shares:
         return {}
@@ -115,7 +115,7 @@ def _arrange(shares: Sequence[Share], holdings: Holdings) -> dict[str, Cells]:
     return {node: frozenset(range(start, stop)) for node, (start, stop) in windows.items()}
 
 
-def _present_if_not_all(member: Member) -> Cells:
+def _present_if_not_all(member: PlannedNode) -> Cells:
     absent = member.costs.absent
     return frozenset(range(member.costs.layers + 2)) - absent if absent else frozenset()
 

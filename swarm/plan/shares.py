@@ -15,7 +15,7 @@ from swarm.plan.routes import HOP_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class PlannedNode:
     """A node as the planner sees it, for one model. Every figure is one that it published."""
 
     node: str
@@ -44,7 +44,7 @@ class Member:
 class Share:
     """What one node of a chain carries: so many layers, and begin or end beside them."""
 
-    member: Member
+    member: PlannedNode
     layers: int
     begin: bool
     end: bool
@@ -62,7 +62,7 @@ _Row = list[tuple[float, _Chosen | None] | None]
 _ENDS = ((False, False), (True, False), (False, True), (True, True))
 
 
-def share_out(members: Sequence[Member], layers: int) -> list[Share]:
+def share_out(members: Sequence[PlannedNode], layers: int) -> list[Share]:
     """The cheapest chain's shares, the fastest node first; an empty list if all nodes together cannot hold the model.
 
     Exact. In a best chain every node but its slowest is full, or layers would move from the slower to the faster; so

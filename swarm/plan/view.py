@@ -14,7 +14,7 @@ from swarm.messages.members import Beat, Capacity, Claim
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.plan.routes import HOP_SECONDS, Server
-from swarm.plan.shares import Member
+from swarm.plan.shares import PlannedNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class NodeView:
             self.variant,
         )
 
-    def member(self, layers: int, passed: Collection[str] = (), stuck: Collection[str] = ()) -> Member:
+    def member(self, layers: int, passed: Collection[str] = (), stuck: Collection[str] = ()) -> PlannedNode:
         """The same for the planner.
 
         passed: nodes to leave as they are. stuck: likewise, and what they load is not counted upon.
         """
         is_stuck = self.node in stuck
-        return Member(
+        return PlannedNode(
             node=self.node,
             budget=self.budget or 0,
             costs=self.costs or CellCosts(layers, 0, 1, 0),
@@ -115,9 +115,9 @@ def read_views(beats: Iterable[Beat], model: str, layers: int) -> list[NodeView]
     return views
 
 
-def read_members(
+def read_planned(
     beats: Iterable[Beat], model: str, layers: int, passed: Collection[str] = (), stuck: Collection[str] = ()
-) -> list[Member]:
+) -> list[PlannedNode]:
     """A model's nodes as the planner sees them; passed, stuck: as for NodeView.member."""
     return [view.member(layers, passed, stuck) for view in read_views(beats, model, layers)]
 

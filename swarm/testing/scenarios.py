@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from swarm.parts import part_of, part_of_cells
 from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.view import read_members
+from swarm.plan.view import read_planned
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.promises import BrokenPromiseError
@@ -215,7 +215,7 @@ def _is_done(simulation: Simulation) -> bool:
 def _plan(simulation: Simulation) -> Plan:
     """What the nodes that are up would do next, if all of them knew all."""
     beats = [node.machine.make_beat() for node in simulation.nodes.values() if node.is_up]
-    return plan_moves(read_members(beats, MODEL_ID, MODEL.layers), MODEL.layers)
+    return plan_moves(read_planned(beats, MODEL_ID, MODEL.layers), MODEL.layers)
 
 
 def _missing(simulation: Simulation) -> list[int]:

@@ -37,7 +37,8 @@ from swarm.node.effects import (
 )
 from swarm.node.events import BatchDone, BatchFailed, CoresTaken, Event, PartLoaded, Started, StopAsked, Ticked
 from swarm.node.machine import NodeMachine
-from swarm.node.peers.membership import LocalModel, Membership, Self
+from swarm.node.peers.membership import Membership
+from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.plan.view import read_views
@@ -123,7 +124,7 @@ class Simulation:
         layers = self.model.layers
         absent = frozenset((whole(layers) - parse_part(present, layers)).cells)
         costs = CellCosts(layers, 0, LAYER_BYTES, 0, absent)
-        me = Self(
+        me = ThisNode(
             node=name,
             incarnation=int(self.now * 1000) + 1,
             name=name[:4],

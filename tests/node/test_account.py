@@ -13,7 +13,7 @@ from swarm.node.batches import ServedPart
 from swarm.node.effects import Answer, Forget
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
-from swarm.node.peers.membership import LocalModel
+from swarm.node.this_node import LocalModel
 from swarm.parts import NOTHING, Part, parse_part
 from swarm.plan.claims import CellCosts
 from swarm.wire.events import Asker

@@ -10,8 +10,8 @@ from swarm.client.session import Turn
 from swarm.errors import PeerError
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail
+from swarm.messages.steps import Steps, StepSpan
 from swarm.messages.tensors import WireTensor, ids_tensor
-from swarm.messages.work import Steps, StepSpan
 from swarm.node.account import MemoryAccount
 from swarm.node.batches import Batch, BatchResult
 from swarm.node.effects import Forget, Run, SendClient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.messages.work import Probe, ProbeAck
+from swarm.messages.steps import Probe, ProbeAck
 from swarm.node.effects import LimitFrames, SendPeer
 from swarm.node.peers.links import FRAME_SECONDS, PROBE_AGAIN_SECONDS, PROBE_BYTES, LinkMeter
 

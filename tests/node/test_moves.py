@@ -10,7 +10,8 @@ from swarm.node.claims.moves import DRAIN_SECONDS, HOLD_SECONDS, STUCK_SECONDS
 from swarm.node.effects import Answer
 from swarm.node.events import PartFailed
 from swarm.node.machine import NodeMachine
-from swarm.node.peers.membership import Membership, Self
+from swarm.node.peers.membership import Membership
+from swarm.node.this_node import ThisNode
 from swarm.parts import parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
@@ -120,7 +121,7 @@ def test_a_part_that_cannot_be_loaded_ends_the_move_and_what_was_served_still_is
 
 
 def test_a_beat_that_claims_what_no_model_has_is_refused() -> None:
-    me = Self(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=1, budget=1, models=())
+    me = ThisNode(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=1, budget=1, models=())
     machine = NodeMachine(Membership(me, [], 0.0), {})
     claim = Claim(model=MODEL_ID, name="integers", layers=8, part="40-50", state="serving")
     beat = make_beat("b", claim)

@@ -7,7 +7,8 @@ from msgspec import structs
 from swarm.node.effects import Effect, Exit, Load
 from swarm.node.events import PartFailed, Started
 from swarm.node.machine import NodeMachine
-from swarm.node.peers.membership import LocalModel, Membership, Self
+from swarm.node.peers.membership import Membership
+from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import whole
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
@@ -20,7 +21,7 @@ def start() -> tuple[NodeMachine, list[Effect]]:
     """A node that loads two whole models, and what it does first."""
     costs = CellCosts(LAYERS, 1, 1, 1)
     local = tuple(LocalModel(model, model[0], costs) for model in MODELS)
-    me = Self(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=99, budget=99, models=local)
+    me = ThisNode(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=99, budget=99, models=local)
     card = IntegerModel(layers=LAYERS).card
     cards = {model: structs.replace(card, model=model) for model in MODELS}
     machine = NodeMachine(Membership(me, [], 0.0), cards)

@@ -6,7 +6,8 @@ from swarm.messages.members import Goodbye
 from swarm.node.effects import HangUp, Report
 from swarm.node.events import Started
 from swarm.node.machine import NodeMachine
-from swarm.node.peers.membership import Membership, Self
+from swarm.node.peers.membership import Membership
+from swarm.node.this_node import ThisNode
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
@@ -21,7 +22,7 @@ def is_told(machine: NodeMachine, address: str, now: float) -> bool:
 
 
 def test_a_remembered_address_may_be_silent_one_that_the_user_named_may_not() -> None:
-    me = Self(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=1, budget=1, models=())
+    me = ThisNode(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=1, budget=1, models=())
     machine = NodeMachine(Membership(me, [], 0.0), {})
     machine.handle(Started(7701, {}, [NAMED], [REMEMBERED]), 0.0)
     assert not is_told(machine, REMEMBERED, 5.0)

@@ -17,21 +17,21 @@ from swarm.parts import NOTHING, Part, parse_part, whole
 from swarm.plan.claims import CellCosts, Seat, place_all
 from swarm.plan.figures import SAMPLES, Published
 from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.shares import Member
+from swarm.plan.shares import PlannedNode
 
 LAYERS = 24
 MODEL = "m"
 SEEDS = 500
 
 
-def make_members(seed: int, least: float = 0.1, most: float = 0.6) -> list[Member]:
+def make_members(seed: int, least: float = 0.1, most: float = 0.6) -> list[PlannedNode]:
     """6 to 9 nodes, each with memory for `least` to `most` of the model and its own speed, over a range of 16."""
     rng = random.Random(seed)
     costs = CellCosts(LAYERS, rng.choice([0, 10]), 10, rng.choice([0, 15]))
     end_layers = rng.choice([0.0, 1.4, 6.0])
     whole_bytes = LAYERS * costs.layer + costs.begin + costs.end
     return [
-        Member(
+        PlannedNode(
             node=f"{rng.getrandbits(64):016x}",
             budget=int(whole_bytes * rng.uniform(least, most)),
             costs=costs,
@@ -43,14 +43,14 @@ def make_members(seed: int, least: float = 0.1, most: float = 0.6) -> list[Membe
     ]
 
 
-def claim_first(members: Sequence[Member]) -> list[Member]:
+def claim_first(members: Sequence[PlannedNode]) -> list[PlannedNode]:
     """The members with the claims that they take before anything is measured."""
     seats = [Seat(member.node, member.budget, {MODEL: member.costs}) for member in members]
     rows = place_all(seats, [], {MODEL: LAYERS})
     return [replace(member, part=rows[member.node].get(MODEL, NOTHING)) for member in members]
 
 
-def carry_out(plan: Plan, members: Sequence[Member]) -> list[Member]:
+def carry_out(plan: Plan, members: Sequence[PlannedNode]) -> list[PlannedNode]:
     """The members after the plan's moves, each of which must be possible when its turn comes."""
     parts = {member.node: member.part for member in members}
     of = {member.node: member for member in members}
@@ -64,7 +64,7 @@ def carry_out(plan: Plan, members: Sequence[Member]) -> list[Member]:
     return [replace(member, part=parts[member.node]) for member in members]
 
 
-def search_exactly(members: Sequence[Member]) -> float:
+def search_exactly(members: Sequence[PlannedNode]) -> float:
     """Least seconds a token over every set of nodes and every choice of who holds begin and end."""
     best = math.inf
     ordered = sorted(members, key=lambda member: member.layer_seconds)
@@ -123,8 +123,8 @@ def test_the_same_view_gives_the_same_plan_in_whatever_order_the_peers_arrived(s
 
 def member(
     node: str, layer_seconds: float, budget: int, part: str = "", *, stays: bool = False, end_seconds: float = 0.0
-) -> Member:
-    return Member(
+) -> PlannedNode:
+    return PlannedNode(
         node=node,
         budget=budget,
         costs=CellCosts(LAYERS, 0, 10, 0),
@@ -217,7 +217,7 @@ def test_noise_moves_nobody_in_a_thousand_rounds(seed: int) -> None:
         for _ in range(3 * SAMPLES):
             figures[one.node].note(true[one.node] * rng.uniform(0.8, 1.2))
 
-    def as_published(known: Sequence[Member]) -> list[Member]:
+    def as_published(known: Sequence[PlannedNode]) -> list[PlannedNode]:
         return [replace(one, layer_seconds=figures[one.node].value) for one in known]
 
     members = as_published(claim_first(members))
@@ -235,7 +235,7 @@ def test_a_prompt_is_as_fast_as_the_hop_that_takes_longest_for_its_chunks() -> N
     costs = CellCosts(LAYERS, 0, 10, 0)
     figures = [("a", 160, 0.004, 0.002), ("b", 80, 0.001, 0.0005), ("c", 240, 0.1, 0.0)]
     members = [
-        Member(node=node * 16, budget=budget, costs=costs, layer_seconds=layer, prompt_seconds=prompt)
+        PlannedNode(node=node * 16, budget=budget, costs=costs, layer_seconds=layer, prompt_seconds=prompt)
         for node, budget, layer, prompt in figures
     ]
     plan = plan_moves(members, LAYERS)

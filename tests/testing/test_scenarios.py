@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from swarm.client.session import SessionMachine
-from swarm.messages.work import Tokens
+from swarm.messages.steps import Tokens
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.hops.hop import HopSession
 from swarm.testing.integer_model import IntegerModel

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.messages.members import Beat, Claim, Hello
+from swarm.messages.steps import Steps, StepSpan, Tokens
 from swarm.messages.tensors import WireTensor, ids_of, ids_tensor
-from swarm.messages.work import Steps, StepSpan, Tokens
 from swarm.wire.codec import FRAME_LIMIT, SMALLEST_FRAME, WireError, decode, encode
 
 HELLO = Hello(node="a" * 16, kind="node", incarnation=5)

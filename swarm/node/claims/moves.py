@@ -19,8 +19,8 @@ from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import STILL_SECONDS
 from swarm.parts import NOTHING, Part, join_parts, parse_part
 from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.shares import Member
-from swarm.plan.view import read_members, read_views
+from swarm.plan.shares import PlannedNode
+from swarm.plan.view import read_planned, read_views
 from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
@@ -96,7 +96,7 @@ class MoveRunner:
         self._promises: dict[str, _Promise] = {}  # asker → what was promised
         self._look_at = 0.0
         self._numbers = 0
-        self._plans: dict[str, tuple[Sequence[Member], Plan]] = {}  # by model: the last view, and what it leads to
+        self._plans: dict[str, tuple[Sequence[PlannedNode], Plan]] = {}  # by model: the last view, and what it leads to
         self._due: dict[str, tuple[str, Part, float]] = {}  # by model: whose move is first, where to, since when
         self._passed: dict[str, float] = {}
         self._others_moves: dict[tuple[str, str, str], _SeenMove] = {}  # by node, model and state; this node's own, too
@@ -164,7 +164,7 @@ class MoveRunner:
 
     def _first_move(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> tuple[str, Part] | None:
         stuck = {node for (node, other, _), one in self._others_moves.items() if other == model and one.is_stuck(now)}
-        members = read_members(beats, model, layers, self._passed, stuck)
+        members = read_planned(beats, model, layers, self._passed, stuck)
         known = self._plans.get(model)
         plan = plan_moves(members, layers) if known is None or known[0] != members else known[1]
         self._plans[model] = members, plan

@@ -13,7 +13,7 @@ from swarm.messages.members import Capacity, Claim
 from swarm.node.account import MemoryAccount
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
-from swarm.node.peers.membership import LocalModel, Self
+from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import NOTHING, Part, part_of
 from swarm.plan.figures import Published
 
@@ -46,7 +46,7 @@ class OwnClaim:
 class OwnClaims:
     """This node's claims by model id."""
 
-    def __init__(self, me: Self, models: Mapping[str, LocalModel]) -> None:
+    def __init__(self, me: ThisNode, models: Mapping[str, LocalModel]) -> None:
         """models: whose weights lie here; kept up to date by the caller."""
         self.by_model: dict[str, OwnClaim] = {}
         self.account = MemoryAccount(me.budget, models, self.by_model)

@@ -9,8 +9,8 @@ from typing import Literal
 from msgspec import Struct
 
 from swarm.messages.sessions import Code, Open, Tail
+from swarm.messages.steps import StepSpan, Tokens
 from swarm.messages.tensors import WireTensor
-from swarm.messages.work import StepSpan, Tokens
 from swarm.parts import Part
 from swarm.wire.events import Asker
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm.messages.sessions import Code
+from swarm.messages.steps import Credit, Progress, StepRefused, Steps, StepSpan
 from swarm.messages.tensors import WireTensor, ids_tensor
-from swarm.messages.work import Credit, Progress, StepRefused, Steps, StepSpan
 from swarm.node.effects import Answer, Effect, SendPeer
 from swarm.node.hops.hop import HopSession, Kept, Pending
 from swarm.wire.events import Asker

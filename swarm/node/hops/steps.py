@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from swarm.messages.sessions import Refused, Resend
+from swarm.messages.steps import Credit, StepRefused, Steps, StepSpan
 from swarm.messages.tensors import WireTensor, ids_tensor
-from swarm.messages.work import Credit, StepRefused, Steps, StepSpan
 from swarm.node.batches import Batch, BatchResult, ServedPart
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient
 from swarm.node.hops.admission import refuse

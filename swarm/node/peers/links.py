@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swarm.messages.steps import Probe, ProbeAck
 from swarm.messages.tensors import WireTensor
-from swarm.messages.work import Probe, ProbeAck
 from swarm.node.effects import Effect, LimitFrames, SendPeer
 
 PROBE_BYTES = 64 << 10

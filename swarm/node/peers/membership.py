@@ -7,7 +7,6 @@ takes its own row of the placement that every node computes alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from statistics import median
 
 from swarm.discovery.knocks import Knock, Knocks
@@ -16,9 +15,9 @@ from swarm.errors import RequestError
 from swarm.messages.members import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage
 from swarm.messages.sessions import Refused
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
-from swarm.parts import Part, parse_part, part_of
+from swarm.node.this_node import ThisNode
+from swarm.parts import Part, parse_part
 from swarm.plan.claims import (
-    CellCosts,
     Held,
     Placement,
     Seat,
@@ -40,45 +39,10 @@ RTT_SHARE = 0.2
 _ONLY_FOR_NODES = ("peers", "rtts", "rates")  # left out of pages for clients, or cut short
 
 
-@dataclass(frozen=True, slots=True)
-class LocalModel:
-    """A model whose weights lie on this machine, and what its cells would cost in memory."""
-
-    model: str
-    name: str
-    costs: CellCosts
-    kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
-    variant: str = ""  # how its weights are stored and computed
-
-    @property
-    def present(self) -> Part:
-        """What this machine has the weights of."""
-        return part_of(set(range(self.costs.layers + 2)) - self.costs.absent, self.costs.layers)
-
-    def without(self, spoilt: Iterable[int]) -> LocalModel:
-        """The same, with fewer cells."""
-        return replace(self, costs=replace(self.costs, absent=self.costs.absent | frozenset(spoilt)))
-
-
-@dataclass(frozen=True, slots=True)
-class Self:
-    """What does not change about this node while it runs."""
-
-    node: str
-    incarnation: int
-    name: str
-    device: str
-    memory_total: int
-    budget: int
-    models: tuple[LocalModel, ...]
-    machine: str = ""  # the same for nodes that share processors
-    former: Mapping[str, Part] = field(default_factory=dict[str, Part])  # what it served before it was restarted
-
-
 class Membership:
     """Peers, beats and claims of one node."""
 
-    def __init__(self, me: Self, addresses: Sequence[str], started: float) -> None:
+    def __init__(self, me: ThisNode, addresses: Sequence[str], started: float) -> None:
         self.me = me
         self.local = {local.model: local for local in me.models}
         self.addresses = list(addresses)
@@ -282,7 +246,7 @@ class Membership:
                 seats.append(Seat(beat.node, beat.capacities[0].budget_bytes, costs))
         layers = self._layers(beats)
         held = self._held(beats, layers)
-        again = take_up_again(seats[0], self.me.former, count_coverage(held, layers))
+        again = take_up_again(seats[0], self.me.served_before, count_coverage(held, layers))
         return again or place_all(seats, held, layers)[self.me.node] or None
 
     def _yielding(self, placed: Mapping[str, Part], now: float) -> Placement | None:

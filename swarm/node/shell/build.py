@@ -10,7 +10,6 @@ from pathlib import Path
 from swarm.decoder.device import Device, best_device, device_named
 from swarm.errors import RequestError
 from swarm.keys import BorrowedName, NameLock, SwarmKeys, machine_id
-from swarm.node.claims.former import keep_former, read_former
 from swarm.node.compute.memory import (
     SPARED_SHARE,
     check_budget,
@@ -19,10 +18,11 @@ from swarm.node.compute.memory import (
 from swarm.node.compute.models import LocalWeights, read_weights
 from swarm.node.compute.protocol import EngineLoader
 from swarm.node.effects import Report
-from swarm.node.peers.membership import LocalModel, Self
 from swarm.node.shell.cores import Cores
 from swarm.node.shell.ledger import Ledger
 from swarm.node.shell.process import NodeProcess, NodeSettings
+from swarm.node.shell.served_before import note_served, read_served_before
+from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import Part, parse_part
 from swarm.sizes import parse_size
 
@@ -82,14 +82,14 @@ def build_node(
     keys: SwarmKeys,
     name: NameLock | BorrowedName,
     ledger: Ledger,
-    former: Path | None,
+    served_before: Path | None,
     cores: Path | None,
     report: Callable[[Report], None],
 ) -> NodeProcess:
     """The node's process, ready to run.
 
-    budget: bytes of the device. former: where to keep what it serves, for its next start. cores: where the machine's nodes
-    take turns. report: what happens, for the user.
+    budget: bytes of the device. served_before: the file where to keep what it serves, for its next start. cores: where the
+    machine's nodes take turns. report: what happens, for the user.
     """
     models = offer.models
     layers = {model: one.decoder.layers for model, one in models.items()}
@@ -102,9 +102,9 @@ def build_node(
             part = parse_part(said.fields["part"], layers[model])
             allocated[model] = models[model].memory.weights(part)
             ledger.note_allocated(sum(allocated.values()))
-            if former is not None:
+            if served_before is not None:
                 with contextlib.suppress(OSError):  # it will ask the swarm what to serve, as a new node does
-                    keep_former(former, model, part)
+                    note_served(served_before, model, part)
 
     def make_loader(on_layer: Callable[[], None]) -> EngineLoader:
         from swarm.node.compute.engine import DecoderLoader  # seconds of torch, on a loader thread: discovery goes on
@@ -116,7 +116,7 @@ def build_node(
             on_layer,
         )
 
-    me = Self(
+    me = ThisNode(
         node=name.identity.node,
         incarnation=name.incarnation,
         name=name.name[:64],
@@ -128,7 +128,7 @@ def build_node(
             LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes, one.variant)
             for model, one in models.items()
         ),
-        former={} if former is None else read_former(former, layers),
+        served_before={} if served_before is None else read_served_before(served_before, layers),
     )
     return NodeProcess(
         settings,

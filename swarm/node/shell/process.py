@@ -45,8 +45,9 @@ from swarm.node.effects import (
 )
 from swarm.node.events import AddressSeen, CoresTaken, Event, PartLoaded, Started, StopAsked, Ticked
 from swarm.node.machine import NodeMachine
-from swarm.node.peers.membership import Membership, Self
+from swarm.node.peers.membership import Membership
 from swarm.node.shell.cores import Cores
+from swarm.node.this_node import ThisNode
 from swarm.parts import Part
 from swarm.wire.codec import FRAME_LIMIT
 from swarm.wire.dialer import Dialer
@@ -81,7 +82,7 @@ class NodeProcess:
         settings: NodeSettings,
         keys: SwarmKeys,
         identity: Identity,
-        me: Self,
+        me: ThisNode,
         cards: Mapping[str, ModelCard],
         documents: Mapping[str, Path],
         make_loader: Callable[[Callable[[], None]], EngineLoader],
@@ -141,12 +142,12 @@ class NodeProcess:
                         self._handle(event)
                     tick = Ticked(self._compute.tick, self._listener.penalties.total, self._compute.caches)
                     self._handle(tick)
-                self._turn(next_tick - time.monotonic())
+                self._wait_and_take(next_tick - time.monotonic())
         finally:
             self._close()
         return self._exit_code
 
-    def _turn(self, seconds: float) -> None:
+    def _wait_and_take(self, seconds: float) -> None:
         """Wait for input and handle it all."""
         self._polling.follow(self._dialer.changes, lambda: [*self._listener.sockets, *self._dialer.sockets])
         for source in self._polling.wait(seconds):

@@ -11,7 +11,7 @@ from swarm.files import write_whole
 from swarm.parts import Part, parse_part
 
 
-def read_former(path: Path, layers: Mapping[str, int]) -> dict[str, Part]:
+def read_served_before(path: Path, layers: Mapping[str, int]) -> dict[str, Part]:
     """Model id → part, for models of so many layers; nothing if the file is missing, damaged or about other models."""
     try:
         specs: dict[str, str] = json.loads(path.read_text("utf-8"))
@@ -20,7 +20,7 @@ def read_former(path: Path, layers: Mapping[str, int]) -> dict[str, Part]:
         return {}  # a wish that got lost
 
 
-def keep_former(path: Path, model: str, part: Part) -> None:
+def note_served(path: Path, model: str, part: Part) -> None:
     """Note what is served now, beside what is served of other models. Raises OSError where nothing can be written."""
     try:
         known: dict[str, str] = dict(json.loads(path.read_text("utf-8")))

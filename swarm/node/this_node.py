@@ -1,0 +1,44 @@
+"""What does not change about this node while it runs, and the models whose weights lie on its machine. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from swarm.parts import Part, part_of
+from swarm.plan.claims import CellCosts
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model whose weights lie on this machine, and what its cells would cost in memory."""
+
+    model: str
+    name: str
+    costs: CellCosts
+    kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
+    variant: str = ""  # how its weights are stored and computed
+
+    @property
+    def present(self) -> Part:
+        """What this machine has the weights of."""
+        return part_of(set(range(self.costs.layers + 2)) - self.costs.absent, self.costs.layers)
+
+    def without(self, spoilt: Iterable[int]) -> LocalModel:
+        """The same, with fewer cells."""
+        return replace(self, costs=replace(self.costs, absent=self.costs.absent | frozenset(spoilt)))
+
+
+@dataclass(frozen=True, slots=True)
+class ThisNode:
+    """What does not change about this node while it runs."""
+
+    node: str
+    incarnation: int
+    name: str
+    device: str
+    memory_total: int
+    budget: int
+    models: tuple[LocalModel, ...]
+    machine: str = ""  # the same for nodes that share processors
+    served_before: Mapping[str, Part] = field(default_factory=dict[str, Part])  # what it served before it was restarted
