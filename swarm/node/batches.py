@@ -11,15 +11,28 @@ from swarm.messages.tensors import WireTensor
 from swarm.parts import Part
 
 
-class SampleOrder(Struct, frozen=True):
-    """Draw the token for `position` from the span's last row.
+class Want(Struct, frozen=True):
+    """What a span's last rows should give: a token each, and how likely some are.
 
-    ids: where a penalty needs them: those before `position` count, more may be added meanwhile.
+    rows: how many. position: of the first one's token. ids: where a penalty needs them: those before a token's position
+    count, more may be added meanwhile. given: an id a row whose log-probability is wanted, or none at all. top: how many
+    likeliest ids of each row, with theirs.
     """
 
     sampling: Sampling
     position: int
     ids: Sequence[int] | None
+    rows: int = 1
+    given: tuple[int, ...] = ()
+    top: int = 0
+
+
+class Drawn(Struct, frozen=True):
+    """What came of a Want, by row. given: log-probabilities; top: ids and theirs, the likeliest first."""
+
+    ids: tuple[int, ...]
+    given: tuple[float, ...] = ()
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 class WorkSpan(Struct, frozen=True):
@@ -32,7 +45,7 @@ class WorkSpan(Struct, frozen=True):
     length: int
     reserve: int
     is_prompt: bool
-    sample: SampleOrder | None = None
+    want: Want | None = None
 
 
 class Batch(Struct, frozen=True):
@@ -51,11 +64,11 @@ class Batch(Struct, frozen=True):
 
 
 class BatchResult(Struct, frozen=True):
-    """outputs: one packed tensor a group. sampled: a token id for each span with an order, in order."""
+    """outputs: one packed tensor a group. drawn: for each span that wants anything, in order."""
 
     number: int
     outputs: tuple[WireTensor, ...]
-    sampled: tuple[int, ...]
+    drawn: tuple[Drawn, ...]
     seconds: float
 
 

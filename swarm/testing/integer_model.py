@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_of
-from swarm.node.batches import Batch, BatchResult, SampleOrder, ServedPart
+from swarm.node.batches import Batch, BatchResult, Drawn, ServedPart, Want
 from swarm.node.compute.protocol import Engine, MakeEngine
 from swarm.parts import Part
 
@@ -98,6 +98,11 @@ def draw(value: int, position: int, sampling: Sampling, vocabulary: int) -> int:
     return (mix(3, value, sampling.seed, position) if sampling.temperature else value) % vocabulary
 
 
+def how_likely(value: int, token: int) -> float:
+    """A log-probability."""
+    return -(mix(4, value, token) % 1000) / 100
+
+
 class IntegerEngine:
     """Runs batches on a part of the integer model."""
 
@@ -137,23 +142,23 @@ class IntegerEngine:
     def run(self, batch: Batch) -> BatchResult:
         model = self._model
         seconds = batch.part.layer_count * (model.layer_seconds + (batch.tokens - 1) * model.token_seconds)
-        if any(span.sample is not None for span in batch.spans):
+        if any(span.want is not None for span in batch.spans):
             seconds += model.end_seconds
         if seconds:
             self._pause(seconds)
         values = [self._run_span(batch, index) for index in range(len(batch.spans))]
         self._on_layer()
-        sampled: list[int] = []
+        drawn: list[Drawn] = []
         for span, row in zip(batch.spans, values, strict=True):
-            if span.sample is not None:
-                sampled.append(self._draw(row[-1], span.sample))
+            if span.want is not None:
+                drawn.append(self._draw(row[-span.want.rows :], span.want))
         outputs: list[WireTensor] = []
         first = 0
         for count in batch.groups:
             flat = [value for row in values[first : first + count] for value in row]
             outputs.append(self._pack(flat))
             first += count
-        return BatchResult(batch.number, tuple(outputs), tuple(sampled), seconds)
+        return BatchResult(batch.number, tuple(outputs), tuple(drawn), seconds)
 
     def _pack(self, values: Sequence[int]) -> WireTensor:
         hidden = self._model.hidden
@@ -164,8 +169,20 @@ class IntegerEngine:
         padded = struct.Struct(f"<q{8 * (self._model.hidden - 1)}x")
         return [value for (value,) in padded.iter_unpack(tensor.data)]
 
-    def _draw(self, value: int, order: SampleOrder) -> int:
-        return draw(value, order.position, order.sampling, self._model.vocabulary)
+    def _draw(self, values: Sequence[int], want: Want) -> Drawn:
+        """The likeliest ids are the one drawn and those after it; how likely is a number of the row and the id."""
+        vocabulary = self._model.vocabulary
+        ids = [draw(value, want.position + row, want.sampling, vocabulary) for row, value in enumerate(values)]
+        return Drawn(
+            tuple(ids),
+            tuple(how_likely(value, token) for value, token in zip(values, want.given, strict=False)),
+            tuple(
+                tuple((token % vocabulary, how_likely(value, token)) for token in range(first, first + want.top))
+                for value, first in zip(values, ids, strict=True)
+            )
+            if want.top
+            else (),
+        )
 
     def _run_span(self, batch: Batch, index: int) -> list[int]:
         span, tensor = batch.spans[index], batch.inputs[index]

@@ -15,7 +15,7 @@ from swarm.decoder.device import Device
 from swarm.falcon.family import FALCON
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_tensor
-from swarm.node.batches import Batch, BatchResult, SampleOrder, WorkSpan
+from swarm.node.batches import Batch, BatchResult, Want, WorkSpan
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
 from swarm.parts import Part, parse_part
@@ -81,11 +81,12 @@ class EngineScript:
         later = Talk("later", [8, 8, 1], SAMPLINGS[2])
         for length in (3, 1, 1):
             self.advance(engines[1:], [engines[1].part.part], [later], length)
+        checked = self.check_drafts(engines[1], Talk("drafts", [5, 3, 5, 8, 9, 7], SAMPLINGS[3]))
         with self.running():
             for engine in engines:
                 for session, part in list(engine.cached):
                     engine.forget(session, part)
-        return [talk.ids for talk in (alone, *many, later)]
+        return [*(talk.ids for talk in (alone, *many, later)), checked]
 
     def load(self, loader: DecoderLoader, part: Part, old: DecoderEngine | None) -> DecoderEngine:
         *_, make = loader.load(MODEL, part, old)
@@ -107,11 +108,21 @@ class EngineScript:
                 inputs = cut(result.outputs[0], [length] * len(talks))
             result = self.run(engine, part, talks, length, inputs)
         assert result is not None
-        tokens = iter(result.sampled)
+        drawn = iter(result.drawn)
         for talk in talks:
             talk.end += length
             if talk.end == len(talk.ids):
-                talk.ids.append(next(tokens))
+                talk.ids += next(drawn).ids
+
+    def check_drafts(self, engine: DecoderEngine, talk: Talk) -> list[int]:
+        """What a session's last three ids should have been, and the two likeliest of each."""
+        want = Want(talk.sampling, 4, talk.ids, rows=3, given=(8, 9, 7), top=2)
+        span = WorkSpan(talk.name, 1, 0, 0, len(talk.ids), 200, True, want)
+        batch = Batch(next(self.numbers), MODEL, engine.part.part, (span,), (ids_tensor(talk.ids),), ())
+        with self.running():
+            (drawn,) = engine.run(batch).drawn
+        self.on_batch(batch)
+        return [*drawn.ids, *(token for row in drawn.top for token, _ in row)]
 
     def run(
         self, engine: DecoderEngine, part: Part, talks: Sequence[Talk], length: int, inputs: tuple[WireTensor, ...]
@@ -128,16 +139,14 @@ class EngineScript:
 
 
 def loader_of(weights: Path, device: Device) -> DecoderLoader:
-    return DecoderLoader(
-        {MODEL: WeightsSource(FALCON, weights, "float32", 1 << 30)}, device, None, lambda *_: 1 << 30, lambda: None
-    )
+    return DecoderLoader({MODEL: WeightsSource(FALCON, weights, "float32", 1 << 30)}, device, None, lambda: None)
 
 
-def _order(talk: Talk, length: int) -> SampleOrder | None:
+def _order(talk: Talk, length: int) -> Want | None:
     if talk.end + length < len(talk.ids):
         return None
     ids = talk.ids if talk.sampling.repetition_penalty != 1.0 else None
-    return SampleOrder(talk.sampling, len(talk.ids), ids)
+    return Want(talk.sampling, len(talk.ids), ids)
 
 
 def cut(tensor: WireTensor, lengths: Sequence[int]) -> tuple[WireTensor, ...]:

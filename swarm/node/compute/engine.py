@@ -6,9 +6,8 @@ Lives on the compute thread alone. Knows no queues, leases or peers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +18,12 @@ from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
-from swarm.node.batches import Batch, BatchResult, ServedPart, packed_rows
+from swarm.node.batches import Batch, BatchResult, Drawn, ServedPart
 from swarm.node.compute.costs import NO_LAYERS, LayerCosts, fit_costs
+from swarm.node.compute.drawing import collect, draw_rows, plan_drawings
 from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import DeviceLost, Engine, MakeEngine
-from swarm.node.hops.batching import SAMPLED_ROWS
 from swarm.parts import Part
-from swarm.sampling import Draw, Draws
 from swarm.sepweight.tensorfile import bytes_of
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -124,18 +122,18 @@ class DecoderEngine:
         started = time.perf_counter()
         try:
             with torch.inference_mode():
-                outputs, sampled = self._run(batch)
+                outputs, drawn = self._run(batch)
         except Exception as error:
             if self.part.device.is_fatal(error):
                 raise DeviceLost(str(error)) from error
             raise
-        return BatchResult(batch.number, outputs, sampled, time.perf_counter() - started)
+        return BatchResult(batch.number, outputs, drawn, time.perf_counter() - started)
 
-    def _run(self, batch: Batch) -> tuple[tuple[WireTensor, ...], tuple[int, ...]]:
-        """Output tensors by group, and sampled tokens. One crossing to the device, one back."""
+    def _run(self, batch: Batch) -> tuple[tuple[WireTensor, ...], tuple[Drawn, ...]]:
+        """Output tensors by group, and what is drawn. One crossing to the device, one back."""
         device = self.part.device
         spans = [self._span(batch, index) for index in range(len(batch.spans))]
-        drawings = _plan_drawings(batch)
+        drawings = plan_drawings(batch.spans)
         packed, *placed = device.place([self._pack(batch), *(one for drawing in drawings for one in drawing.tensors)])
         hidden = self.part.enter(packed) if batch.part.begin else packed
         only = None if batch.part == self.part.part else batch.part.layers
@@ -144,22 +142,13 @@ class DecoderEngine:
             fetched = device.fetch(hidden)
             _check_finite(bool(fetched.isfinite().all()), "hidden states")
             return tuple(_to_wire(rows) for rows in fetched.split(_group_lengths(batch))), ()
-        is_finite = hidden.isfinite().all()
         if not drawings:
-            _check_finite(bool(device.fetch(is_finite)), "hidden states")
+            _check_finite(bool(device.fetch(hidden.isfinite().all())), "hidden states")
             return (), ()
         assert self.part.head is not None
-        chosen: list[Tensor] = []
-        left = iter(placed)
-        for drawing in drawings:
-            rows, *settings = islice(left, len(drawing.tensors))
-            logits = self.part.head(hidden.index_select(0, rows))
-            ids = drawing.draws.choose(logits, settings, can_count=device.is_host)
-            chosen.append(torch.where(is_finite & logits.isfinite().all(-1), ids, -1))
-        sampled = device.fetch(torch.cat(chosen)).tolist()
-        _check_finite(-1 not in sampled, "hidden states or logits")
-        places = [place for drawing in drawings for place in drawing.places]
-        return (), tuple(token for _, token in sorted(zip(places, sampled, strict=True)))
+        found = draw_rows(self.part.head, hidden, drawings, placed, can_count=device.is_host)
+        wants = [span.want for span in batch.spans if span.want is not None]
+        return (), collect(wants, drawings, device.fetch(found))
 
     def _pack(self, batch: Batch) -> Tensor:
         """The spans' inputs as one tensor, in what the part takes: ids, or hidden states in its dtype."""
@@ -187,33 +176,6 @@ class DecoderEngine:
     def forget(self, session: str, part: Part) -> None:
         """Free a session's cache of a part."""
         self._caches.pop((session, part), None)
-
-
-class _Drawing(NamedTuple):
-    """Tokens drawn from one tensor of logits. tensors: its rows of the hidden states, and what the draws need.
-
-    places: of each row's token among all that the batch draws.
-    """
-
-    tensors: Sequence[Tensor]
-    draws: Draws
-    places: Sequence[int]
-
-
-def _plan_drawings(batch: Batch) -> list[_Drawing]:
-    """The tokens that a batch draws, as many at a time as their logits may be large."""
-    wanted = [
-        (stop - 1, Draw(order.sampling, order.position, (order.ids or ())[: order.position]))
-        for (_, stop), order in zip(packed_rows(batch.spans), (span.sample for span in batch.spans), strict=True)
-        if order is not None
-    ]
-    drawings: list[_Drawing] = []
-    for start in range(0, len(wanted), SAMPLED_ROWS):
-        some = wanted[start : start + SAMPLED_ROWS]
-        draws = Draws([draw for _, draw in some])
-        rows = torch.tensor([some[index][0] for index in draws.order])
-        drawings.append(_Drawing([rows, *draws.tensors], draws, [start + index for index in draws.order]))
-    return drawings
 
 
 def _group_lengths(batch: Batch) -> list[int]:

@@ -115,7 +115,7 @@ class Pace:
         layers = batch.part.layer_count
         if not layers:
             return
-        seconds = max(0.0, result.seconds - self.end_seconds * bool(result.sampled))
+        seconds = max(0.0, result.seconds - self.end_seconds * bool(result.drawn))
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
             self.layer_seconds += 0.1 * (seconds / layers - self.layer_seconds)
         elif all(span.is_prompt for span in batch.spans) and batch.tokens >= 16:

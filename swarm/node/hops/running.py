@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.messages.tensors import WireTensor
-from swarm.node.batches import Batch, SampleOrder, WorkSpan
+from swarm.node.batches import Batch, Want, WorkSpan
 from swarm.node.hops.hop import HopSession, Pending
 
 
@@ -44,7 +44,7 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
                 pending.length,
                 hop.order.positions,
                 pending.is_prompt,
-                _sample_order(hop) if hop.tail is not None and stop == len(hop.ids) else None,
+                _want(hop) if hop.tail is not None and stop == len(hop.ids) else None,
             )
         )
         inputs.append(pending.tensor)
@@ -58,7 +58,8 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
     return Running(batch, tuple(hop for hop, _ in work), tuple(pendings))
 
 
-def _sample_order(hop: HopSession) -> SampleOrder:
+def _want(hop: HopSession) -> Want:
+    """The next token."""
     assert hop.tail is not None
     sampling = hop.tail.sampling
-    return SampleOrder(sampling, len(hop.ids), hop.ids if sampling.repetition_penalty != 1.0 else None)
+    return Want(sampling, len(hop.ids), hop.ids if sampling.repetition_penalty != 1.0 else None)

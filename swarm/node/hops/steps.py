@@ -284,12 +284,12 @@ class StepRunner:
         """Sampled tokens: as the next steps to the first hops, and to the clients."""
         ring: dict[tuple[str, str], list[HopSession]] = {}
         told: list[HopSession] = []
-        sampled = iter(result.sampled)
+        drawn = iter(result.drawn)
         for span, hop in zip(batch.spans, current, strict=True):
-            if span.sample is None:
+            if span.want is None:
                 continue
-            token = next(sampled)
-            if hop is None or hop.tail is None or len(hop.ids) != span.sample.position:
+            (token,) = next(drawn).ids
+            if hop is None or hop.tail is None or len(hop.ids) != span.want.position:
                 continue
             hop.ids.append(token)
             told.append(hop)
