@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from swarm.errors import SwarmError
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
+from swarm.messages.steps import Score
 from swarm.messages.tensors import WireTensor
 from swarm.plan.routes import Hop
 
@@ -31,9 +32,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """New token ids of the answer, each exactly once and in order."""
+    """New token ids of the answer, each exactly once and in order. scores: one for each, if the turn asked for them."""
 
     ids: tuple[int, ...]
+    scores: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,17 @@ Phase = Literal["idle", "routing", "connecting", "opening", "running", "over"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One answer asked for. ids: the whole prompt, whatever of it is cached already."""
+    """One answer asked for.
+
+    ids: the whole prompt, whatever of it is cached already. scores: how likely each token is wanted, and so many likeliest;
+    None: not.
+    """
 
     ids: Sequence[int]
     max_tokens: int
     sampling: Sampling
     stop_ids: Sequence[int]
+    scores: int | None = None
 
 
 class SessionMachine:
@@ -286,7 +291,8 @@ class SessionMachine:
         """Open the session on every hop that has not opened it yet."""
         assert self._turn is not None
         keep = max(0, min(len(self._cached), len(self.ids) - 1))
-        tail = Tail(sampling=self._turn.sampling, stop_ids=list(self._turn.stop_ids), limit=self._limit)
+        turn = self._turn
+        tail = Tail(sampling=turn.sampling, stop_ids=list(turn.stop_ids), limit=self._limit, scores=turn.scores)
         orders = self._chain.orders(self.session, self._attempt, self.card.model, self._limit, keep, tail)
         return [
             Send(self.route[order.hop].node, "control", order, None if order.tail is None else ids_tensor(self.ids))
@@ -357,7 +363,7 @@ class SessionMachine:
         self.ids += new
         self._patience.note_token()
         self._chain.note_progress(now)
-        effects: list[Effect] = [Delivered(tuple(new))]
+        effects: list[Effect] = [Delivered(tuple(new), tuple(message.scores[skip:]))]
         if message.finish:
             self.phase = "idle"
             self._cached = list(self.ids)

@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 from swarm.messages.base import Count, Message, ModelId, Name, NodeId, Seconds, SessionId, Small, Spec, Text, TokenId
 from swarm.messages.sampling import Sampling
 
+MOST_LIKELIEST = 20
+
 
 class Tail(Struct, frozen=True, kw_only=True):
     """What the last hop alone needs: how to sample and when to stop. Its token ids travel as a tensor beside it."""
@@ -16,6 +18,9 @@ class Tail(Struct, frozen=True, kw_only=True):
     sampling: Sampling
     stop_ids: Annotated[list[TokenId], Meta(max_length=64)]
     limit: Small  # token ids in all, prompt included, at which the answer ends
+    scores: Annotated[int, Meta(ge=0, le=MOST_LIKELIEST)] | None = (
+        None  # with each token: how many likeliest; None: nothing
+    )
 
 
 class Open(Message, frozen=True, tag="open"):

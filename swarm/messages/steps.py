@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from swarm.messages.base import Count, KnownModelId, Message, Seconds, SessionId, Small, Spec, TokenId
-from swarm.messages.sessions import Code
+from swarm.messages.sessions import MOST_LIKELIEST, Code
 
 
 class StepSpan(Struct, frozen=True, array_like=True):
@@ -70,11 +70,22 @@ class StepRefused(Message, frozen=True, tag="step-refused"):
     end: Small
 
 
+class Score(Struct, frozen=True, array_like=True):
+    """How likely a token was before anything was filtered: its log-probability; the likeliest ids and theirs."""
+
+    log_probability: float
+    likeliest: Annotated[list[tuple[TokenId, float]], Meta(max_length=MOST_LIKELIEST)] = []
+
+
 class Tokens(Message, frozen=True, tag="tokens"):
-    """New token ids for the client: ids[0] has position `index` in the whole sequence."""
+    """New token ids for the client: ids[0] has position `index` in the whole sequence.
+
+    scores: one for each, if the session asked for them.
+    """
 
     session: SessionId
     attempt: Small
     index: Small
     ids: Annotated[list[TokenId], Meta(min_length=1, max_length=4096)]
     finish: Literal["", "stop", "length"] = ""
+    scores: Annotated[list[Score], Meta(max_length=4096)] = []

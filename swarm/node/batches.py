@@ -10,13 +10,15 @@ from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor
 from swarm.parts import Part
 
+DRAWN = -1
+
 
 class Want(Struct, frozen=True):
     """What a span's last rows should give: a token each, and how likely some are.
 
     rows: how many. position: of the first one's token. ids: where a penalty needs them: those before a token's position
-    count, more may be added meanwhile. given: an id a row whose log-probability is wanted, or none at all. top: how many
-    likeliest ids of each row, with theirs.
+    count, more may be added meanwhile. given: an id a row whose log-probability is wanted (DRAWN: the token itself), or none
+    at all. top: how many likeliest ids of each row, with theirs. All before anything is filtered, at temperature 1.
     """
 
     sampling: Sampling

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_of
-from swarm.node.batches import Batch, BatchResult, Drawn, ServedPart, Want
+from swarm.node.batches import DRAWN, Batch, BatchResult, Drawn, ServedPart, Want
 from swarm.node.compute.protocol import Engine, MakeEngine
 from swarm.parts import Part
 
@@ -59,15 +59,23 @@ class IntegerModel:
 
     def answer(self, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:
         """What an undisturbed run generates."""
+        return [token for token, _ in self.answer_with_scores(prompt, count, sampling)]
+
+    def answer_with_scores(
+        self, prompt: Sequence[int], count: int, sampling: Sampling | None = None
+    ) -> list[tuple[int, float]]:
+        """The same, with each token's log-probability."""
         states = [0] * self.layers
         ids = list(prompt)
         value = 0
         for position, token in enumerate(ids):
             value = self._through(token, position, states)
+        scores: list[float] = []
         for _ in range(count):
             ids.append(draw(value, len(ids), sampling or Sampling(), self.vocabulary))
+            scores.append(how_likely(value, ids[-1]))
             value = self._through(ids[-1], len(ids) - 1, states)
-        return ids[len(prompt) :]
+        return list(zip(ids[len(prompt) :], scores, strict=True))
 
     def _through(self, token: int, position: int, states: list[int]) -> int:
         value = embed(token, position)
@@ -175,7 +183,10 @@ class IntegerEngine:
         ids = [draw(value, want.position + row, want.sampling, vocabulary) for row, value in enumerate(values)]
         return Drawn(
             tuple(ids),
-            tuple(how_likely(value, token) for value, token in zip(values, want.given, strict=False)),
+            tuple(
+                how_likely(value, drawn if token == DRAWN else token)
+                for value, token, drawn in zip(values, want.given or (), ids, strict=False)
+            ),
             tuple(
                 tuple((token % vocabulary, how_likely(value, token)) for token in range(first, first + want.top))
                 for value, first in zip(values, ids, strict=True)

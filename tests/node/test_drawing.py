@@ -11,7 +11,7 @@ from swarm.decoder.device import Cpu
 from swarm.falcon import init_part
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import ids_tensor
-from swarm.node.batches import Batch, Drawn, Want, WorkSpan
+from swarm.node.batches import DRAWN, Batch, Drawn, Want, WorkSpan
 from swarm.node.compute.drawing import SAMPLED_ROWS
 from swarm.node.compute.engine import DecoderEngine
 from tests.checkpoints import save_sepweight
@@ -55,6 +55,14 @@ def test_rows_ids_and_how_likely_they_are_come_of_the_models_logits(weights: Pat
     for row, likeliest in zip(logs, drawn.top, strict=True):
         assert [token for token, _ in likeliest] == row.topk(3).indices.tolist()
         assert [value for _, value in likeliest] == pytest.approx(row.topk(3).values.tolist())
+
+
+def test_how_likely_the_token_itself_was_can_be_asked_before_it_is_known(weights: Path, engine: DecoderEngine) -> None:
+    sampling = Sampling(temperature=3.0, seed=11)
+    (drawn,) = run(engine, Want(sampling, len(IDS), None, given=(DRAWN,)))
+    logs = init_part(weights, "f")(IDS)[-1].log_softmax(-1)
+    assert drawn.ids[0] != int(logs.argmax())
+    assert drawn.given == pytest.approx([float(logs[drawn.ids[0]])])
 
 
 def test_each_row_is_drawn_as_a_step_of_its_own_would_be(engine: DecoderEngine) -> None:

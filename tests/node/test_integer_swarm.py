@@ -159,6 +159,25 @@ def test_a_dead_hop_is_replaced_without_repeating_tokens() -> None:
         assert session.machine.attempts > 1
 
 
+def test_how_likely_each_token_is_comes_with_it_over_any_change_of_chains() -> None:
+    model = IntegerModel(layer_seconds=0.0005)
+    sampling = Sampling(temperature=1.0, seed=3)
+    expected = model.answer_with_scores(PROMPT, 300, sampling)
+    with integer_swarm(model, ["b 0-6", "6-12 e", "6-12 e"]) as nodes, client_of(nodes) as swarm:
+        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        told: list[tuple[int, float]] = []
+        for event in session.generate(Turn(ids=PROMPT, max_tokens=300, sampling=sampling, stop_ids=[], scores=3)):
+            if isinstance(event, Delivered):
+                told += zip(event.ids, (score.log_probability for score in event.scores), strict=True)
+                assert all(len(score.likeliest) == 3 for score in event.scores)
+                assert all(score.likeliest[0][0] == token for token, score in zip(event.ids, event.scores, strict=True))
+                if len(told) == 100:
+                    last = session.machine.route[-1].node
+                    next(node for node in nodes if node.node == last).stop()
+        assert session.machine.attempts > 1
+    assert told == expected
+
+
 def test_without_a_chain_the_answer_ends_and_names_what_is_missing() -> None:
     with integer_swarm(IntegerModel(layer_seconds=0.001), PARTS) as nodes, client_of(nodes) as swarm:
         turn = Turn(ids=PROMPT, max_tokens=2000, sampling=Sampling(), stop_ids=[])

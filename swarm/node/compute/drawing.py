@@ -78,7 +78,8 @@ def draw_rows(
         if drawing.has_given or drawing.top:
             logs = logits.log_softmax(-1)
             if drawing.has_given:
-                columns.append(logs.gather(1, rest[0][:, None]).double())
+                given = torch.where(rest[0] < 0, ids, rest[0])
+                columns.append(logs.gather(1, given[:, None]).double())
             if drawing.top:
                 likeliest = logs.topk(drawing.top)
                 columns += [likeliest.indices.double(), likeliest.values.double()]

@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from swarm.messages.sessions import Code, Open, Tail
-from swarm.messages.steps import StepSpan, Tokens
+from swarm.messages.steps import Score, StepSpan, Tokens
 from swarm.messages.tensors import WireTensor
 from swarm.parts import Part
 from swarm.wire.events import Asker
@@ -17,6 +17,7 @@ from swarm.wire.events import Asker
 LEASE_SECONDS = 4.5
 IDLE_SECONDS = 600.0
 MOST_IDS = 4096  # in one message
+MOST_SCORED_IDS = 128  # with how likely they and others were
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class HopSession:
     queue: deque[Pending] = field(default_factory=deque[Pending])
     kept: list[Kept] = field(default_factory=list[Kept])
     ids: list[int] = field(default_factory=list[int])  # the last hop's: every token id so far
+    scores: list[Score] = field(default_factory=list[Score])  # of the newest ids, where the client wants them
     have: int = 0  # token ids that the client said it holds
     decoded: float = float("-inf")  # when a decode step last ran
     busy_seconds: float = 0.0
@@ -149,13 +151,15 @@ def finish_of(hop: HopSession, token: int) -> Literal["", "stop", "length"]:
 
 def tokens_of(hop: HopSession, start: int) -> Tokens:
     """The last hop's token ids from `start` on, as many as a message holds, for the client."""
-    stop = start + MOST_IDS
+    stop = start + (MOST_IDS if hop.order.tail is None or hop.order.tail.scores is None else MOST_SCORED_IDS)
+    first = start - (len(hop.ids) - len(hop.scores))  # below 0: of an attempt before this one
     return Tokens(
         session=hop.order.session,
         attempt=hop.order.attempt,
         index=start,
         ids=hop.ids[start:stop],
         finish=finish_of(hop, hop.ids[-1]) if hop.is_finished and stop >= len(hop.ids) else "",
+        scores=hop.scores[first : first + stop - start] if hop.scores and first >= 0 else [],
     )
 
 

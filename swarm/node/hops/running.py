@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.messages.tensors import WireTensor
-from swarm.node.batches import Batch, Want, WorkSpan
+from swarm.node.batches import DRAWN, Batch, Want, WorkSpan
 from swarm.node.hops.hop import HopSession, Pending
 
 
@@ -59,7 +59,10 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
 
 
 def _want(hop: HopSession) -> Want:
-    """The next token."""
+    """The next token, and how likely it is if the client wants to know."""
     assert hop.tail is not None
-    sampling = hop.tail.sampling
-    return Want(sampling, len(hop.ids), hop.ids if sampling.repetition_penalty != 1.0 else None)
+    sampling, scores = hop.tail.sampling, hop.tail.scores
+    ids = hop.ids if sampling.repetition_penalty != 1.0 else None
+    if scores is None:
+        return Want(sampling, len(hop.ids), ids)
+    return Want(sampling, len(hop.ids), ids, given=(DRAWN,), top=scores)

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from swarm.messages.sessions import Refused, Resend
-from swarm.messages.steps import Credit, StepRefused, Steps, StepSpan
+from swarm.messages.steps import Credit, Score, StepRefused, Steps, StepSpan
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.node.batches import Batch, BatchResult, ServedPart
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient
@@ -288,10 +288,13 @@ class StepRunner:
         for span, hop in zip(batch.spans, current, strict=True):
             if span.want is None:
                 continue
-            (token,) = next(drawn).ids
+            one = next(drawn)
             if hop is None or hop.tail is None or len(hop.ids) != span.want.position:
                 continue
+            (token,) = one.ids
             hop.ids.append(token)
+            if one.given:
+                hop.scores.append(Score(one.given[0], list(one.top[0]) if one.top else []))
             told.append(hop)
             hop.is_finished = bool(finish_of(hop, token))
             if not hop.is_finished:
