@@ -13,7 +13,9 @@ from swarm.messages.sessions import MOST_LIKELIEST, Code
 class StepSpan(Struct, frozen=True, array_like=True):
     """`length` new positions of one session, from `position` on; rows of the message's tensor in order.
 
-    is_prompt: they were given by the client, not sampled, and the hop before waits for credit.
+    is_prompt: they were given by the client, not sampled, and the hop before waits for credit. branch: how often the
+    sequence has been taken back to an earlier position in this attempt; the first step of a branch lies where it was taken
+    back to, and what was cached from there on is forgotten.
     """
 
     session: SessionId
@@ -22,6 +24,7 @@ class StepSpan(Struct, frozen=True, array_like=True):
     position: Small
     length: Annotated[int, Meta(ge=1, le=1 << 20)]
     is_prompt: bool
+    branch: Small = 0
 
 
 class Steps(Message, frozen=True, tag="steps"):

@@ -31,6 +31,11 @@ class Pending:
     asker: Asker | None  # whom to grant credit; None for this node itself and for the client
     arrived: float
     arrived_length: int  # before the first piece was cut off
+    branch: int = 0
+
+    @property
+    def stop(self) -> int:
+        return self.position + self.length
 
 
 class Kept(Struct, frozen=True):
@@ -41,6 +46,7 @@ class Kept(Struct, frozen=True):
     tensor: WireTensor
     is_prompt: bool
     sent_at: float = 0.0
+    branch: int = 0
 
     @property
     def stop(self) -> int:
@@ -59,6 +65,7 @@ class HopSession:
     kv_bytes: int = 0  # reserved for its cache
     end: int = 0
     accepted: int = 0
+    branch: int = 0  # as in StepSpan
     is_fresh: bool = True  # no step yet in this attempt: the first one may lie below `accepted` and truncates
     is_finished: bool = False
     queue: deque[Pending] = field(default_factory=deque[Pending])
@@ -83,14 +90,20 @@ class HopSession:
             return "STALE"
         if span.attempt > self.order.attempt:
             return "GAP"
+        if span.branch < self.branch:
+            return "STALE"
         if span.position + span.length > self.order.positions:
             return "TOO_LONG"
+        if span.branch > self.branch:
+            return None if span.position <= self.accepted else "GAP"
         if span.position == self.accepted or (self.is_fresh and span.position < self.accepted):
             return None
         return "DUPLICATE" if span.position < self.accepted else "GAP"
 
     def take(self, span: StepSpan, tensor: WireTensor, asker: Asker | None, now: float) -> None:
         """Queue a step that `judge` allowed."""
+        if span.branch > self.branch:
+            self._go_back(span)
         if self.is_fresh:
             self.end = span.position
             self.is_fresh = False
@@ -99,7 +112,20 @@ class HopSession:
         if not span.is_prompt:
             # A sampled token has come round: everything before it has passed every hop.
             self.kept = [kept for kept in self.kept if kept.stop > span.position]
-        self.queue.append(Pending(span.position, span.length, tensor, span.is_prompt, asker, now, span.length))
+        self.queue.append(
+            Pending(span.position, span.length, tensor, span.is_prompt, asker, now, span.length, span.branch)
+        )
+
+    def _go_back(self, span: StepSpan) -> None:
+        """Forget what waits or was sent from a new branch's first position on; the engine forgets it with its next step."""
+        self.branch = span.branch
+        self.end = min(self.end, span.position)
+        self.queue = deque(pending for pending in self.queue if pending.position < span.position)
+        if self.queue and self.queue[-1].stop > span.position:
+            last = self.queue.pop()
+            length = span.position - last.position
+            self.queue.append(replace(last, length=length, tensor=last.tensor.rows(0, length)))
+        self.kept = [kept for kept in self.kept if kept.stop <= span.position]
 
     def has_room(self, chunks: int) -> bool:
         """Whether another prompt chunk may be run and sent on, if `chunks` may be on the way to the next hop."""
@@ -132,7 +158,7 @@ class HopSession:
 
     def settle(self, pending: Pending, seconds: float, now: float) -> None:
         """What ran has been computed, in `seconds`."""
-        self.end = pending.position + pending.length
+        self.end = min(pending.stop, self.queue[0].position if self.queue else self.accepted)
         self.used = now
         self.busy_seconds += seconds
 

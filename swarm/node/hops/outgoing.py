@@ -21,8 +21,8 @@ def send_steps(hops: Sequence[HopSession], kept: Sequence[Kept], tensor: WireTen
 
 def step_span(hop: HopSession, kept: Kept) -> StepSpan:
     """An output as the next hop's step."""
-    order = hop.order
-    return StepSpan(order.session, order.attempt, next_index(hop), kept.position, kept.length, kept.is_prompt)
+    order, index = hop.order, next_index(hop)
+    return StepSpan(order.session, order.attempt, index, kept.position, kept.length, kept.is_prompt, kept.branch)
 
 
 def next_index(hop: HopSession) -> int:
@@ -32,7 +32,7 @@ def next_index(hop: HopSession) -> int:
 
 def next_id(hop: HopSession) -> Kept:
     """The newest token id as the ring's next step."""
-    return Kept(len(hop.ids) - 1, 1, ids_tensor(hop.ids[-1:]), is_prompt=False)
+    return Kept(len(hop.ids) - 1, 1, ids_tensor(hop.ids[-1:]), is_prompt=False, branch=hop.branch)
 
 
 def progress(hop: HopSession, held_seconds: float = 0.0) -> Progress:

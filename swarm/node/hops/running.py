@@ -34,7 +34,6 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
     pendings: list[Pending] = []
     for hop, length in work:
         pending = hop.run(length, now)
-        stop = pending.position + pending.length
         spans.append(
             WorkSpan(
                 hop.order.session,
@@ -44,7 +43,7 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
                 pending.length,
                 hop.order.positions,
                 pending.is_prompt,
-                _want(hop) if hop.tail is not None and stop == len(hop.ids) else None,
+                _want(hop) if hop.tail is not None and pending.stop == len(hop.ids) else None,
             )
         )
         inputs.append(pending.tensor)

@@ -207,7 +207,7 @@ class StepRunner:
             hop.settle(pending, share, now)
             self._schedule.clear(hop)
         if batch.groups:
-            yield from self._forward(batch, result, current, now)
+            yield from self._forward(running, result, current, now)
         else:
             yield from self._deliver(batch, result, current, now)
         yield from grant_credit(done, now)
@@ -242,22 +242,22 @@ class StepRunner:
         return running
 
     def _forward(
-        self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
+        self, running: Running, result: BatchResult, current: Sequence[HopSession | None], now: float
     ) -> Iterator[Effect]:
         """Hidden states to the next hops: one message a hop, rows of ended sessions left out."""
         first = 0
-        for output, count in zip(result.outputs, batch.groups, strict=True):
+        for output, count in zip(result.outputs, running.batch.groups, strict=True):
             hops: list[HopSession] = []
             kept: list[Kept] = []
             row = 0
             for index in range(first, first + count):
-                hop, span = current[index], batch.spans[index]
+                hop, pending = current[index], running.pendings[index]
                 if hop is not None:
-                    rows = output if count == 1 else output.rows(row, row + span.length)
-                    kept.append(Kept(span.position, span.length, rows, span.is_prompt, now))
+                    rows = output if count == 1 else output.rows(row, row + pending.length)
+                    kept.append(Kept(pending.position, pending.length, rows, pending.is_prompt, now, pending.branch))
                     hops.append(hop)
                     hop.kept.append(kept[-1])
-                row += span.length
+                row += pending.length
             first += count
             if len(hops) == count and hops[0].order.next != self._table.node:
                 yield send_steps(hops, kept, output)
