@@ -33,6 +33,7 @@ class TwoHops:
         self.steps = StepRunner(self.table)
         self.waiting: list[Run] = []
         self.refused: list[StepRefused] = []
+        self.computed = 0  # positions, at the first hop
         for hop, (part, following) in enumerate(((FIRST, REST), (REST, FIRST))):
             tail = Tail(sampling=Sampling(), stop_ids=[], limit=len(ids) + 1) if hop else None
             order = Open(
@@ -65,10 +66,12 @@ class TwoHops:
             if isinstance(effect, Answer) and isinstance(effect.message, StepRefused)
         ]
 
-    def run(self) -> None:
-        """All that there is to compute."""
-        while self.waiting:
+    def run(self, batches: int = 1000) -> None:
+        """All that there is to compute, or so many batches of it."""
+        while self.waiting and batches:
+            batches -= 1
             batch = self.waiting.pop(0).batch
+            self.computed += batch.tokens * batch.part.begin
             self.take(list(self.steps.batch_done(self.engine.run(batch), 0.0)))
             self.take(self.steps.cores_taken(was_contended=False, now=0.0))
 
@@ -91,6 +94,7 @@ def test_what_follows_a_branch_is_what_would_have_followed_without_the_wrong_one
     hops.run()
     assert hops.ends == [6, 6]
     hops.send(IDS[3:], 3, 1)
+    assert hops.ends == [3, 6]
     hops.run()
     assert hops.ends == [5, 5]
     assert hops.answer[5:] == MODEL.answer(IDS, 1)
@@ -105,8 +109,11 @@ def test_what_waits_or_runs_when_a_branch_comes_counts_no_more(runs_before: int)
         hops.run()
     hops.send(WRONG[2:], 2, 0)
     hops.send(IDS[3:], 3, 1)
+    hops.run(1)
+    assert hops.ends[0] == (3 if runs_before else 2)
     hops.run()
     assert hops.ends == [5, 5]
+    assert hops.computed == (2 + 4 + 2 if runs_before else 2 + 1 + 2)
     assert hops.answer[5:] == MODEL.answer(IDS, 1)
 
 
