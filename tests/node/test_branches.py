@@ -107,13 +107,14 @@ def test_what_waits_or_runs_when_a_branch_comes_counts_no_more(runs_before: int)
     hops.send(WRONG[:2], 0, 0)
     if runs_before:
         hops.run()
-    hops.send(WRONG[2:], 2, 0)
+    hops.send(WRONG[2:4], 2, 0)
+    hops.send(WRONG[4:], 4, 0)
     hops.send(IDS[3:], 3, 1)
     hops.run(1)
     assert hops.ends[0] == (3 if runs_before else 2)
     hops.run()
     assert hops.ends == [5, 5]
-    assert hops.computed == (2 + 4 + 2 if runs_before else 2 + 1 + 2)
+    assert hops.computed == (2 + 2 + 2 if runs_before else 2 + 1 + 2)
     assert hops.answer[5:] == MODEL.answer(IDS, 1)
 
 
