@@ -98,7 +98,7 @@ def _trace(end: _Reached, layers: int) -> list[Hop]:
 
 def _reach_end(servers: Sequence[Server], layers: int) -> _Reached | None:
     total = layers + 2
-    usable = sorted(servers, key=lambda server: (server.node, server.part))
+    usable = sorted(servers, key=lambda server: (server.node, server.part, server.variant))
     covering: list[list[tuple[int, Server]]] = [[] for _ in range(total)]
     for server in usable:
         for first, stop in server.part.cell_ranges:

@@ -81,7 +81,7 @@ def test_the_chat_imports_no_torch(home: Path, reach: list[str]) -> None:
 def test_json_lines_tell_the_route_each_token_and_the_whole(home: Path, reach: list[str]) -> None:
     done = run_command("chat", home, ["--jsonl", *reach, QUESTION])
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines[0]["route"] == [{"node": lines[-1]["route"][0]["node"], "part": "b 0-6 e"}]
+    assert lines[0]["route"] == [{"node": lines[-1]["route"][0]["node"], "part": "b 0-6 e", "variant": "bfloat16"}]
     assert [line["token_id"] for line in lines[1:-1]] == lines[-1]["token_ids"]
     assert lines[-1]["text"] == ANSWER
     assert lines[-1]["finish_reason"] == "stop"

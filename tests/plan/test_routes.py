@@ -54,3 +54,12 @@ def test_a_fast_node_is_preferred_and_a_short_chain_too() -> None:
     halves = [Server("3", parse_part("b 0-6", LAYERS), 0.001), Server("4", parse_part("6-12 e", LAYERS), 0.001)]
     assert [hop.node for hop in find_route([*halves, fast], LAYERS)] == ["2"]
     assert [hop.node for hop in find_route([*halves, fast], LAYERS, avoid={"2"})] == ["3", "4"]
+
+
+def test_of_one_nodes_two_variants_the_same_one_is_taken_in_whatever_order_they_are_given() -> None:
+    both = [Server("1", parse_part("b", LAYERS), variant=variant) for variant in ("bfloat16", "int4")]
+    rest = [
+        Server("2", parse_part("0-6", LAYERS), variant="int4"),
+        Server("3", parse_part("6-12 e", LAYERS), variant="bfloat16"),
+    ]
+    assert find_route([*both, *rest], LAYERS) == find_route([*rest, *reversed(both)], LAYERS) != []
