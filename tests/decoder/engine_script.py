@@ -69,8 +69,7 @@ class EngineScript:
         many = [
             Talk(f"many-{index}", [7 + index, *range(2, 3 + index % 5)], SAMPLINGS[index % 5]) for index in range(16)
         ]
-        for talk in many:
-            self.advance(engines, parts, [talk], len(talk.ids))
+        self.advance(engines, parts, many, *(len(talk.ids) for talk in many))
         for _ in range(2):
             self.advance(engines, parts, many)
         with self.running():
@@ -98,18 +97,21 @@ class EngineScript:
         return engine
 
     def advance(
-        self, engines: Sequence[DecoderEngine], parts: Sequence[Part], talks: Sequence[Talk], length: int = 1
+        self, engines: Sequence[DecoderEngine], parts: Sequence[Part], talks: Sequence[Talk], *lengths: int
     ) -> None:
-        """Send the next ids of some sessions through a chain; tokens that come out become theirs."""
-        inputs = tuple(ids_tensor(talk.ids[talk.end : talk.end + length]) for talk in talks)
+        """Send the next ids of some sessions, one or as many as `lengths` say, through a chain; tokens become theirs."""
+        lengths = lengths or (1,) * len(talks)
+        inputs = tuple(
+            ids_tensor(talk.ids[talk.end : talk.end + length]) for talk, length in zip(talks, lengths, strict=True)
+        )
         result: BatchResult | None = None
         for engine, part in zip(engines, parts, strict=True):
             if result is not None:
-                inputs = cut(result.outputs[0], [length] * len(talks))
-            result = self.run(engine, part, talks, length, inputs)
+                inputs = cut(result.outputs[0], lengths)
+            result = self.run(engine, part, talks, lengths, inputs)
         assert result is not None
         drawn = iter(result.drawn)
-        for talk in talks:
+        for talk, length in zip(talks, lengths, strict=True):
             talk.end += length
             if talk.end == len(talk.ids):
                 talk.ids += next(drawn).ids
@@ -125,11 +127,16 @@ class EngineScript:
         return [*drawn.ids, *(token for row in drawn.top for token, _ in row)]
 
     def run(
-        self, engine: DecoderEngine, part: Part, talks: Sequence[Talk], length: int, inputs: tuple[WireTensor, ...]
+        self,
+        engine: DecoderEngine,
+        part: Part,
+        talks: Sequence[Talk],
+        lengths: Sequence[int],
+        inputs: tuple[WireTensor, ...],
     ) -> BatchResult:
         spans = tuple(
-            WorkSpan(talk.name, 1, 0, talk.end, length, 200, length > 1, _order(talk, length) if part.end else None)
-            for talk in talks
+            WorkSpan(talk.name, 1, 0, talk.end, length, 200, length > 1, _want(talk, length) if part.end else None)
+            for talk, length in zip(talks, lengths, strict=True)
         )
         batch = Batch(next(self.numbers), MODEL, part, spans, inputs, () if part.end else (len(talks),))
         with self.running():
@@ -142,7 +149,7 @@ def loader_of(weights: Path, device: Device) -> DecoderLoader:
     return DecoderLoader({MODEL: WeightsSource(FALCON, weights, "float32", 1 << 30)}, device, None, lambda: None)
 
 
-def _order(talk: Talk, length: int) -> Want | None:
+def _want(talk: Talk, length: int) -> Want | None:
     if talk.end + length < len(talk.ids):
         return None
     ids = talk.ids if talk.sampling.repetition_penalty != 1.0 else None
