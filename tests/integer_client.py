@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from swarm.client.effects import Delivered, RouteTaken
+from swarm.client.news import Delivered, RouteTaken
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.errors import SwarmError

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from swarm.client.effects import Delivered
+from swarm.client.news import Delivered
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.keys import SwarmKeys, derive_keys, new_identity

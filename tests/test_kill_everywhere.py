@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from swarm.client.effects import Delivered, RouteTaken
+from swarm.client.news import Delivered, RouteTaken
 from swarm.client.session import Turn
 from swarm.client.swarm import SwarmClient
 from swarm.messages.sampling import Sampling

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from swarm.client.effects import Delivered, RouteTaken
+from swarm.client.news import Delivered, RouteTaken
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.errors import PeerError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from swarm.client.effects import Delivered
+from swarm.client.news import Delivered
 from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, Session, SwarmClient
 from swarm.keys import derive_keys, new_identity, read_secret

@@ -274,7 +274,7 @@ def print_text(events: Iterator[Event]) -> None:
 def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_token: bool) -> None:
     """One object at the end; with `each_token` the route and the tokens before it, a line each."""
     from swarm.client.conversation import Piece, Report
-    from swarm.client.effects import RouteTaken
+    from swarm.client.news import RouteTaken
 
     for event in events:
         match event:

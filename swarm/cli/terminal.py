@@ -15,7 +15,7 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 
 from swarm.cli.command import state_dir, why_unusable
 from swarm.client.conversation import Conversation, Piece, Report, Settings
-from swarm.client.effects import RouteTaken
+from swarm.client.news import RouteTaken
 from swarm.client.prompts import Message
 from swarm.client.settings import parse_setting
 from swarm.errors import RequestError, SwarmError

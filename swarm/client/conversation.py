@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
 
-from swarm.client.effects import Delivered, Finished, RouteTaken
+from swarm.client.news import Delivered, Finished, RouteTaken
 from swarm.client.prompts import Message, PromptForm
 from swarm.client.session import Turn
 from swarm.client.swarm import Session, SwarmClient
@@ -94,7 +94,7 @@ class Conversation:
 
     def forget(self) -> None:
         """Start a new conversation."""
-        self._session.cancel()
+        self._session.close()
         self._session = self._swarm.open_session(self.card)
         self.messages, self._text, self._ids = [], "", []
 

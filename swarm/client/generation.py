@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from swarm.client.chain import RENEW_SECONDS
 from swarm.client.choice import RouteChoice
-from swarm.client.effects import Connect, Delivered, Effect, RouteTaken, Send
+from swarm.client.effects import Connect, Effect, Send
+from swarm.client.news import Delivered, RouteTaken
 from swarm.client.session import Phase, SessionMachine, Turn
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import zmq
 
 from swarm.client.chain import needed_links
-from swarm.client.effects import Connect, Effect, Failed, Send
+from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
+from swarm.client.news import Failed, News
 from swarm.discovery.knocks import Knock, Knocks
 from swarm.discovery.lan import Advert
 from swarm.discovery.peers import PeerTable
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 Answer = tuple[AnyMessage, WireTensor | None]
 Command = Callable[[float], None]
-Sink = Callable[[Effect], None]
+Sink = Callable[[News], None]
 
 
 @dataclass(slots=True)

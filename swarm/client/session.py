@@ -12,7 +12,8 @@ from typing import Literal
 
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
 from swarm.client.choice import RouteChoice
-from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, RouteTaken, Send
+from swarm.client.effects import Connect, Effect, Send
+from swarm.client.news import Delivered, Failed, Finished, RouteTaken
 from swarm.client.patience import AGAIN_SECONDS, FAILED_SECONDS, REFUSED_SECONDS, TROUBLE_SECONDS, Patience
 from swarm.errors import PeerError, RequestError, SwarmError
 from swarm.messages.any import AnyMessage

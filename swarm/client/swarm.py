@@ -2,8 +2,8 @@
 
 with SwarmClient(settings, keys, identity) as swarm:
     card = swarm.card(swarm.find_model(None))
-    session = swarm.open_session(card)
-    for event in session.generate(Turn(...)): ...
+    with swarm.open_session(card) as session:
+        for event in session.generate(Turn(...)): ...
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import queue
 import random
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
-from swarm.client.effects import Effect, Failed, Finished
+from swarm.client.effects import Effect
 from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
+from swarm.client.news import Failed, Finished, News
 from swarm.client.session import Turn
 from swarm.discovery.lan import Lan
 from swarm.discovery.remembered import read_remembered, remember
@@ -57,14 +59,32 @@ class ClientSettings:
 
 
 class Session:
-    """One conversation's cache in the swarm."""
+    """One conversation's cache in the swarm. `with` frees it at the end, however that comes.
 
-    def __init__(self, machine: GenerationMachine, loop: ClientLoop) -> None:
+    id: the client's own name for it, the same over all chains.
+    """
+
+    def __init__(self, machine: GenerationMachine, loop: ClientLoop, sessions: MutableMapping[str, Session]) -> None:
+        """sessions: of the client, by id; this one is among them until it is closed."""
+        self.id = secrets.token_hex(16)
         self.machine = machine
         self._loop = loop
-        self._events: queue.SimpleQueue[Effect] = queue.SimpleQueue()
+        self._sessions = sessions
+        self._events: queue.SimpleQueue[News] = queue.SimpleQueue()
+        sessions[self.id] = self
 
-    def generate(self, turn: Turn) -> Iterator[Effect]:
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the caches; nobody finds it any more."""
+        self._sessions.pop(self.id, None)
+        self.cancel()
+
+    def generate(self, turn: Turn) -> Iterator[News]:
         """RouteTaken and Delivered events as they come, then Finished. Raises the SwarmError that ends it early."""
         self._events = queue.SimpleQueue()
         self._order(lambda now: self.machine.begin(turn, now))
@@ -97,6 +117,7 @@ class SwarmClient:
         path = settings.remembered_peers
         self._loop = ClientLoop(keys, identity, settings.peers, [] if path is None else read_remembered(path))
         self._lan: Lan | None = None
+        self._sessions: WeakValueDictionary[str, Session] = WeakValueDictionary()
 
     def __enter__(self) -> SwarmClient:
         self._loop.start()
@@ -237,7 +258,11 @@ class SwarmClient:
     def open_session(self, card: ModelCard) -> Session:
         """A new session; nothing is sent before its first turn."""
         machine = GenerationMachine(card, lambda: secrets.token_hex(16), random.random(), self._settings.wait_seconds)
-        return Session(machine, self._loop)
+        return Session(machine, self._loop, self._sessions)
+
+    def find_session(self, session: str) -> Session | None:
+        """An open session by its id."""
+        return self._sessions.get(session)
 
 
 def _is_refusal(reply: object) -> bool:

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
-from swarm.client.effects import Connect, Delivered, Effect, Failed, Finished, Send
+from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
+from swarm.client.news import Delivered, Failed, Finished
 from swarm.client.session import Turn
 from swarm.errors import SwarmError
 from swarm.messages.any import AnyMessage

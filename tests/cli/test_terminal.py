@@ -9,7 +9,7 @@ import pytest
 from swarm.cli import terminal
 from swarm.cli.terminal import Terminal
 from swarm.client.conversation import Event, Piece, Report, Settings
-from swarm.client.effects import RouteTaken
+from swarm.client.news import RouteTaken
 from swarm.parts import parse_part
 from swarm.plan.routes import Hop
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from swarm.client import choice as choice_module
-from swarm.client.effects import Effect, Failed
+from swarm.client.effects import Effect
 from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
+from swarm.client.news import Failed, News
 from swarm.client.session import Turn
 from swarm.keys import new_identity
 from swarm.messages.members import AskPeers, Beat
@@ -38,7 +39,7 @@ def fail(now: float) -> list[Effect]:
 
 def test_a_command_that_raises_ends_its_own_wait_and_no_other(loop: ClientLoop) -> None:
     """All are put before the thread looks, as busy callers do."""
-    said: list[Effect] = []
+    said: list[News] = []
     done: list[int] = []
     machines = [GenerationMachine(MODEL.card, lambda: "5" * 32, 0.5) for _ in range(3)]
     for number, machine in enumerate(machines):

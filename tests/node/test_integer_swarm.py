@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from swarm.client.effects import Delivered
+from swarm.client.news import Delivered
 from swarm.client.session import Turn
 from swarm.errors import PeerError, RequestError
 from swarm.messages.sampling import Sampling
@@ -157,6 +157,18 @@ def test_a_dead_hop_is_replaced_without_repeating_tokens() -> None:
                     next(node for node in nodes if node.node == middle).process.ask_stop()
         assert new == MODEL.answer(PROMPT, 100)
         assert session.machine.attempts > 1
+
+
+def test_a_session_is_found_by_its_id_until_it_is_left_and_then_its_caches_are_free() -> None:
+    model = IntegerModel(layer_seconds=0.0005)
+    with integer_swarm(model, PARTS) as nodes, client_of(nodes) as swarm:
+        with swarm.open_session(swarm.card(swarm.find_model(None, 10))) as session:
+            assert swarm.find_session(session.id) is session
+            news = session.generate(Turn(ids=PROMPT, max_tokens=3000, sampling=Sampling(), stop_ids=[]))
+            assert any(isinstance(event, Delivered) for event in news)  # the first one
+            assert all(count_kv(node) for node in nodes)
+        assert swarm.find_session(session.id) is None
+        wait_until(lambda: not any(count_kv(node) for node in nodes), 1, "all caches are free")
 
 
 def test_how_likely_each_token_is_comes_with_it_over_any_change_of_chains() -> None:
