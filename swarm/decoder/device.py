@@ -32,6 +32,7 @@ ALIGNMENT = 64  # bytes, of tensors that cross together
 # What a card needs besides what the free bytes show once it has a context: cuBLAS' workspaces (32 MiB each on Hopper) and
 # kernels, which come when they are first used. Estimated; no card was at hand.
 CARD_BYTES = 384 << 20
+FULL_CARD = ("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # of a machine with a card; the second under WSL2
 
 
@@ -197,7 +198,10 @@ class Cuda:
         """With this process' context, which takes some hundred megabytes and counts as used from now on."""
         import torch
 
-        free, total = torch.cuda.mem_get_info(self._index)
+        try:
+            free, total = torch.cuda.mem_get_info(self._index)
+        except RuntimeError as error:  # in use by one process alone, broken
+            raise RequestError(f'device "{self.name}" cannot be used: {error}') from None
         return Room(total, free)
 
     def doubt(self, dtype: str) -> str | None:
@@ -223,11 +227,11 @@ class Cuda:
         Cpu().trim()
 
     def is_fatal(self, error: Exception) -> bool:
-        """All CUDA errors but a lack of memory stay with the process."""
+        """All CUDA errors but a lack of memory stay with the process; a full card has several ways to say that it is."""
         import torch
 
         text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in text:
+        if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in FULL_CARD):
             return False
         sticky = getattr(torch, "AcceleratorError", None)
         return "CUDA error" in text or (sticky is not None and isinstance(error, sticky))
@@ -274,7 +278,14 @@ def best_device() -> tuple[Device, str | None]:
     if not count:
         return Cpu(), f"there is an NVIDIA driver, but {_why_no_card()}; computing on the CPU"
     cards = [Cuda(index) for index in range(count)]
-    return (cards[0] if count == 1 else max(cards, key=Cuda.glance)), None
+    return (cards[0] if count == 1 else max(cards, key=_free_or_none)), None
+
+
+def _free_or_none(card: Cuda) -> int:
+    try:
+        return card.glance()
+    except RequestError:  # it cannot be used
+        return -1
 
 
 def count_cards() -> int:

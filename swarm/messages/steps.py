@@ -43,6 +43,7 @@ class Progress(Struct, frozen=True, array_like=True):
     hop: Small
     end: Small
     held_seconds: Seconds = 0.0  # 0: not known
+    branch: Small = 0  # as in StepSpan
 
 
 class Credit(Message, frozen=True, tag="credit"):

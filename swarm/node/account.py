@@ -45,9 +45,15 @@ class MemoryAccount:
         """The most that a model's sessions may have together while others keep what they use and are sure of."""
         return self._left_by_others(model) - self._weights(model)
 
-    def most_kv_room(self, model: str) -> int:
-        """The same once all that others have borrowed is given back."""
-        return self.free(but=model) - self._weights(model)
+    def most_kv_room(self, model: str, part: Part) -> int:
+        """What a model's sessions could ever have beside a part of it; what they lack of that is a matter of time."""
+        local = self._models.get(model)
+        weights = 0 if local is None else local.costs.of_part(part) - self._kv_reserve(model, part)
+        return self._budget - weights
+
+    def borrows(self, model: str) -> bool:
+        """Whether a model's sessions use more than its reserve."""
+        return model in self._claims and self._borrowed(model) > 0
 
     # Claims -----------------------------------------------------------------------------------------------------------
 

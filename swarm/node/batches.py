@@ -10,6 +10,9 @@ from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor
 from swarm.parts import Part
 
+LARGEST_CHUNK = 512  # positions of a prompt in one batch
+SAMPLED_ROWS = 16  # whose logits are computed at a time: each is as wide as the vocabulary
+MOST_SESSIONS = 256
 DRAWN = -1
 
 

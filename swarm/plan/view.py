@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from swarm.errors import RequestError
 from swarm.messages.base import ClaimState
 from swarm.messages.members import Beat, Capacity, Claim
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
@@ -84,35 +85,42 @@ class NodeView:
 def read_views(beats: Iterable[Beat], model: str, layers: int) -> list[NodeView]:
     """The nodes that hold some of a model or could, by id; what they say of another number of layers is another model's."""
     ordered = sorted(beats, key=lambda beat: beat.node)
-    claims = {beat.node: [one for one in beat.claims if (one.model, one.layers) == (model, layers)] for beat in ordered}
     paces = _find_paces(ordered, model)
     sessions: dict[_Machine, int] = {}
     for beat in ordered:
         sessions[_machine_of(beat)] = max(sessions.get(_machine_of(beat), 0), beat.sessions)
     views: list[NodeView] = []
     for beat in ordered:
-        capacity = next((one for one in beat.capacities if (one.model, one.layers) == (model, layers)), None)
-        mine = claims[beat.node]
-        if capacity is None and not mine:
+        try:
+            view = _read(beat, model, layers, paces[_machine_of(beat)], sessions[_machine_of(beat)])
+        except RequestError:  # what it says is no part of the model: others are not to suffer for it
             continue
-        parts: dict[ClaimState, Part] = {}
-        for claim in mine:
-            parts[claim.state] = parts.get(claim.state, NOTHING) | parse_part(claim.part, layers)
-        served = next((claim for claim in mine if claim.state == "serving"), None) or next(iter(mine), None)
-        views.append(
-            NodeView(
-                node=beat.node,
-                parts=parts,
-                pace=paces[_machine_of(beat)],
-                link_seconds=beat.link_seconds or HOP_SECONDS,
-                sessions=sessions[_machine_of(beat)],
-                variant="" if served is None else served.variant,
-                kind="" if served is None else served.kind,
-                budget=None if capacity is None else capacity.budget_bytes,
-                costs=None if capacity is None else costs_of(capacity),
-            )
-        )
+        if view is not None:
+            views.append(view)
     return views
+
+
+def _read(beat: Beat, model: str, layers: int, pace: Pace, sessions: int) -> NodeView | None:
+    """One node; None if it has nothing to do with the model. Raises RequestError for what is no part of it."""
+    capacity = next((one for one in beat.capacities if (one.model, one.layers) == (model, layers)), None)
+    claims = [one for one in beat.claims if (one.model, one.layers) == (model, layers)]
+    if capacity is None and not claims:
+        return None
+    parts: dict[ClaimState, Part] = {}
+    for claim in claims:
+        parts[claim.state] = parts.get(claim.state, NOTHING) | parse_part(claim.part, layers)
+    served = next((claim for claim in claims if claim.state == "serving"), None) or next(iter(claims), None)
+    return NodeView(
+        node=beat.node,
+        parts=parts,
+        pace=pace,
+        link_seconds=beat.link_seconds or HOP_SECONDS,
+        sessions=sessions,
+        variant="" if served is None else served.variant,
+        kind="" if served is None else served.kind,
+        budget=None if capacity is None else capacity.budget_bytes,
+        costs=None if capacity is None else costs_of(capacity),
+    )
 
 
 def read_planned(

@@ -12,9 +12,8 @@ from swarm.decoder.description import Decoder
 from swarm.decoder.layer import Head, Span
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.shelf import ResidentShelf
-from swarm.node.batches import Batch
-from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
-from swarm.node.hops.batching import LARGEST_CHUNK
+from swarm.node.batches import LARGEST_CHUNK, SAMPLED_ROWS, Batch
+from swarm.node.compute.memory import running_bytes
 from swarm.parts import Part
 from swarm.sepweight.manifest import read_manifest
 from tests.bare_layers import make_head, make_layer

@@ -32,6 +32,8 @@ def test_tensors_that_cross_together_arrive_as_they_were() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), False),
         (ValueError("a batch that is wrong"), False),
         (ArithmeticError("logits hold NaN"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),

@@ -109,10 +109,12 @@ def make_table() -> SessionTable:
     return table
 
 
-def open_session(table: SessionTable, session: str, model: str, positions: int, now: float) -> list[object]:
+def open_session(
+    table: SessionTable, session: str, model: str, positions: int, now: float, attempt: int = 1
+) -> list[object]:
     order = Open(
         session=session * 32,
-        attempt=1,
+        attempt=attempt,
         hop=1,
         model=model,
         part="0-2",
@@ -143,6 +145,42 @@ def test_a_session_of_one_model_makes_room_for_another_models_once_its_answer_is
 
 
 def test_what_never_fits_is_said_to_be_too_long() -> None:
-    (refused,) = open_session(make_table(), "5", ONE, 161, 0.0)
+    """What only lacks what others have now may fit later: no other chain is tried for what is too long."""
+    for positions, code in ((161, "KV_FULL"), (300, "KV_FULL"), (301, "TOO_LONG")):
+        (refused,) = open_session(make_table(), "5", ONE, positions, 0.0)
+        assert isinstance(refused, Refused)
+        assert refused.code == code
+
+
+def test_who_uses_no_more_than_its_own_keeps_its_idle_sessions() -> None:
+    """To end them would free nothing for others."""
+    table = make_table()
+    open_session(table, "5", OTHER, 40, 0.0)
+    table.hops_of("5" * 32)[0].lease = 20.0
+    (opened,) = open_session(table, "6", ONE, 160, 14.0)
+    assert isinstance(opened, Opened)
+    (refused,) = open_session(table, "7", ONE, 10, 15.0)
     assert isinstance(refused, Refused)
-    assert refused.code == "TOO_LONG"
+    assert table.hops_of("5" * 32)
+
+
+def test_a_move_takes_back_what_other_models_have_borrowed_for_sessions_that_are_over() -> None:
+    table = make_table()
+    open_session(table, "5", OTHER, 30, 0.0)
+    open_session(table, "6", OTHER, 60, 1.0)
+    open_session(table, "7", OTHER, 20, 14.0)
+    for name in "56":
+        table.hops_of(name * 32)[0].lease = 20.0
+    assert table.memory.borrows(OTHER)
+    assert [effect.session[0] for effect in table.reclaim(ONE) if isinstance(effect, Forget)] == ["5", "6"]
+    assert not table.memory.borrows(OTHER)
+
+
+def test_a_session_that_changes_models_brings_no_room_along() -> None:
+    table = make_table()
+    open_session(table, "5", ONE, 40, 0.0)
+    (opened,) = open_session(table, "6", OTHER, 160, 0.0)
+    assert isinstance(opened, Opened)
+    (refused,) = open_session(table, "5", OTHER, 40, 1.0, attempt=2)
+    assert isinstance(refused, Refused)
+    assert refused.code == "KV_FULL"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from swarm.node.batches import LARGEST_CHUNK
 from swarm.node.hops.batching import (
-    LARGEST_CHUNK,
     SMALLEST_CHUNK,
     Candidate,
     choose_steps,

@@ -10,6 +10,7 @@ from swarm.messages.steps import StepRefused, Steps, StepSpan
 from swarm.messages.tensors import ids_tensor
 from swarm.node.account import MemoryAccount
 from swarm.node.effects import Answer, Effect, Run
+from swarm.node.hops.hop import Kept
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
 from swarm.node.leaving import Leaving
@@ -127,3 +128,27 @@ def test_steps_of_a_branch_that_was_left_are_stale_and_one_cannot_begin_beyond_t
     hops.send([9], 4, 1)
     hops.send(IDS[4:], 4, 2)
     assert [refused.code for refused in hops.refused] == ["GAP", "STALE", "DUPLICATE"]
+
+
+def test_what_a_batch_of_a_branch_that_was_left_draws_is_no_token() -> None:
+    hops = TwoHops(IDS)
+    hops.send(WRONG[:5], 0, 0)
+    hops.run(1)  # the second hop draws from it now
+    hop = hops.table.hops_of(SESSION)[1]
+    hop.take(StepSpan(SESSION, 1, 1, 3, 1, True, 1), ids_tensor([0]).rows(0, 1), None, 0.0)
+    hop.queue.clear()
+    (run,) = hops.waiting
+    list(hops.steps.batch_done(hops.engine.run(run.batch), 0.0))
+    assert hops.answer == IDS
+
+
+def test_credit_for_a_branch_that_was_left_lets_go_of_nothing_newer() -> None:
+    hops = TwoHops(IDS)
+    hop = hops.table.hops_of(SESSION)[0]
+    tensor = ids_tensor([1, 2])
+    hop.branch = 1
+    hop.kept = [Kept(0, 2, tensor, True), Kept(2, 2, tensor, True, branch=1)]
+    hop.take_credit(9, 0)
+    assert [kept.branch for kept in hop.kept] == [1]
+    hop.take_credit(9, 1)
+    assert not hop.kept

@@ -21,7 +21,7 @@ from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader, MakeEngine
 from swarm.node.compute.thread import ComputeThread
 from swarm.node.effects import Forget, Load, Run
-from swarm.node.events import BatchFailed, ComputeEnded, Event, PartLoaded, PartProgress
+from swarm.node.events import BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded, PartProgress
 from swarm.parts import Part, parse_part
 from swarm.sepweight import tensorfile
 from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
@@ -153,6 +153,34 @@ def test_a_device_that_is_lost_ends_the_node_and_not_just_a_batch() -> None:
     event = next_of(events, ComputeEnded)
     assert isinstance(event, ComputeEnded)
     assert "illegal memory access" in event.message
+
+
+@pytest.mark.parametrize("when", ["read", "made"])
+def test_a_device_that_is_lost_while_a_part_is_loaded_ends_the_node(when: str) -> None:
+    class Loader(FailingLoader):
+        def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+            if when == "read":
+                raise self.error
+
+            def make(old: Engine | None) -> Engine:
+                raise self.error
+
+            yield make
+
+    _, events = run(lambda on_layer: Loader(DeviceLost("CUDA error: illegal memory access")))
+    next_of(events, ComputeEnded)
+
+
+def test_what_a_load_that_failed_has_read_is_given_back() -> None:
+    class Loader(FailingLoader):
+        def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+            yield 1, 2
+            raise self.error
+
+    loader = Loader(torch.OutOfMemoryError("CUDA out of memory"))
+    _, events = run(lambda on_layer: loader)
+    next_of(events, PartFailed)
+    wait_until(lambda: loader.trimmed == 1, 5, "memory is given back")
 
 
 def test_a_lack_of_memory_fails_a_batch_and_what_is_free_is_given_back() -> None:

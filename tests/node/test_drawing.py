@@ -11,8 +11,7 @@ from swarm.decoder.device import Cpu
 from swarm.falcon import init_part
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import ids_tensor
-from swarm.node.batches import DRAWN, Batch, Drawn, Want, WorkSpan
-from swarm.node.compute.drawing import SAMPLED_ROWS
+from swarm.node.batches import DRAWN, SAMPLED_ROWS, Batch, Drawn, Want, WorkSpan
 from swarm.node.compute.engine import DecoderEngine
 from tests.checkpoints import save_sepweight
 from tests.decoder.engine_script import MODEL, loader_of, parse_part
@@ -85,6 +84,11 @@ def test_those_who_want_more_and_those_who_want_nothing_change_nobodys_draw(engi
     assert many[SAMPLED_ROWS:] == (scored, alone)
     assert not alone.given
     assert not alone.top
+
+
+def test_a_vocabulary_smaller_than_what_is_asked_for_gives_all_of_it(engine: DecoderEngine) -> None:
+    (drawn,) = run(engine, Want(Sampling(), len(IDS), None, top=1000))
+    assert sorted(token for token, _ in drawn.top[0]) == list(range(97))
 
 
 def test_logits_that_are_not_finite_are_no_answer(engine: DecoderEngine) -> None:

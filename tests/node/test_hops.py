@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from swarm.messages.members import AskPeers, HoldAnswer
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail
-from swarm.node.hops.hop import MOST_IDS, HopSession, tokens_of
+from swarm.messages.steps import Score
+from swarm.node.hops.hop import MOST_IDS, MOST_SCORED_IDS, HopSession, pages_of, tokens_of
 from swarm.node.peers import membership
 from swarm.parts import parse_part
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
@@ -43,6 +45,20 @@ def test_only_the_last_page_of_an_answer_says_that_it_is_over() -> None:
     assert (len(first.ids), first.finish) == (MOST_IDS, "")
     assert (len(second.ids), second.finish) == (10, "length")
     assert tokens_of(finished_hop(MOST_IDS), 0).finish == "length"
+
+
+def test_scored_tokens_that_are_lacking_come_in_as_many_messages_as_they_take() -> None:
+    hop = finished_hop(1000)
+    hop.order = structs.replace(hop.order, tail=structs.replace(hop.order.tail, scores=20))
+    hop.scores = [Score(-float(token)) for token in range(100, 1000)]  # those before are of an attempt before
+    pages = pages_of(hop, 300)
+    assert [token for page in pages for token in page.ids] == list(range(300, 1000))
+    assert [score.log_probability for page in pages for score in page.scores] == [
+        -float(token) for token in range(300, 1000)
+    ]
+    assert [page.finish for page in pages] == [""] * (len(pages) - 1) + ["length"]
+    assert all(len(page.ids) <= MOST_SCORED_IDS for page in pages)
+    assert len(pages_of(finished_hop(MOST_IDS + 10), 0)) == 1
 
 
 def test_a_page_of_the_peer_table_costs_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,8 @@ from swarm.decoder.part import DecoderPart
 from swarm.decoder.shelf import ResidentShelf
 from swarm.falcon.family import read_falcon_config
 from swarm.messages.sampling import Sampling
-from swarm.node.compute.memory import SAMPLED_ROWS, running_bytes
-from swarm.node.hops.batching import LARGEST_CHUNK
-from swarm.node.hops.sessions import MOST_SESSIONS
+from swarm.node.batches import LARGEST_CHUNK, MOST_SESSIONS, SAMPLED_ROWS
+from swarm.node.compute.memory import running_bytes
 from swarm.parts import Part
 from swarm.sampling import Draw, Draws
 from tests.alive import AliveBytes, Storages

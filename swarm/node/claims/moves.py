@@ -206,14 +206,15 @@ class MoveRunner:
         claim = self._claims.of(moving.model)
         union = claim.held | moving.target
         gained = moving.target - claim.held
+        reclaimed = [] if gained.is_empty() else self._sessions.reclaim(moving.model)
         if not gained.is_empty() and self._claims.account.fits(moving.model, union):
             self._enter(moving, "growing", now)
             claim.loading = gained
-            return [Load(moving.model, union)]
+            return [*reclaimed, Load(moving.model, union)]
         if not self._dropped(moving, claim).is_empty():
             self._enter(moving, "holding", now)
-            return self._ask_holds(moving, now)
-        return self._finish(moving, now)
+            return [*reclaimed, *self._ask_holds(moving, now)]
+        return [*reclaimed, *self._finish(moving, now)]
 
     def _enter(self, moving: _Moving, phase: Phase, now: float) -> None:
         moving.phase, moving.since = phase, now

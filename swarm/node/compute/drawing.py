@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from swarm.node.batches import Drawn, Want, WorkSpan, packed_rows
-from swarm.node.hops.batching import SAMPLED_ROWS
+from swarm.node.batches import SAMPLED_ROWS, Drawn, Want, WorkSpan, packed_rows
 from swarm.sampling import Draw, Draws
 
 
@@ -31,8 +30,8 @@ class Drawing(NamedTuple):
     top: int
 
 
-def plan_drawings(spans: Sequence[WorkSpan]) -> list[Drawing]:
-    """The rows that a batch draws from."""
+def plan_drawings(spans: Sequence[WorkSpan], vocabulary: int) -> list[Drawing]:
+    """The rows that a batch draws from, of logits as wide as a vocabulary."""
     wanted: list[tuple[int, Draw, int]] = []  # packed row, draw, given id
     for want, (_, stop) in zip((span.want for span in spans), packed_rows(spans), strict=True):
         if want is not None:
@@ -42,7 +41,7 @@ def plan_drawings(spans: Sequence[WorkSpan]) -> list[Drawing]:
                 wanted.append((stop - want.rows + index, draw, want.given[index] if want.given else 0))
     wants = [span.want for span in spans if span.want is not None]
     has_given = any(want.given for want in wants)
-    top = max((want.top for want in wants), default=0)
+    top = min(vocabulary, max((want.top for want in wants), default=0))
     drawings: list[Drawing] = []
     for start in range(0, len(wanted), SAMPLED_ROWS):
         some = wanted[start : start + SAMPLED_ROWS]
@@ -105,7 +104,10 @@ def _read(want: Want, rows: Sequence[Sequence[float]], has_given: bool, top: int
     return Drawn(
         tuple(int(row[0]) for row in rows),
         tuple(row[1] for row in rows) if want.given else (),
-        tuple(tuple((int(row[first + rank]), row[first + top + rank]) for rank in range(want.top)) for row in rows)
+        tuple(
+            tuple((int(row[first + rank]), row[first + top + rank]) for rank in range(min(want.top, top)))
+            for row in rows
+        )
         if want.top
         else (),
     )

@@ -6,7 +6,8 @@ Lives on the compute thread alone. Knows no queues, leases or peers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -120,20 +121,15 @@ class DecoderEngine:
         Raises DeviceLost where nothing can be computed any more.
         """
         started = time.perf_counter()
-        try:
-            with torch.inference_mode():
-                outputs, drawn = self._run(batch)
-        except Exception as error:
-            if self.part.device.is_fatal(error):
-                raise DeviceLost(str(error)) from error
-            raise
+        with lost_if_fatal(self.part.device), torch.inference_mode():
+            outputs, drawn = self._run(batch)
         return BatchResult(batch.number, outputs, drawn, time.perf_counter() - started)
 
     def _run(self, batch: Batch) -> tuple[tuple[WireTensor, ...], tuple[Drawn, ...]]:
         """Output tensors by group, and what is drawn. One crossing to the device, one back."""
         device = self.part.device
         spans = [self._span(batch, index) for index in range(len(batch.spans))]
-        drawings = plan_drawings(batch.spans)
+        drawings = plan_drawings(batch.spans, self.part.decoder.vocabulary)
         packed, *placed = device.place([self._pack(batch), *(one for drawing in drawings for one in drawing.tensors)])
         hidden = self.part.enter(packed) if batch.part.begin else packed
         only = None if batch.part == self.part.part else batch.part.layers
@@ -176,6 +172,17 @@ class DecoderEngine:
     def forget(self, session: str, part: Part) -> None:
         """Free a session's cache of a part."""
         self._caches.pop((session, part), None)
+
+
+@contextmanager
+def lost_if_fatal(device: Device) -> Generator[None]:
+    """Errors after which a device computes nothing any more become DeviceLost."""
+    try:
+        yield
+    except Exception as error:
+        if device.is_fatal(error):
+            raise DeviceLost(str(error)) from error
+        raise
 
 
 def _group_lengths(batch: Batch) -> list[int]:
@@ -222,15 +229,17 @@ class DecoderLoader:
         assert old is None or isinstance(old, DecoderEngine)
         loaded_before = None if old is None else old.part
         source = self._weights[model]
-        loaded = yield from iterate_loading(
-            source.family, source.directory, part, self._device, self._dtype, loaded_before
-        )
+        with lost_if_fatal(self._device):
+            loaded = yield from iterate_loading(
+                source.family, source.directory, part, self._device, self._dtype, loaded_before
+            )
 
         def make(old: Engine | None) -> Engine:
             assert old is None or isinstance(old, DecoderEngine)
-            return DecoderEngine(
-                loaded, model, source.variant, part.layer_count * source.most_kv_layer_bytes, self._on_layer, old
-            )
+            with lost_if_fatal(self._device):
+                return DecoderEngine(
+                    loaded, model, source.variant, part.layer_count * source.most_kv_layer_bytes, self._on_layer, old
+                )
 
         yield make
 

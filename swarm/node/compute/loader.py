@@ -13,11 +13,11 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from swarm.errors import SwarmError
-from swarm.node.compute.protocol import Engine, EngineLoader, MakeEngine
+from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader, MakeEngine
 from swarm.node.events import ComputeEnded, Event, PartFailed, PartProgress
 from swarm.parts import Part
 
@@ -134,10 +134,12 @@ class LoaderThreads:
     ) -> None:
         """Load piece by piece; where this thread has begun to yield and need not any more, another one goes on."""
         is_yielding = False
+        is_whole = False
         try:
             for piece in pieces:
                 if not order.is_wanted():
                     break
+                is_whole = not isinstance(piece, tuple)
                 self._tell(order, piece)
                 has_traffic = self._has_traffic()
                 if has_traffic and not is_yielding:
@@ -148,9 +150,16 @@ class LoaderThreads:
                     return
         except SwarmError as error:
             self._fail(order, str(error))
+        except DeviceLost as error:
+            log.exception("the device is lost")
+            self._post(ComputeEnded(f"{type(error).__name__}: {error}"))
         except Exception as error:
             log.exception("loading failed model=%s", order.model)
             self._fail(order, f"{type(error).__name__}: {error}")
+        if not is_whole:  # what has been read is of no use
+            if isinstance(pieces, Generator):
+                pieces.close()
+            self.trim()
         done.set()
 
     def _tell(self, order: LoadOrder, piece: tuple[int, int] | MakeEngine) -> None:

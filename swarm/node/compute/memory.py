@@ -10,8 +10,7 @@ from swarm.decoder.device import Device
 from swarm.decoder.plain import PLAIN
 from swarm.decoder.scheme import Scheme
 from swarm.errors import RequestError
-from swarm.node.hops.batching import LARGEST_CHUNK, SAMPLED_ROWS
-from swarm.node.hops.sessions import MOST_SESSIONS
+from swarm.node.batches import LARGEST_CHUNK, MOST_SESSIONS, SAMPLED_ROWS
 from swarm.parts import Part
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import ITEM_BYTES, Manifest

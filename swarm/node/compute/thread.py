@@ -139,6 +139,8 @@ class ComputeThread:
             return
         try:
             self._engines[model] = engine = built.make(self._engines.get(model))
+        except DeviceLost:
+            raise
         except Exception as error:
             log.exception("no engine model=%s", model)
             self._post(PartFailed(model, f"{type(error).__name__}: {error}"))

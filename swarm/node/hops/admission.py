@@ -18,7 +18,7 @@ class Request:
 
     mine: this session's hops that are here already. goes_on: one of them serves the new attempt as well; it leaves when its
     client can. draining: what takes no more sessions. is_closed: the session was closed a moment ago. has_place: for one
-    more session. needed: bytes of KV. most_kv: of the model's sessions together, once others give back what they borrowed.
+    more session. needed: bytes of KV. most_kv: that all sessions of the model could ever have here.
     """
 
     client: str

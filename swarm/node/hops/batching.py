@@ -6,14 +6,12 @@ from collections.abc import Hashable, Sequence
 
 from msgspec import Struct
 
-from swarm.node.batches import Batch, BatchResult, ServedPart
+from swarm.node.batches import LARGEST_CHUNK, Batch, BatchResult, ServedPart
 
 STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled
 SMALLEST_CHUNK = 8
-LARGEST_CHUNK = 512
 MOST_SPANS = 512
-SAMPLED_ROWS = 16  # whose logits are computed at a time: each is as wide as the vocabulary
 
 
 class Candidate(Struct, frozen=True):

@@ -135,9 +135,9 @@ class HopSession:
         """The chunk of a prompt that ended there, while the next hop may lack it."""
         return next((kept for kept in self.kept if kept.is_prompt and kept.stop == end), None)
 
-    def take_credit(self, end: int) -> None:
-        """The next hop has run everything below `end`."""
-        self.kept = [kept for kept in self.kept if kept.stop > end or not kept.is_prompt]
+    def take_credit(self, end: int, branch: int) -> None:
+        """The next hop has run everything of a branch below `end`."""
+        self.kept = [kept for kept in self.kept if kept.stop > end or kept.branch > branch or not kept.is_prompt]
 
     def cut(self, length: int) -> Pending:
         """The first `length` positions of the queue's head; what is left stays at the head."""
@@ -187,6 +187,16 @@ def tokens_of(hop: HopSession, start: int) -> Tokens:
         finish=finish_of(hop, hop.ids[-1]) if hop.is_finished and stop >= len(hop.ids) else "",
         scores=hop.scores[first : first + stop - start] if hop.scores and first >= 0 else [],
     )
+
+
+def pages_of(hop: HopSession, start: int) -> list[Tokens]:
+    """The same in as many messages as it takes, up to the ids that one could hold by themselves."""
+    pages: list[Tokens] = []
+    stop = min(len(hop.ids), start + MOST_IDS)
+    while start < stop:
+        pages.append(tokens_of(hop, start))
+        start += len(pages[-1].ids)
+    return pages
 
 
 def are_ids(tensor: WireTensor | None, most: int, vocabulary: int) -> bool:

@@ -37,14 +37,14 @@ def next_id(hop: HopSession) -> Kept:
 
 def progress(hop: HopSession, held_seconds: float = 0.0) -> Progress:
     """How far a session is here."""
-    return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end, held_seconds)
+    return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end, held_seconds, hop.branch)
 
 
 def grant_credit(done: Sequence[tuple[HopSession, Pending]], now: float) -> list[Effect]:
     """For each chunk of a prompt that has been computed, to the hop that sent it."""
     grants: dict[Asker, list[Progress]] = {}
     for hop, pending in done:
-        if pending.is_prompt and pending.asker is not None:
+        if pending.is_prompt and pending.asker is not None and pending.branch == hop.branch:
             grants.setdefault(pending.asker, []).append(progress(hop, now - pending.arrived))
     return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
 

@@ -12,17 +12,16 @@ from swarm.errors import RequestError
 from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed
 from swarm.messages.tensors import WireTensor, ids_of
 from swarm.node.account import MemoryAccount
-from swarm.node.batches import ServedPart
+from swarm.node.batches import MOST_SESSIONS, ServedPart
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
 from swarm.node.hops.admission import Request, judge, refuse
 from swarm.node.hops.batching import Pace
-from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, tokens_of
+from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, pages_of
 from swarm.node.hops.running import Running
 from swarm.node.leaving import Leaving
 from swarm.parts import Part, parse_part
 from swarm.wire.events import Asker
 
-MOST_SESSIONS = 256
 MOST_TOMBSTONES = 16_384
 CLOSED_SECONDS = 60.0
 LINK_SECONDS = 3.0
@@ -168,7 +167,9 @@ class SessionTable:
             return None, [DialData(order.next)]
         needed = request.needed
         replaced = [one for one in (old, self.sessions.get((order.session, order.hop))) if one is not None]
-        freed = sum(one.kv_bytes for one in {one.key: one for one in replaced}.values())
+        freed = sum(
+            one.kv_bytes for one in {one.key: one for one in replaced}.values() if one.order.model == order.model
+        )
         effects = self._make_room(order.model, needed - freed, order.session)
         free = self.kv_free(order.model) + freed
         if needed > free:
@@ -217,13 +218,13 @@ class SessionTable:
             has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
             most_sessions=MOST_SESSIONS,
             needed=self._kv_bytes(order, part.layer_count),
-            most_kv=min(served.kv_capacity, self.memory.most_kv_room(order.model)),
+            most_kv=min(served.kv_capacity, self.memory.most_kv_room(order.model, served.part)),
         )
 
     def _find_old(self, order: Open) -> HopSession | None:
         """The session's hop of an earlier attempt whose cache serves the new one as well."""
         for hop in self.hops_of(order.session):
-            if (hop.order.model, hop.order.variant, hop.order.part) == (order.model, order.variant, order.part):
+            if (hop.order.model, hop.order.part) == (order.model, order.part):
                 return hop
         return None
 
@@ -232,11 +233,22 @@ class SessionTable:
         effects: list[Effect] = []
         idle = [hop for hop in self.sessions.values() if self._is_idle(hop)]
         for hop in sorted(idle, key=lambda hop: (hop.order.model != model, hop.used)):
-            if hop.order.model != model and self.served[model].kv_capacity - self.memory.kv_used(model) < needed:
+            is_other = hop.order.model != model
+            if is_other and self.served[model].kv_capacity - self.memory.kv_used(model) < needed:
                 break  # what is lacking is not others'
+            if is_other and not self.memory.borrows(hop.order.model):
+                continue
             if self.kv_free(model) >= needed:
                 break
             if hop.order.session != session:
+                effects += self.end(hop)
+        return effects
+
+    def reclaim(self, model: str) -> list[Effect]:
+        """End idle sessions of other models that use more than those are sure of: a part of this one needs the memory."""
+        effects: list[Effect] = []
+        for hop in sorted(self.sessions.values(), key=lambda hop: hop.used):
+            if hop.order.model != model and self._is_idle(hop) and self.memory.borrows(hop.order.model):
                 effects += self.end(hop)
         return effects
 
@@ -310,7 +322,7 @@ class SessionTable:
             hop.lease = now + LEASE_SECONDS
             if hop.tail is not None:
                 if message.have == hop.have < len(hop.ids):
-                    effects.append(SendClient(hop.owner, tokens_of(hop, message.have)))
+                    effects += [SendClient(hop.owner, page) for page in pages_of(hop, message.have)]
                 hop.have = message.have
         return [Answer(asker, self._describe(hops, tick)), *effects]
 

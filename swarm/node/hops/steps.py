@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from swarm.messages.sessions import Refused, Resend
 from swarm.messages.steps import Credit, Score, StepRefused, Steps, StepSpan
 from swarm.messages.tensors import WireTensor, ids_tensor
-from swarm.node.batches import Batch, BatchResult, ServedPart
+from swarm.node.batches import BatchResult, ServedPart
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient
 from swarm.node.hops.admission import refuse
-from swarm.node.hops.hop import HopSession, Kept, are_ids, finish_of, tokens_of
+from swarm.node.hops.hop import HopSession, Kept, are_ids, finish_of, pages_of, tokens_of
 from swarm.node.hops.outgoing import grant_credit, next_id, next_index, progress, refuse_step, send_steps, step_span
 from swarm.node.hops.place import Place
 from swarm.node.hops.running import Running, start_batch
@@ -110,7 +110,7 @@ class StepRunner:
                     kept = hop.find_kept(item.end)
                     if kept is not None and item.held_seconds:
                         self._crossings[node] = now - kept.sent_at - item.held_seconds, len(kept.tensor.data)
-                    hop.take_credit(item.end)
+                    hop.take_credit(item.end, item.branch)
         return self.pump(now)
 
     def take_crossings(self) -> Mapping[str, tuple[float, int]]:
@@ -143,7 +143,7 @@ class StepRunner:
             return [send_steps([hop], [kept], kept.tensor) for kept in hop.kept if hop.order.next != self._table.node]
         effects: list[Effect] = []
         if hop.have < len(hop.ids):
-            effects.append(SendClient(hop.owner, tokens_of(hop, hop.have)))
+            effects += [SendClient(hop.owner, page) for page in pages_of(hop, hop.have)]
         if not hop.is_finished and hop.end and hop.end == len(hop.ids) - 1 and hop.order.next != self._table.node:
             kept = next_id(hop)
             effects.append(send_steps([hop], [kept], kept.tensor))
@@ -209,7 +209,7 @@ class StepRunner:
         if batch.groups:
             yield from self._forward(running, result, current, now)
         else:
-            yield from self._deliver(batch, result, current, now)
+            yield from self._deliver(running, result, current, now)
         yield from grant_credit(done, now)
         pace = self._table.paces.get(batch.model)
         if pace is not None:
@@ -275,21 +275,21 @@ class StepRunner:
             return []
         following.take(span, kept.tensor, None, now)
         self._schedule.add(following)
-        hop.take_credit(kept.stop)
+        hop.take_credit(kept.stop, kept.branch)
         return []
 
     def _deliver(
-        self, batch: Batch, result: BatchResult, current: Sequence[HopSession | None], now: float
+        self, running: Running, result: BatchResult, current: Sequence[HopSession | None], now: float
     ) -> Iterator[Effect]:
         """Sampled tokens: as the next steps to the first hops, and to the clients."""
         ring: dict[tuple[str, str], list[HopSession]] = {}
         told: list[HopSession] = []
         drawn = iter(result.drawn)
-        for span, hop in zip(batch.spans, current, strict=True):
+        for span, pending, hop in zip(running.batch.spans, running.pendings, current, strict=True):
             if span.want is None:
                 continue
             one = next(drawn)
-            if hop is None or hop.tail is None or len(hop.ids) != span.want.position:
+            if hop is None or hop.tail is None or len(hop.ids) != span.want.position or pending.branch != hop.branch:
                 continue
             (token,) = one.ids
             hop.ids.append(token)
