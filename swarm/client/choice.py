@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from swarm.client.route_view import RouteView
 from swarm.messages.files import ModelCard
-from swarm.messages.members import Beat
 from swarm.plan.routes import Hop, Server, find_route, missing_part
-from swarm.plan.view import NodeView, read_views
 
 AVOID_SECONDS = 5.0
 CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
@@ -22,16 +21,13 @@ class RouteChoice:
 
     def __init__(self, card: ModelCard) -> None:
         self._card = card
-        self._beats: Sequence[Beat] = ()
-        self._views: Sequence[NodeView] | None = None  # read from the beats once they are asked for, and
-        self._servers: Sequence[Server] = ()  # those of them that serve
+        self._view = RouteView()
         self._avoid: dict[str, float] = {}  # node → until when
         self._lost: set[str] = set()
 
-    def see(self, beats: Sequence[Beat]) -> None:
+    def see(self, view: RouteView) -> None:
         """The peer table as it is now."""
-        self._beats = beats
-        self._views = None
+        self._view = view
 
     def avoid(self, nodes: Iterable[str], now: float) -> None:
         """Leave these nodes out for a while, where there are others."""
@@ -51,18 +47,18 @@ class RouteChoice:
         like: the chain that it goes on for; another variant of the model than that has is taken only if there is none.
         """
         avoided = self._lost | {node for node, until in self._avoid.items() if until > now}
-        servers = self._list_servers()
+        servers = self._servers
         variants = {hop.variant for hop in like}
         layers = self._card.layers
         return find_route(servers, layers, avoided, variants) or find_route(servers, layers, (), variants)
 
     def describe_missing(self) -> str:
         """Cells that nobody serves, in words."""
-        return missing_part(self._list_servers(), self._card.layers).describe()
+        return missing_part(self._servers, self._card.layers).describe()
 
     def is_served(self, route: Sequence[Hop]) -> bool:
         """Whether every hop's node still says that it serves the hop's part."""
-        serving = {(server.node, server.variant): server.part for server in self._list_servers()}
+        serving = {(server.node, server.variant): server.part for server in self._servers}
         found = [(serving.get((hop.node, hop.variant)), hop.part) for hop in route]
         return all(part is not None and part.covers(wanted) for part, wanted in found)
 
@@ -73,7 +69,7 @@ class RouteChoice:
         earned. Who is busy decides which chain it is, but not whether it is worth it: this session is part of the load where
         it runs now.
         """
-        by_node = {server.node: server for server in self._list_servers()}
+        by_node = {server.node: server for server in self._servers}
         other = self.find(now, route)
         if not other or any(hop.node not in by_node for hop in route):
             return []
@@ -84,17 +80,11 @@ class RouteChoice:
 
     def kind_of(self, node: str) -> str:
         """What computes there; "" if that is not known."""
-        return next((view.kind for view in self._list_views() if view.node == node), "")
+        return next((view.kind for view in self._view.of(self._card).nodes if view.node == node), "")
 
-    def _list_views(self) -> Sequence[NodeView]:
-        if self._views is None:
-            self._views = read_views(self._beats, self._card.model, self._card.layers)
-            self._servers = [view.server for view in self._views if not view.part("serving").is_empty()]
-        return self._views
-
-    def _list_servers(self) -> Sequence[Server]:
-        self._list_views()
-        return self._servers
+    @property
+    def _servers(self) -> Sequence[Server]:
+        return self._view.of(self._card).servers
 
 
 def _idle_seconds(route: Sequence[Hop], by_node: Mapping[str, Server]) -> float:

@@ -14,11 +14,11 @@ from swarm.client.chain import RENEW_SECONDS
 from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Effect, Send
 from swarm.client.news import Delivered, RouteTaken
+from swarm.client.route_view import RouteView
 from swarm.client.session import Phase, SessionMachine, Turn
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.files import ModelCard
-from swarm.messages.members import Beat
 from swarm.plan.routes import Hop
 
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
@@ -101,9 +101,9 @@ class GenerationMachine:
 
     # What the world does ----------------------------------------------------------------------------------------------
 
-    def see(self, beats: Sequence[Beat]) -> None:
+    def see(self, view: RouteView) -> None:
         """The peer table as it is now."""
-        self._choice.see(beats)
+        self._choice.see(view)
 
     def link_up(self, node: str, channel: Channel, now: float) -> list[Effect]:
         if channel == "control":

@@ -19,6 +19,7 @@ from swarm.client.chain import needed_links
 from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
 from swarm.client.news import Failed, News
+from swarm.client.route_view import RouteView
 from swarm.discovery.knocks import Knock, Knocks
 from swarm.discovery.lan import Advert
 from swarm.discovery.peers import PeerTable
@@ -84,6 +85,7 @@ class ClientLoop:
         self._thread = threading.Thread(target=self._work, name="client", daemon=True)
         self.changed = threading.Condition()
         self.beats: Sequence[Beat] = ()
+        self._route_view = RouteView()
         self.failures: dict[str, str] = {}
         self.reached: list[str] = []  # addresses at which nodes answered
         self.foreign_tags: set[str] = set()
@@ -224,7 +226,7 @@ class ClientLoop:
             for node in self._lost:
                 machine.link_down(node, "control", now)
         self._generations[machine] = sink
-        machine.see(self.beats)
+        machine.see(self._route_view)
         try:
             self._perform(machine, act(now), now)
         except Exception as error:  # a fault of ours: whoever waits for the answer must hear that there is none
@@ -336,9 +338,10 @@ class ClientLoop:
     def _show_table(self, now: float) -> None:
         with self.changed:
             self.beats = self._table.live(now)
+            self._route_view = RouteView(self.beats)
             self.changed.notify_all()
         for machine in self._generations:
-            machine.see(self.beats)
+            machine.see(self._route_view)
 
     def _perform(self, machine: GenerationMachine, effects: Sequence[Effect], now: float) -> None:
         for effect in effects:

@@ -9,6 +9,7 @@ from typing import Protocol
 from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
 from swarm.client.news import Delivered, Failed, Finished
+from swarm.client.route_view import RouteView
 from swarm.client.session import Turn
 from swarm.errors import SwarmError
 from swarm.messages.any import AnyMessage
@@ -73,7 +74,7 @@ class SimulatedClient:
     def _look(self) -> None:
         self._looked_at = self._outside.now
         self._beats = self._outside.show_table(self._name)
-        self.machine.see(self._beats)
+        self.machine.see(RouteView(self._beats))
 
     def hang_up(self) -> None:
         """It has heard enough."""
@@ -89,7 +90,7 @@ class SimulatedClient:
     def link_down(self, node: str, channel: Channel) -> None:
         if channel == "control":
             self._beats = [beat for beat in self._beats if beat.node != node]
-            self.machine.see(self._beats)
+            self.machine.see(RouteView(self._beats))
         self.machine.link_down(node, channel, self._outside.now)
 
     def link_refused(self, node: str, channel: Channel) -> None:

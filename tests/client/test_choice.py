@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swarm.client.choice import AVOID_SECONDS, RouteChoice
+from swarm.client.route_view import RouteView
 from swarm.messages.base import ClaimState
 from swarm.messages.members import Beat, Claim
 from swarm.parts import parse_part
@@ -38,7 +39,7 @@ def beat(
 
 def choose(*beats: Beat) -> RouteChoice:
     choice = RouteChoice(MODEL.card)
-    choice.see(beats)
+    choice.see(RouteView(beats))
     return choice
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from swarm.client import choice as choice_module
+from swarm.client import route_view
+from swarm.client.choice import RouteChoice
 from swarm.client.effects import Effect
 from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
 from swarm.client.news import Failed, News
+from swarm.client.route_view import RouteView
 from swarm.client.session import Turn
 from swarm.keys import new_identity
 from swarm.messages.members import AskPeers, Beat
@@ -19,7 +21,7 @@ from swarm.plan.view import read_views
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
-from tests.client.test_choice import beat, choose
+from tests.client.test_choice import beat
 from tests.swarms import KEYS, wait_until
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.002)
@@ -70,16 +72,18 @@ def test_clients_ask_different_nodes_for_the_peer_table() -> None:
     assert len(asked) > 8
 
 
-def test_the_peer_table_is_read_once_however_often_a_chain_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    beats = [beat(letter, "f") for letter in "abcdef"]
-    choice = choose(*beats)
+def test_the_peer_table_is_read_once_however_often_and_whoever_looks_for_a_chain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reads: list[None] = []
-    monkeypatch.setattr(choice_module, "read_views", lambda *args: reads.append(None) or read_views(*args))
-    for number in range(100):
-        assert choice.is_served(choice.find(number / 10))
-    assert len(reads) == 1
-    choice.see(beats[:3])
-    choice.find(0.0)
+    monkeypatch.setattr(route_view, "read_views", lambda *args: reads.append(None) or read_views(*args))
+    choices = [RouteChoice(MODEL.card) for _ in range(3)]
+    for beats in ("abcdef", "abc"):
+        view = RouteView([beat(letter, "f") for letter in beats])
+        for number in range(100):
+            for choice in choices:
+                choice.see(view)
+                assert choice.is_served(choice.find(number / 10))
     assert len(reads) == 2
 
 
