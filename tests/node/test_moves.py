@@ -6,7 +6,8 @@ import pytest
 
 from swarm.messages.members import AskPeers, Claim
 from swarm.messages.sessions import Refused
-from swarm.node.claims.moves import DRAIN_SECONDS, HOLD_SECONDS, STUCK_SECONDS
+from swarm.node.claims.moves import HOLD_SECONDS
+from swarm.node.claims.order import DRAIN_SECONDS, STUCK_SECONDS
 from swarm.node.effects import Answer
 from swarm.node.events import PartFailed
 from swarm.node.machine import NodeMachine

@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from swarm.discovery.peers import PeerTable
-from swarm.messages.base import ClaimState
 from swarm.messages.members import AskHold, Beat, EndHold, HoldAnswer
+from swarm.node.claims.order import DRAIN_SECONDS, MoveOrder
 from swarm.node.claims.own import OwnClaim, OwnClaims
 from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import STILL_SECONDS
 from swarm.parts import NOTHING, Part, join_parts, parse_part
-from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.shares import PlannedNode
-from swarm.plan.view import read_planned, read_views
+from swarm.plan.view import read_views
 from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
@@ -29,10 +27,6 @@ HOLD_SECONDS = 30.0  # a hold ends by itself then
 TRUST_SECONDS = 25.0  # and is no longer relied on then, counted from when it was asked for
 ASK_SECONDS = 25.0  # for holds, until a move is given up
 RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
-DRAIN_SECONDS = 60.0  # for sessions to leave what is dropped: a long prompt is computed elsewhere meanwhile
-PATIENCE_SECONDS = 30.0  # a node that is to move and does not is passed over
-PASSED_SECONDS = 60.0  # for so long
-STUCK_SECONDS = 30.0  # a load that makes no progress is not waited for
 
 Phase = Literal["intending", "growing", "holding", "draining", "shrinking"]
 
@@ -68,22 +62,6 @@ class _Promise:
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class _SeenMove:
-    """What a node says that it loads or drains, and since when that has not changed."""
-
-    model: str
-    part: str
-    state: ClaimState
-    loaded_bytes: int
-    since: float
-
-    def is_stuck(self, now: float) -> bool:
-        """Whether others should no longer wait for it."""
-        patience = STUCK_SECONDS if self.state == "loading" else DRAIN_SECONDS + STUCK_SECONDS
-        return now - self.since > patience
-
-
 class MoveRunner:
     """This node's moves, and its promises to others that move."""
 
@@ -96,10 +74,7 @@ class MoveRunner:
         self._promises: dict[str, _Promise] = {}  # asker → what was promised
         self._look_at = 0.0
         self._numbers = 0
-        self._plans: dict[str, tuple[Sequence[PlannedNode], Plan]] = {}  # by model: the last view, and what it leads to
-        self._due: dict[str, tuple[str, Part, float]] = {}  # by model: whose move is first, where to, since when
-        self._passed: dict[str, float] = {}
-        self._others_moves: dict[tuple[str, str, str], _SeenMove] = {}  # by node, model and state; this node's own, too
+        self._order = MoveOrder()
 
     @property
     def intent(self) -> Part:
@@ -117,7 +92,6 @@ class MoveRunner:
     def advance(self, own: Beat, now: float) -> list[Effect]:
         """A moment has passed. own: this node's last beat, so that it plans with the figures that all others have."""
         self._promises = {node: one for node, one in self._promises.items() if one.until > now}
-        self._passed = {node: until for node, until in self._passed.items() if until > now}
         moving = self._moving
         if moving is None or moving.phase == "intending":
             if now < self._look_at:
@@ -135,49 +109,19 @@ class MoveRunner:
     def _look(self, own: Beat, now: float) -> list[Effect]:
         """Whose move is it? Ours, once two beats of every peer have shown no better intent."""
         beats = self._table.live(now)
-        self._watch([own, *beats], now)
+        self._order.watch([own, *beats], now)
         if now - self._table.changed < STILL_SECONDS:
             self._moving = None
             return []
         for model, claim in sorted(self._claims.by_model.items()):
-            if any(one.model == model and not one.is_stuck(now) for one in self._others_moves.values()):
+            if self._order.is_under_way(model, now):
                 continue
-            move = self._first_move(model, claim.layers, [own, *beats], now)
+            move = self._order.find_first(model, claim.layers, [own, *beats], now)
             if move is None or move[0] != self._node:
                 continue
             return self._intend(model, move[1], beats, now)
         self._moving = None
         return []
-
-    def _watch(self, beats: Sequence[Beat], now: float) -> None:
-        """Note who loads or drains, and since when without progress."""
-        known = self._others_moves
-        self._others_moves = {}
-        for beat in beats:
-            for claim in beat.claims:
-                if claim.state in ("loading", "draining"):
-                    key = beat.node, claim.model, claim.state
-                    seen = known.get(key)
-                    if seen is None or (seen.part, seen.loaded_bytes) != (claim.part, claim.loaded_bytes):
-                        seen = _SeenMove(claim.model, claim.part, claim.state, claim.loaded_bytes, now)
-                    self._others_moves[key] = seen
-
-    def _first_move(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> tuple[str, Part] | None:
-        stuck = {node for (node, other, _), one in self._others_moves.items() if other == model and one.is_stuck(now)}
-        members = read_planned(beats, model, layers, self._passed, stuck)
-        known = self._plans.get(model)
-        plan = plan_moves(members, layers) if known is None or known[0] != members else known[1]
-        self._plans[model] = members, plan
-        if not plan.moves:
-            return None
-        first = plan.moves[0]
-        node, part, since = self._due.get(model, ("", NOTHING, now))
-        if (node, part) != (first.node, first.after):
-            self._due[model] = (first.node, first.after, now)
-        elif now - since > PATIENCE_SECONDS:
-            self._passed[first.node] = now + PASSED_SECONDS
-            del self._due[model]
-        return first.node, first.after
 
     def _intend(self, model: str, target: Part, beats: Sequence[Beat], now: float) -> list[Effect]:
         moving = self._moving
@@ -254,7 +198,7 @@ class MoveRunner:
     def _finish(self, moving: _Moving, now: float) -> list[Effect]:
         """The move is over; one that did not come to its end is not tried again for a while."""
         if self._claims.of(moving.model).held != moving.target:
-            self._passed[self._node] = now + PASSED_SECONDS
+            self._order.pass_over(self._node, now)
         return self._stop(moving, now)
 
     def _stop(self, moving: _Moving, now: float) -> list[Effect]:

@@ -1,0 +1,83 @@
+"""Whose move comes first, as every node with the same view works it out, and for whom nobody waits any longer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarm.messages.base import ClaimState
+from swarm.messages.members import Beat
+from swarm.parts import NOTHING, Part
+from swarm.plan.moves import Plan, plan_moves
+from swarm.plan.shares import PlannedNode
+from swarm.plan.view import read_planned
+
+DRAIN_SECONDS = 60.0  # for sessions to leave what is dropped: a long prompt is computed elsewhere meanwhile
+PATIENCE_SECONDS = 30.0  # a node that is to move and does not is passed over
+PASSED_SECONDS = 60.0  # for so long
+STUCK_SECONDS = 30.0  # a load that makes no progress is not waited for
+
+
+@dataclass(frozen=True, slots=True)
+class _SeenMove:
+    """What a node says that it loads or drains, and since when that has not changed."""
+
+    model: str
+    part: str
+    state: ClaimState
+    loaded_bytes: int
+    since: float
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether others should no longer wait for it."""
+        patience = STUCK_SECONDS if self.state == "loading" else DRAIN_SECONDS + STUCK_SECONDS
+        return now - self.since > patience
+
+
+class MoveOrder:
+    """The order of all nodes' moves, from their beats."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, tuple[Sequence[PlannedNode], Plan]] = {}  # by model: the last view, and what it leads to
+        self._due: dict[str, tuple[str, Part, float]] = {}  # by model: whose move is first, where to, since when
+        self._passed: dict[str, float] = {}  # node → until when
+        self._moves: dict[tuple[str, str, str], _SeenMove] = {}  # by node, model and state
+
+    def watch(self, beats: Sequence[Beat], now: float) -> None:
+        """Note who loads or drains, and since when without progress. beats: of all nodes, this one included."""
+        known, self._moves = self._moves, {}
+        for beat in beats:
+            for claim in beat.claims:
+                if claim.state in ("loading", "draining"):
+                    key = beat.node, claim.model, claim.state
+                    seen = known.get(key)
+                    if seen is None or (seen.part, seen.loaded_bytes) != (claim.part, claim.loaded_bytes):
+                        seen = _SeenMove(claim.model, claim.part, claim.state, claim.loaded_bytes, now)
+                    self._moves[key] = seen
+
+    def is_under_way(self, model: str, now: float) -> bool:
+        """Whether a move of a model makes progress: the next one waits for it."""
+        return any(one.model == model and not one.is_stuck(now) for one in self._moves.values())
+
+    def pass_over(self, node: str, now: float) -> None:
+        """Plan without a node's moving, for a while."""
+        self._passed[node] = now + PASSED_SECONDS
+
+    def find_first(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> tuple[str, Part] | None:
+        """Whose move comes first, and where to. One that does not come for long is passed over from the next look on."""
+        self._passed = {node: until for node, until in self._passed.items() if until > now}
+        stuck = {node for (node, other, _), one in self._moves.items() if other == model and one.is_stuck(now)}
+        nodes = read_planned(beats, model, layers, self._passed, stuck)
+        known = self._plans.get(model)
+        plan = plan_moves(nodes, layers) if known is None or known[0] != nodes else known[1]
+        self._plans[model] = nodes, plan
+        if not plan.moves:
+            return None
+        first = plan.moves[0]
+        node, part, since = self._due.get(model, ("", NOTHING, now))
+        if (node, part) != (first.node, first.after):
+            self._due[model] = (first.node, first.after, now)
+        elif now - since > PATIENCE_SECONDS:
+            self.pass_over(first.node, now)
+            del self._due[model]
+        return first.node, first.after
