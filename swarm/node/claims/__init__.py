@@ -1,1 +1,1 @@
-"""What this node serves of each model, how it moves from one part to another, and what it served before."""
+"""What this node serves of each model, and how it moves from one part to another. Pure."""

@@ -1,1 +1,1 @@
-"""The computing side: the protocol that deciders speak, the threads, the engine, and what a device and its models are."""
+"""The computing side: engines and the loaders that make them, their threads, what is drawn, what models cost."""
