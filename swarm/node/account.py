@@ -43,13 +43,12 @@ class MemoryAccount:
 
     def kv_room(self, model: str) -> int:
         """The most that a model's sessions may have together while others keep what they use and are sure of."""
-        return self._left_by_others(model) - self._weights(model)
+        claim = self._claims.get(model)
+        return self._left_by_others(model) - (0 if claim is None else self._weights(model, claim.held))
 
     def most_kv_room(self, model: str, part: Part) -> int:
         """What a model's sessions could ever have beside a part of it; what they lack of that is a matter of time."""
-        local = self._models.get(model)
-        weights = 0 if local is None else local.costs.of_part(part) - self._kv_reserve(model, part)
-        return self._budget - weights
+        return self._budget - (self._weights(model, part) if model in self._models else 0)
 
     def borrows(self, model: str) -> bool:
         """Whether a model's sessions use more than its reserve."""
@@ -82,6 +81,5 @@ class MemoryAccount:
     def _kv_reserve(self, model: str, part: Part) -> int:
         return part.layer_count * self._models[model].kv_layer_bytes
 
-    def _weights(self, model: str) -> int:
-        claim = self._claims.get(model)
-        return 0 if claim is None else self.bytes_of(model, claim.held) - self._kv_reserve(model, claim.held)
+    def _weights(self, model: str, part: Part) -> int:
+        return self.bytes_of(model, part) - self._kv_reserve(model, part)

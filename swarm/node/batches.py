@@ -100,13 +100,3 @@ class ServedPart(Struct, frozen=True):
     def reserved_positions(self, positions: int) -> int:
         """How many positions a cache for `positions` of them takes."""
         return positions if positions < self.cache_block else -(-positions // self.cache_block) * self.cache_block
-
-
-def packed_rows(spans: Sequence[WorkSpan]) -> list[tuple[int, int]]:
-    """Each span's rows (start, stop) in the packed tensor."""
-    rows: list[tuple[int, int]] = []
-    start = 0
-    for span in spans:
-        rows.append((start, start + span.length))
-        start += span.length
-    return rows

@@ -7,13 +7,13 @@ log-probability of the given id if any row has one, the likeliest ids and theirs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from swarm.node.batches import SAMPLED_ROWS, Drawn, Want, WorkSpan, packed_rows
+from swarm.node.batches import SAMPLED_ROWS, Drawn, Want, WorkSpan
 from swarm.sampling import Draw, Draws
 
 
@@ -33,7 +33,8 @@ class Drawing(NamedTuple):
 def plan_drawings(spans: Sequence[WorkSpan], vocabulary: int) -> list[Drawing]:
     """The rows that a batch draws from, of logits as wide as a vocabulary."""
     wanted: list[tuple[int, Draw, int]] = []  # packed row, draw, given id
-    for want, (_, stop) in zip((span.want for span in spans), packed_rows(spans), strict=True):
+    stops = accumulate(span.length for span in spans)
+    for want, stop in zip((span.want for span in spans), stops, strict=True):
         if want is not None:
             for index in range(want.rows):
                 position = want.position + index
