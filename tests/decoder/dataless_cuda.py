@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from swarm.decoder.device import Cuda, Room, place_packed
 from tests.alive import Storages
+from tests.decoder.composed import run_parts
 
 aten = torch.ops.aten
-ONE_KERNEL = (aten.linear.default, aten.scaled_dot_product_attention.default)
 NO_KERNEL = (aten.detach.default, aten.empty.memory_format, aten.new_empty.default, aten.empty_like.default)
 
 
@@ -104,11 +104,9 @@ class Seen(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func.namespace == "aten" and func not in ONE_KERNEL:  # in inference mode what is composed arrives whole
-            with self:
-                parts = func.decompose(*args, **(kwargs or {}))
-            if parts is not NotImplemented:
-                return parts
+        parts = run_parts(self, func, args, kwargs)
+        if parts is not NotImplemented:
+            return parts
         result = func(*args, **(kwargs or {}))
         given = [one for one in args if isinstance(one, Tensor)]
         for made in result if isinstance(result, list | tuple) else [result]:

@@ -23,6 +23,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from swarm.decoder.device import Cuda, Room, place_packed
 from swarm.node.batches import Batch
+from tests.decoder.composed import run_parts
 from tests.decoder.engine_script import EngineScript
 from tests.decoder.planted import MISTAKES
 
@@ -30,7 +31,6 @@ NAME = "pretended"
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
 WAITS = (aten._local_scalar_dense.default, aten.nonzero.default)
-ONE_KERNEL = (aten.linear.default, aten.scaled_dot_product_attention.default)
 
 
 class PretendedGpu(Cuda):
@@ -93,11 +93,9 @@ class Dispatch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func.namespace == "aten" and func not in ONE_KERNEL:  # in inference mode what is composed arrives whole
-            with self:
-                parts = func.decompose(*args, **(kwargs or {}))
-            if parts is not NotImplemented:
-                return parts
+        parts = run_parts(self, func, args, kwargs)
+        if parts is not NotImplemented:
+            return parts
         return compute(func, args, dict(kwargs or {}), self.seen)
 
 
