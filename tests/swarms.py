@@ -98,9 +98,9 @@ def make_node(
         device="cpu",
         memory_total=1 << 30,
         budget=budget_layers * 100,
-        models=(LocalModel(model.model, "integers", CellCosts(model.layers, 0, 100, 0), KV_LAYER_BYTES),),
+        models=(LocalModel(model.key, "integers", CellCosts(model.layers, 0, 100, 0), KV_LAYER_BYTES),),
     )
-    placement = {} if part is None else {model.model: parse_part(part, model.layers)}
+    placement = {} if part is None else {model.key: parse_part(part, model.layers)}
     settings = NodeSettings(hosts=hosts, port=port, peers=peers, use_mdns=use_mdns, placement=placement)
     process = NodeProcess(
         settings,

@@ -61,8 +61,8 @@ def test_a_new_form_gives_the_same_answers_from_its_own_tensors(plain: Path, row
 def test_a_node_reckons_with_what_a_form_costs_and_tells_its_variant(plain: Path, rows: Path) -> None:
     (here,) = read_weights([rows], None, Cpu()).values()
     (there,) = read_weights([plain], None, Cpu()).values()
-    assert (here.variant, there.variant) == ("rows-float32", "float32")
-    assert here.model == there.model
+    assert (here.model.variant, there.model.variant) == ("rows-float32", "float32")
+    assert here.model.id == there.model.id
     costs = here.memory.weight_costs
     assert costs.layer == sum(tensor.nbytes for tensor in here.manifest.files["mid.00000"].tensors.values())
     if not here.decoder.tied:  # else the end multiplies with the embedding, which is stored plain

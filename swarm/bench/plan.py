@@ -7,12 +7,13 @@ import time
 from dataclasses import replace
 from statistics import median
 
+from swarm.models import ModelKey
 from swarm.parts import NOTHING
 from swarm.plan.claims import CellCosts, Seat, place_all
 from swarm.plan.moves import plan_moves
 from swarm.plan.shares import PlannedNode
 
-MODEL = "model"
+MODEL = ModelKey("model", "")
 
 
 def measure_planning(nodes: int, layers: int, rounds: int) -> dict[str, float]:
@@ -23,7 +24,7 @@ def measure_planning(nodes: int, layers: int, rounds: int) -> dict[str, float]:
         members = _make_members(random.Random(seed), nodes, layers)
         unplaced.append(_time_plan(members, layers))
         seats = [Seat(member.node, member.budget, {MODEL: member.costs}) for member in members]
-        rows = place_all(seats, [], {MODEL: layers})
+        rows = place_all(seats, [], {MODEL.id: layers})
         placed.append(
             _time_plan([replace(member, part=rows[member.node].get(MODEL, NOTHING)) for member in members], layers)
         )

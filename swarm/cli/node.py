@@ -63,7 +63,7 @@ class Options:
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="A sepweight directory; may be given again for another model.",
+    help="A sepweight directory; may be given again for another model, or the same in another form.",
 )
 @click.option("--memory", help="Use at most this much for weights, KV and scratch, for example 6GB.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")

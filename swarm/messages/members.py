@@ -54,6 +54,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
     end_bytes: Count
     budget_bytes: Count
     present: Spec = "f"  # what the node has the weights of
+    variant: Name = ""  # how they are stored and computed; "": not told
 
 
 class Beat(Message, frozen=True, tag="beat"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from swarm.models import ModelKey
 from swarm.node.this_node import LocalModel
 from swarm.parts import Part
 
@@ -24,62 +25,62 @@ class Holding(Protocol):
 class MemoryAccount:
     """Bytes of one device."""
 
-    def __init__(self, budget: int, models: Mapping[str, LocalModel], claims: Mapping[str, Holding]) -> None:
-        """budget: for weights and KV. models, claims: by model id; the caller keeps both up to date."""
+    def __init__(self, budget: int, models: Mapping[ModelKey, LocalModel], claims: Mapping[ModelKey, Holding]) -> None:
+        """budget: for weights and KV. models, claims: the caller keeps both up to date."""
         self._budget = budget
         self._models = models
         self._claims = claims
-        self._kv_used: dict[str, int] = {}  # bytes that sessions have reserved
+        self._kv_used: dict[ModelKey, int] = {}  # bytes that sessions have reserved
 
     # KV ---------------------------------------------------------------------------------------------------------------
 
-    def kv_used(self, model: str) -> int:
+    def kv_used(self, model: ModelKey) -> int:
         """Bytes that a model's sessions have reserved."""
         return self._kv_used.get(model, 0)
 
-    def reserve(self, model: str, size: int) -> None:
+    def reserve(self, model: ModelKey, size: int) -> None:
         """A session takes so many bytes; a negative number gives them back."""
         self._kv_used[model] = self.kv_used(model) + size
 
-    def kv_room(self, model: str) -> int:
+    def kv_room(self, model: ModelKey) -> int:
         """The most that a model's sessions may have together while others keep what they use and are sure of."""
         claim = self._claims.get(model)
         return self._left_by_others(model) - (0 if claim is None else self._weights(model, claim.held))
 
-    def most_kv_room(self, model: str, part: Part) -> int:
+    def most_kv_room(self, model: ModelKey, part: Part) -> int:
         """What a model's sessions could ever have beside a part of it; what they lack of that is a matter of time."""
         return self._budget - (self._weights(model, part) if model in self._models else 0)
 
-    def borrows(self, model: str) -> bool:
+    def borrows(self, model: ModelKey) -> bool:
         """Whether a model's sessions use more than its reserve."""
         return model in self._claims and self._borrowed(model) > 0
 
     # Claims -----------------------------------------------------------------------------------------------------------
 
-    def bytes_of(self, model: str, part: Part) -> int:
+    def bytes_of(self, model: ModelKey, part: Part) -> int:
         """What a part costs, its KV reserve included."""
         return self._models[model].costs.of_part(part)
 
-    def free(self, but: str | None = None) -> int:
+    def free(self, but: ModelKey | None = None) -> int:
         """Bytes that no claim has spoken for; claims on `but` do not count."""
         held = sum(self.bytes_of(model, claim.held) for model, claim in self._claims.items() if model != but)
         return self._budget - held
 
-    def fits(self, model: str, part: Part) -> bool:
+    def fits(self, model: ModelKey, part: Part) -> bool:
         """Whether a part fits beside the other models' claims and the KV that sessions have reserved now."""
         borrowed = max(0, self.kv_used(model) - self._kv_reserve(model, part))
         return self.bytes_of(model, part) + borrowed <= self._left_by_others(model)
 
-    def _left_by_others(self, model: str) -> int:
+    def _left_by_others(self, model: ModelKey) -> int:
         """What other models neither claim nor have borrowed."""
         return self.free(but=model) - sum(self._borrowed(other) for other in self._claims if other != model)
 
-    def _borrowed(self, model: str) -> int:
+    def _borrowed(self, model: ModelKey) -> int:
         """KV in use beyond the reserve."""
         return max(0, self.kv_used(model) - self._kv_reserve(model, self._claims[model].held))
 
-    def _kv_reserve(self, model: str, part: Part) -> int:
+    def _kv_reserve(self, model: ModelKey, part: Part) -> int:
         return part.layer_count * self._models[model].kv_layer_bytes
 
-    def _weights(self, model: str, part: Part) -> int:
+    def _weights(self, model: ModelKey, part: Part) -> int:
         return self.bytes_of(model, part) - self._kv_reserve(model, part)

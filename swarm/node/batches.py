@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor
+from swarm.models import ModelKey
 from swarm.parts import Part
 
 LARGEST_CHUNK = 512  # positions of a prompt in one batch
@@ -57,7 +58,7 @@ class Batch(Struct, frozen=True):
     """The steps that one hop runs together. inputs: one tensor a span. groups: spans a message, in order."""
 
     number: int
-    model: str
+    model: ModelKey
     part: Part
     spans: tuple[WorkSpan, ...]
     inputs: tuple[WireTensor, ...]
@@ -80,7 +81,7 @@ class BatchResult(Struct, frozen=True):
 class ServedPart(Struct, frozen=True):
     """What the deciding side must know of a part that is loaded."""
 
-    model: str
+    model: ModelKey
     part: Part
     layers: int
     context: int
@@ -94,9 +95,12 @@ class ServedPart(Struct, frozen=True):
     end_seconds: float  # one token through the final norm and head, likewise; 0 without them
     prompt_seconds: float  # one more token of a prompt's chunk through one layer, likewise
     chunk_seconds: float = 0.0  # a chunk through one layer, besides what its tokens cost
-    variant: str = ""  # how the weights are stored and computed
     kind: str = ""  # of processor: those of one kind round alike
 
     def reserved_positions(self, positions: int) -> int:
         """How many positions a cache for `positions` of them takes."""
         return positions if positions < self.cache_block else -(-positions // self.cache_block) * self.cache_block
+
+    def kv_bytes(self, part: Part, positions: int) -> int:
+        """What a session of so many positions takes in some of the layers."""
+        return self.reserved_positions(positions) * part.layer_count * self.cache_bytes

@@ -9,6 +9,7 @@ from msgspec import Struct
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.tensors import WireTensor
+from swarm.models import ModelKey
 from swarm.node.batches import Batch
 from swarm.parts import Part
 from swarm.wire.events import Asker
@@ -89,7 +90,7 @@ class Run(Struct, frozen=True):
 class Forget(Struct, frozen=True):
     """Free a session's cache of a part, after whatever the compute thread was given before."""
 
-    model: str
+    model: ModelKey
     session: str
     part: Part
 
@@ -97,14 +98,14 @@ class Forget(Struct, frozen=True):
 class Load(Struct, frozen=True):
     """Bring what is loaded of a model to just this part. Until PartLoaded, what was loaded before goes on serving."""
 
-    model: str
+    model: ModelKey
     part: Part
 
 
 class Unload(Struct, frozen=True):
     """Give up whatever is loaded of a model, and its caches."""
 
-    model: str
+    model: ModelKey
 
 
 class Advertise(Struct, frozen=True):

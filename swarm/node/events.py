@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from swarm.models import ModelKey
 from swarm.node.batches import BatchResult, ServedPart
 from swarm.parts import Part
 from swarm.wire.events import Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
@@ -15,7 +16,7 @@ class Started(Struct, frozen=True):
     """The sockets are bound. placement: what --part asks for, by model; peers: of --peer; remembered: of earlier runs."""
 
     data_port: int
-    placement: Mapping[str, Part]
+    placement: Mapping[ModelKey, Part]
     peers: Sequence[str]
     remembered: Sequence[str] = ()
 
@@ -46,7 +47,7 @@ class PartLoaded(Struct, frozen=True):
 class PartProgress(Struct, frozen=True):
     """A Load has come so far, in bytes."""
 
-    model: str
+    model: ModelKey
     done: int
     total: int
 
@@ -54,7 +55,7 @@ class PartProgress(Struct, frozen=True):
 class WeightsDamaged(Struct, frozen=True):
     """A file is not what the manifest says. part: what of the model it spoils."""
 
-    model: str
+    model: ModelKey
     part: Part
     file: str
     sha256: str
@@ -70,7 +71,7 @@ class ComputeEnded(Struct, frozen=True):
 class PartFailed(Struct, frozen=True):
     """A Load failed for good."""
 
-    model: str
+    model: ModelKey
     message: str
 
 

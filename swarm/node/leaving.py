@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from swarm.models import ModelKey
 from swarm.parts import NOTHING, Part
 
 
@@ -20,16 +21,16 @@ class Draining(Protocol):
 class Leaving:
     """What sessions have to leave."""
 
-    def __init__(self, claims: Mapping[str, Draining]) -> None:
-        """claims: by model id, kept up to date by the caller."""
+    def __init__(self, claims: Mapping[ModelKey, Draining]) -> None:
+        """claims: kept up to date by the caller."""
         self.is_whole_node = False
         self._claims = claims
 
-    def part_of(self, model: str) -> Part:
+    def part_of(self, model: ModelKey) -> Part:
         """The cells of a model that are being drained."""
         claim = self._claims.get(model)
         return NOTHING if claim is None else claim.draining
 
-    def concerns(self, model: str, part: Part) -> bool:
+    def concerns(self, model: ModelKey, part: Part) -> bool:
         """Whether a session that runs through a part of a model must go elsewhere."""
         return self.is_whole_node or not (self.part_of(model) & part).is_empty()

@@ -217,7 +217,7 @@ class NodeMachine:
     def _advertise(self) -> list[Effect]:
         """The advert follows when the claim changes, or spare memory by more than an eighth."""
         model, part = next(
-            ((self._cards[model].name, str(part)) for model, part in sorted(self.claims.placed.items())),
+            ((self._cards[model.id].name, str(part)) for model, part in sorted(self.claims.placed.items())),
             ("", ""),
         )
         last = self._advertised
@@ -247,18 +247,22 @@ class NodeMachine:
             return []  # the claim has moved on while this was loading
         self.sessions.serve(served)
         effects = self.moves.loaded(served.model, served.part, now)
-        card = self._cards[served.model]
         return [
-            Report("ready", {"part": str(served.part), "model": card.name, "model_id": served.model}),
+            self._report_ready(served),
             *effects,
             *self._say(),
             *self.steps.pump(now),
         ]
 
+    def _report_ready(self, served: ServedPart) -> Effect:
+        model, variant = served.model
+        name = self._cards[model].name
+        return Report("ready", {"part": str(served.part), "model": name, "model_id": model, "variant": variant})
+
     def _failed(self, event: PartFailed, now: float) -> list[Effect]:
         """What was served goes on; a model of which nothing was is given up here, and a node that has no other ends."""
         claim = self.claims.of(event.model)
-        effects: list[Effect] = [Report("failed", {"model": event.model, "message": event.message})]
+        effects: list[Effect] = [Report("failed", {"model": str(event.model), "message": event.message})]
         effects += self.moves.failed(event.model, now)
         if not claim.serving.is_empty():
             return effects
@@ -291,7 +295,7 @@ class NodeMachine:
     def _progressed(self, event: PartProgress) -> list[Effect]:
         claim = self.claims.of(event.model)
         claim.loaded_bytes = event.done
-        fields = {"model": self._cards[event.model].name, "part": str(claim.loading)}
+        fields = {"model": self._cards[event.model.id].name, "part": str(claim.loading)}
         return [Report("loading", {**fields, "done": event.done, "total": event.total})]
 
     # Messages ---------------------------------------------------------------------------------------------------------

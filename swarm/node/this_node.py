@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from swarm.models import ModelKey
 from swarm.parts import Part, part_of
 from swarm.plan.claims import CellCosts
 
@@ -13,11 +14,10 @@ from swarm.plan.claims import CellCosts
 class LocalModel:
     """A model whose weights lie on this machine, and what its cells would cost in memory."""
 
-    model: str
+    model: ModelKey
     name: str
     costs: CellCosts
     kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
-    variant: str = ""  # how its weights are stored and computed
 
     @property
     def present(self) -> Part:
@@ -41,4 +41,4 @@ class ThisNode:
     budget: int
     models: tuple[LocalModel, ...]
     machine: str = ""  # the same for nodes that share processors
-    served_before: Mapping[str, Part] = field(default_factory=dict[str, Part])  # what it served before it was restarted
+    served_before: Mapping[ModelKey, Part] = field(default_factory=dict[ModelKey, Part])  # until it was restarted

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from swarm.models import ModelKey
 from swarm.parts import Part, join_parts, part_of_cells, runs, whole
 
 UNAFFORDABLE = 1 << 62
@@ -51,7 +52,7 @@ class Seat:
 
     node: str
     budget: int
-    costs: Mapping[str, CellCosts]
+    costs: Mapping[ModelKey, CellCosts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,13 @@ class Held:
     part: Part
 
 
-Placement = dict[str, Part]  # model → part, for one node
+Placement = dict[ModelKey, Part]  # for one node
 
 
 def place_all(seats: Sequence[Seat], held: Sequence[Held], layers: Mapping[str, int]) -> dict[str, Placement]:
     """The first claims of all unplaced nodes, by node id.
 
-    layers: model → number of layers, for every model named anywhere.
+    layers: model id → number of layers, for every model named anywhere.
     """
     coverage = count_coverage(held, layers)
     rows: dict[str, Placement] = {}
@@ -77,12 +78,12 @@ def place_all(seats: Sequence[Seat], held: Sequence[Held], layers: Mapping[str, 
         rows[seat.node] = place_one(seat, coverage)
         for model, part in rows[seat.node].items():
             for cell in part.cells:
-                coverage[model][cell] += 1
+                coverage[model.id][cell] += 1
     return rows
 
 
 def count_coverage(held: Sequence[Held], layers: Mapping[str, int]) -> dict[str, list[int]]:
-    """Model → how many claims cover each cell."""
+    """Model id → how many claims cover each cell, in whatever variant."""
     coverage = {model: [0] * (count + 2) for model, count in layers.items()}
     for claim in held:
         for cell in claim.part.cells:
@@ -90,7 +91,9 @@ def count_coverage(held: Sequence[Held], layers: Mapping[str, int]) -> dict[str,
     return coverage
 
 
-def take_up_again(seat: Seat, served_before: Mapping[str, Part], coverage: Mapping[str, Sequence[int]]) -> Placement:
+def take_up_again(
+    seat: Seat, served_before: Mapping[ModelKey, Part], coverage: Mapping[str, Sequence[int]]
+) -> Placement:
     """What a node held before, where that is still wanted: it fits, and no other cell is thinner than its thinnest."""
     placement: Placement = {}
     budget = seat.budget
@@ -100,7 +103,7 @@ def take_up_again(seat: Seat, served_before: Mapping[str, Part], coverage: Mappi
             continue
         held = part.cells
         needed = sum(costs.of(cell) for cell in held)
-        if needed <= budget and min(coverage[model][cell] for cell in held) == min(coverage[model]):
+        if needed <= budget and min(coverage[model.id][cell] for cell in held) == min(coverage[model.id]):
             placement[model] = part
             budget -= needed
     return placement
@@ -112,17 +115,22 @@ def place_one(seat: Seat, coverage: Mapping[str, Sequence[int]]) -> Placement:
     budget = seat.budget
     for model in sorted(seat.costs):
         costs = seat.costs[model]
-        window = _best_gap(costs, coverage[model], budget)
+        window = None if _has_variant(placement, model) else _best_gap(costs, coverage[model.id], budget)
         if window is not None:
             placement[model] = part_of_cells(*window, costs.layers)
             budget -= sum(costs.of(cell) for cell in range(*window))
     if placement:
         return placement
     for model in sorted(seat.costs):
-        window = _thinnest_window(seat.costs[model], coverage[model], budget)
+        window = _thinnest_window(seat.costs[model], coverage[model.id], budget)
         if window is not None:
             return {model: part_of_cells(*window, seat.costs[model].layers)}
     return {}
+
+
+def _has_variant(placement: Placement, model: ModelKey) -> bool:
+    """Whether the cells that the swarm lacks of a model are claimed in another variant of it."""
+    return any(other.id == model.id for other in placement)
 
 
 def _best_gap(costs: CellCosts, coverage: Sequence[int], budget: int) -> tuple[int, int] | None:

@@ -26,6 +26,7 @@ class Move:
     before: Part
     after: Part
     reason: str
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Holdings:
     def __init__(self, members: Sequence[PlannedNode], layers: int) -> None:
         self.layers = layers
         self.moves: list[Move] = []
-        self.members = {member.node: member for member in members}
-        self.held: dict[str, Cells] = {}
+        self.members = {member.key: member for member in members}
+        self.held: dict[str, Cells] = {}  # by PlannedNode.key, as all that follows
         self.ranges: dict[str, list[tuple[int, int]]] = {}
         self.count = [0] * (layers + 2)  # of nodes that hold each cell
         # A million times the tokens a second of each cell, if every node is busy with all that it holds: whole numbers
@@ -64,39 +65,39 @@ class Holdings:
         self.rates = [0] * (layers + 2)
         self._forecast: Forecast | None = None
         for member in members:
-            self.hold(member.node, frozenset(member.part.cells))
+            self.hold(member.key, frozenset(member.part.cells))
 
-    def hold(self, node: str, held: Cells) -> None:
+    def hold(self, key: str, held: Cells) -> None:
         """Let a node hold just these cells."""
         self._forecast = None
-        self._count(node, self.held.get(node, frozenset()), -1)
-        self._count(node, held, 1)
-        self.held[node] = held
-        self.ranges[node] = runs(sorted(held))
+        self._count(key, self.held.get(key, frozenset()), -1)
+        self._count(key, held, 1)
+        self.held[key] = held
+        self.ranges[key] = runs(sorted(held))
 
-    def _count(self, node: str, held: Cells, sign: int) -> None:
-        rate = self.rate(node, held)
+    def _count(self, key: str, held: Cells, sign: int) -> None:
+        rate = self.rate(key, held)
         for cell in held:
             self.count[cell] += sign
             self.rates[cell] += sign * rate
 
-    def rate(self, node: str, held: Cells) -> int:
+    def rate(self, key: str, held: Cells) -> int:
         """Tokens in a million seconds of a node that is busy with all of these cells."""
-        member = self.members[node]
+        member = self.members[key]
         layers = sum(0 < cell <= self.layers for cell in held)
         return round(1e6 / member.seconds_of(layers, self.layers + 1 in held))
 
-    def bytes_of(self, node: str, held: Cells) -> int:
-        costs = self.members[node].costs
+    def bytes_of(self, key: str, held: Cells) -> int:
+        costs = self.members[key].costs
         return sum(costs.of(cell) for cell in held)
 
     def may_drop(self, dropped: Cells) -> bool:
         """Whether others hold all of these, that a node holds, too."""
         return all(self.count[cell] > 1 for cell in dropped)
 
-    def is_needed(self, node: str) -> bool:
+    def is_needed(self, key: str) -> bool:
         """Whether a node holds something that no other does."""
-        return any(self.count[cell] == 1 for cell in self.held[node])
+        return any(self.count[cell] == 1 for cell in self.held[key])
 
     def forecast(self) -> Forecast:
         """What the holdings of this moment promise."""
@@ -109,9 +110,9 @@ class Holdings:
         if missing:
             return Forecast(missing, math.inf, 0.0)
         servers = [
-            Server(node, part_of(held, self.layers), member.layer_seconds, member.end_seconds, member.link_seconds)
-            for node, held in self.held.items()
-            if held and (member := self.members[node])
+            Server(key, part_of(held, self.layers), member.layer_seconds, member.end_seconds, member.link_seconds)
+            for key, held in self.held.items()
+            if held and (member := self.members[key])
         ]
         route = find_route(servers, self.layers)
         slowest = max(hop.part.layer_count * self.members[hop.node].prompt_seconds for hop in route)
@@ -122,9 +123,9 @@ class Holdings:
             1 / slowest if slowest else 0.0,
         )
 
-    def move(self, node: str, held: Cells) -> None:
+    def move(self, key: str, held: Cells) -> None:
         """Let a node move to these cells, and say why."""
-        gained = held - self.held[node]
+        gained = held - self.held[key]
         lacking = [cell for cell in sorted(gained) if self.count[cell] == 0]
         if lacking:
             reason = f"nobody serves {part_of(lacking, self.layers).describe()}"
@@ -132,8 +133,9 @@ class Holdings:
             reason = f"{part_of(sorted(gained), self.layers).describe()} will run faster or for more streams"
         else:
             reason = "others serve the rest"
-        self.moves.append(Move(node, part_of(self.held[node], self.layers), part_of(held, self.layers), reason))
-        self.hold(node, held)
+        before, after = part_of(self.held[key], self.layers), part_of(held, self.layers)
+        self.moves.append(Move(self.members[key].node, before, after, reason, self.members[key].variant))
+        self.hold(key, held)
 
     def improve(self, change: Callable[[Holdings], None]) -> bool:
         """Let `change` make moves; take them back unless they are worth it."""
@@ -142,8 +144,8 @@ class Holdings:
         if len(self.moves) > made and self.forecast().is_better_than(before):
             return True
         del self.moves[made:]
-        for node, cells_held in held.items():
-            if self.held[node] != cells_held:
-                self.hold(node, cells_held)
+        for key, cells_held in held.items():
+            if self.held[key] != cells_held:
+                self.hold(key, cells_held)
         self._forecast = before
         return False

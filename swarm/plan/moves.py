@@ -31,7 +31,7 @@ def plan_moves(members: Sequence[PlannedNode], layers: int) -> Plan:
 
     Same members, same plan, in whatever order they are given.
     """
-    holdings = Holdings(_with_figures(sorted(members, key=lambda member: member.node)), layers)
+    holdings = Holdings(_with_figures(sorted(members, key=lambda member: member.key)), layers)
     shares = share_out([member for member in holdings.members.values() if not member.stays], layers)
     before = holdings.forecast()
     to_best_chain, to_thinnest = partial(_form_chain, shares), partial(_spread, shares)
@@ -78,41 +78,41 @@ def _explain_standby(members: Iterable[PlannedNode], shares: Sequence[Share]) ->
 
 def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
     """Move nodes to their windows of the best chain, one after the other, dropping only what others serve by then."""
-    windows = {node: _possible(holdings, node, window) for node, window in _arrange(shares, holdings).items()}
-    pending = {node: window for node, window in windows.items() if not holdings.held[node] >= window}
+    windows = {key: _possible(holdings, key, window) for key, window in _arrange(shares, holdings).items()}
+    pending = {key: window for key, window in windows.items() if not holdings.held[key] >= window}
     while pending:
-        free = [node for node, window in pending.items() if holdings.may_drop(holdings.held[node] - window)]
+        free = [key for key, window in pending.items() if holdings.may_drop(holdings.held[key] - window)]
         if free:
             # Those whom nobody waits for go first: what they load may free the others.
-            node = min(free, key=lambda node: (holdings.is_needed(node), node))
-            holdings.move(node, _widen(holdings, node, pending.pop(node)))
+            key = min(free, key=lambda key: (holdings.is_needed(key), key))
+            holdings.move(key, _widen(holdings, key, pending.pop(key)))
         elif not _move_partly(holdings, pending):
             return
 
 
-def _possible(holdings: Holdings, node: str, window: Cells) -> Cells:
+def _possible(holdings: Holdings, key: str, window: Cells) -> Cells:
     """The longest stretch of a window that a node has the weights of; the chain is left as it is if that opens a gap."""
-    stretches = runs(sorted(window - holdings.members[node].costs.absent))
+    stretches = runs(sorted(window - holdings.members[key].costs.absent))
     start, stop = max(stretches, key=lambda run: (run[1] - run[0], -run[0]), default=(0, 0))
     return frozenset(range(start, stop))
 
 
 def _arrange(shares: Sequence[Share], holdings: Holdings) -> dict[str, Cells]:
-    """Where on the chain each share goes, so that little has to be loaded: node → cells."""
+    """Where on the chain each share goes, so that little has to be loaded: cells by PlannedNode.key."""
     held = holdings.held
     first = [share for share in shares if share.begin]
     last = [share for share in shares if share.end and not share.begin]
     middle = [share for share in shares if not share.begin and not share.end]
-    anchors = {share.member.node: held[share.member.node] or _present_if_not_all(share.member) for share in middle}
-    placed = [share for share in middle if anchors[share.member.node]]
-    order = sorted(placed, key=lambda share: (_center(anchors[share.member.node]), share.member.node))
+    anchors = {share.member.key: held[share.member.key] or _present_if_not_all(share.member) for share in middle}
+    placed = [share for share in middle if anchors[share.member.key]]
+    order = sorted(placed, key=lambda share: (_center(anchors[share.member.key]), share.member.key))
     for share in middle:
-        if not anchors[share.member.node]:
+        if not anchors[share.member.key]:
             places = range(len(order) + 1) if placed else [len(order)]
             trials = [[*order[:place], share, *order[place:]] for place in places]
             order = max(trials, key=lambda trial: _count_kept(_windows([*first, *trial, *last]), holdings))
     windows = _windows([*first, *order, *last])
-    return {node: frozenset(range(start, stop)) for node, (start, stop) in windows.items()}
+    return {key: frozenset(range(start, stop)) for key, (start, stop) in windows.items()}
 
 
 def _present_if_not_all(member: PlannedNode) -> Cells:
@@ -130,7 +130,7 @@ def _windows(order: Sequence[Share]) -> dict[str, tuple[int, int]]:
     start = 0
     for share in order:
         stop = start + share.begin + share.layers + share.end
-        windows[share.member.node] = (start, stop)
+        windows[share.member.key] = (start, stop)
         start = stop
     return windows
 
@@ -139,19 +139,19 @@ def _count_kept(windows: Mapping[str, tuple[int, int]], holdings: Holdings) -> i
     """Cells that need not be loaded."""
     return sum(
         max(0, min(stop, last) - max(start, first))
-        for node, (start, stop) in windows.items()
-        for first, last in holdings.ranges[node]
+        for key, (start, stop) in windows.items()
+        for first, last in holdings.ranges[key]
     )
 
 
-def _widen(holdings: Holdings, node: str, wanted: Cells) -> Cells:
+def _widen(holdings: Holdings, key: str, wanted: Cells) -> Cells:
     """A window with what its node can keep or take beside it: what it holds already first, then the thinner side."""
     start, stop = min(wanted), max(wanted) + 1
-    costs = holdings.members[node].costs
-    left = holdings.members[node].budget - holdings.bytes_of(node, wanted)
+    costs = holdings.members[key].costs
+    left = holdings.members[key].budget - holdings.bytes_of(key, wanted)
     while True:
         sides = [
-            (cell not in holdings.held[node], holdings.rates[cell], cell)
+            (cell not in holdings.held[key], holdings.rates[cell], cell)
             for cell in (start - 1, stop)
             if 0 <= cell < holdings.layers + 2 and costs.of(cell) <= left
         ]
@@ -164,20 +164,20 @@ def _widen(holdings: Holdings, node: str, wanted: Cells) -> Cells:
 
 def _move_partly(holdings: Holdings, pending: Mapping[str, Cells]) -> bool:
     """Where every node waits for another, one gives up what it may for as much of its window as fits then."""
-    for node in sorted(pending):
-        held, wanted = holdings.held[node], pending[node]
+    for key in sorted(pending):
+        held, wanted = holdings.held[key], pending[key]
         bound = frozenset(cell for cell in held - wanted if holdings.count[cell] == 1)
-        grown = _grow(holdings, node, held & wanted | bound, wanted)
+        grown = _grow(holdings, key, held & wanted | bound, wanted)
         if len(grown & wanted) > len(held & wanted):
-            holdings.move(node, grown)
+            holdings.move(key, grown)
             return True
     return False
 
 
-def _grow(holdings: Holdings, node: str, kept: Cells, wanted: Cells) -> Cells:
+def _grow(holdings: Holdings, key: str, kept: Cells, wanted: Cells) -> Cells:
     """`kept` with as many cells of `wanted` as the budget allows, the nearest first."""
-    costs = holdings.members[node].costs
-    left = holdings.members[node].budget - holdings.bytes_of(node, kept)
+    costs = holdings.members[key].costs
+    left = holdings.members[key].budget - holdings.bytes_of(key, kept)
     grown = set(kept)
     for cell in sorted(wanted - kept, key=lambda cell: (min((abs(cell - other) for other in kept), default=0), cell)):
         if costs.of(cell) > left:
@@ -192,31 +192,31 @@ def _grow(holdings: Holdings, node: str, kept: Cells, wanted: Cells) -> Cells:
 
 def _spread(shares: Sequence[Share], holdings: Holdings) -> None:
     """Have nodes outside the best chain serve the thinnest cells, where that lets more streams run."""
-    chain = {share.member.node for share in shares}
-    for node, member in holdings.members.items():
-        if node in chain or member.stays:
+    chain = {share.member.key for share in shares}
+    for key, member in holdings.members.items():
+        if key in chain or member.stays:
             continue
-        held = holdings.held[node]
-        holdings.hold(node, frozenset())
-        window = _find_thinnest(holdings, node)
+        held = holdings.held[key]
+        holdings.hold(key, frozenset())
+        window = _find_thinnest(holdings, key)
         is_free = all(holdings.count[cell] for cell in held - window)
-        is_better = _relief(holdings, node, window) > _relief(holdings, node, held)
-        holdings.hold(node, held)
+        is_better = _relief(holdings, key, window) > _relief(holdings, key, held)
+        holdings.hold(key, held)
         if is_free and is_better:
-            holdings.move(node, window)
+            holdings.move(key, window)
 
 
-def _find_thinnest(holdings: Holdings, node: str) -> Cells:
+def _find_thinnest(holdings: Holdings, key: str) -> Cells:
     """As many neighbouring cells as fit, around the one that the fewest tokens a second can pass."""
-    member = holdings.members[node]
+    member = holdings.members[key]
     fitting = [cell for cell in range(holdings.layers + 2) if member.costs.of(cell) <= member.budget]
     if not fitting:
         return frozenset()
     thinnest = min(fitting, key=lambda cell: (holdings.rates[cell], cell))
-    return _widen(holdings, node, frozenset((thinnest,)))
+    return _widen(holdings, key, frozenset((thinnest,)))
 
 
-def _relief(holdings: Holdings, node: str, held: Cells) -> float:
+def _relief(holdings: Holdings, key: str, held: Cells) -> float:
     """How much less time a token spends in cells, with as many streams as they can take, if a node holds these too."""
-    rate = holdings.rate(node, held)
+    rate = holdings.rate(key, held)
     return sum(1 / (holdings.rates[cell] or 1) - 1 / (holdings.rates[cell] + rate) for cell in held)

@@ -16,9 +16,10 @@ from swarm.plan.routes import HOP_SECONDS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedNode:
-    """A node as the planner sees it, for one model. Every figure is one that it published."""
+    """A node as the planner sees it, for one model in one variant. Every figure is one that it published."""
 
     node: str
+    variant: str = ""
     budget: int  # bytes for cells of this model, their KV reserve included
     costs: CellCosts
     layer_seconds: float = 0.0  # one token through one layer; 0: not measured
@@ -27,6 +28,11 @@ class PlannedNode:
     link_seconds: float = HOP_SECONDS  # what a hop to it costs a token
     part: Part = NOTHING  # what it serves or loads
     stays: bool = False  # told which part to serve, leaving, or slow to act: nothing is planned for it
+
+    @property
+    def key(self) -> str:
+        """What tells it from others, and from the same node with another variant of the model."""
+        return f"{self.node} {self.variant}" if self.variant else self.node
 
     def capacity(self, begin: bool, end: bool) -> int:
         """How many layers fit beside begin and end; negative if those alone do not."""
@@ -71,7 +77,7 @@ def share_out(members: Sequence[PlannedNode], layers: int) -> list[Share]:
     # best[ends][count]: least seconds for `count` layers and these ends held, and the chain that does it
     best: list[_Row] = [[None] * (layers + 1) for _ in _ENDS]
     best[0][0] = (0.0, None)
-    for member in sorted(members, key=lambda member: (member.layer_seconds, -member.budget, member.node)):
+    for member in sorted(members, key=lambda member: (member.layer_seconds, -member.budget, member.key)):
         complete = best[3][layers]
         bound = math.inf if complete is None else complete[0]
         if member.capacity(True, True) >= layers:  # both ends on one node only where it is the whole chain

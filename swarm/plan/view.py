@@ -6,8 +6,9 @@ another computes, measures itself slower than it is. So the least of their figur
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.errors import RequestError
 from swarm.messages.base import ClaimState
@@ -29,7 +30,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """One node and one model.
+    """One node and one model in one variant.
 
     parts: what it holds, by state. sessions: of the node of its machine that has most, for they slow all of them. budget,
     costs: for cells of the model; None where it will not move.
@@ -71,6 +72,7 @@ class NodeView:
         is_stuck = self.node in stuck
         return PlannedNode(
             node=self.node,
+            variant=self.variant,
             budget=self.budget or 0,
             costs=self.costs or CellCosts(layers, 0, 1, 0),
             layer_seconds=self.pace.layer,
@@ -83,7 +85,9 @@ class NodeView:
 
 
 def read_views(beats: Iterable[Beat], model: str, layers: int) -> list[NodeView]:
-    """The nodes that hold some of a model or could, by id; what they say of another number of layers is another model's."""
+    """The nodes that hold some of a model or could, by id and variant; what they say of another number of layers is
+    another model's.
+    """
     ordered = sorted(beats, key=lambda beat: beat.node)
     paces = _find_paces(ordered, model)
     sessions: dict[_Machine, int] = {}
@@ -91,21 +95,36 @@ def read_views(beats: Iterable[Beat], model: str, layers: int) -> list[NodeView]
         sessions[_machine_of(beat)] = max(sessions.get(_machine_of(beat), 0), beat.sessions)
     views: list[NodeView] = []
     for beat in ordered:
-        try:
-            view = _read(beat, model, layers, paces[_machine_of(beat)], sessions[_machine_of(beat)])
-        except RequestError:  # what it says is no part of the model: others are not to suffer for it
-            continue
-        if view is not None:
-            views.append(view)
+        machine = _machine_of(beat)
+        for variant, said in _by_variant(beat, model, layers).items():
+            pace = paces.get((machine, variant), Pace())
+            with contextlib.suppress(RequestError):  # it is no part of the model: others are not to suffer for it
+                views.append(_read(beat, variant, said, layers, pace, sessions[machine]))
     return views
 
 
-def _read(beat: Beat, model: str, layers: int, pace: Pace, sessions: int) -> NodeView | None:
-    """One node; None if it has nothing to do with the model. Raises RequestError for what is no part of it."""
-    capacity = next((one for one in beat.capacities if (one.model, one.layers) == (model, layers)), None)
-    claims = [one for one in beat.claims if (one.model, one.layers) == (model, layers)]
-    if capacity is None and not claims:
-        return None
+@dataclass(slots=True)
+class _Said:
+    """What a node says of one variant of a model."""
+
+    capacity: Capacity | None = None
+    claims: list[Claim] = field(default_factory=list[Claim])
+
+
+def _by_variant(beat: Beat, model: str, layers: int) -> dict[str, _Said]:
+    said: dict[str, _Said] = {}
+    for claim in beat.claims:
+        if (claim.model, claim.layers) == (model, layers):
+            said.setdefault(claim.variant, _Said()).claims.append(claim)
+    for capacity in beat.capacities:
+        if (capacity.model, capacity.layers) == (model, layers):
+            said.setdefault(capacity.variant, _Said()).capacity = capacity
+    return dict(sorted(said.items()))
+
+
+def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessions: int) -> NodeView:
+    """One node and variant. Raises RequestError for what is no part of the model."""
+    capacity, claims = said.capacity, said.claims
     parts: dict[ClaimState, Part] = {}
     for claim in claims:
         parts[claim.state] = parts.get(claim.state, NOTHING) | parse_part(claim.part, layers)
@@ -116,7 +135,7 @@ def _read(beat: Beat, model: str, layers: int, pace: Pace, sessions: int) -> Nod
         pace=pace,
         link_seconds=beat.link_seconds or HOP_SECONDS,
         sessions=sessions,
-        variant="" if served is None else served.variant,
+        variant=variant,
         kind="" if served is None else served.kind,
         budget=None if capacity is None else capacity.budget_bytes,
         costs=None if capacity is None else costs_of(capacity),
@@ -145,18 +164,20 @@ def _machine_of(beat: Beat) -> _Machine:
     return beat.machine or beat.node, beat.device
 
 
-def _find_paces(beats: Sequence[Beat], model: str) -> dict[_Machine, Pace]:
-    """What a model costs on each machine."""
-    claims: dict[_Machine, list[Claim]] = {}
+def _find_paces(beats: Sequence[Beat], model: str) -> dict[tuple[_Machine, str], Pace]:
+    """What a model costs, by machine and variant."""
+    claims: dict[tuple[_Machine, str], list[Claim]] = {}
     for beat in beats:
-        claims.setdefault(_machine_of(beat), []).extend(claim for claim in beat.claims if claim.model == model)
+        for claim in beat.claims:
+            if claim.model == model:
+                claims.setdefault((_machine_of(beat), claim.variant), []).append(claim)
     return {
-        machine: Pace(
+        place: Pace(
             _least(claim.layer_seconds for claim in ours),
             _least(claim.end_seconds for claim in ours),
             _least(claim.prompt_seconds for claim in ours),
         )
-        for machine, ours in claims.items()
+        for place, ours in claims.items()
     }
 
 

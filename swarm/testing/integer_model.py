@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_of
+from swarm.models import ModelKey
 from swarm.node.batches import DRAWN, Batch, BatchResult, Drawn, ServedPart, Want
 from swarm.node.compute.protocol import Engine, MakeEngine
 from swarm.parts import Part
 
 _MASK = (1 << 63) - 1
 MODEL_ID = "1" * 32
+MODEL_KEY = ModelKey(MODEL_ID, "")
 CACHE_BYTES = 8
 KV_LAYER_BYTES = 1 << 30  # no budget of a test counts KV: whatever sessions reserve fits
 
@@ -43,6 +45,11 @@ class IntegerModel:
     def model(self) -> str:
         """Its id."""
         return f"{int(MODEL_ID, 16) + self.weights:032x}"
+
+    @property
+    def key(self) -> ModelKey:
+        """What a node knows it by."""
+        return ModelKey(self.model, self.variant)
 
     @property
     def card(self) -> ModelCard:
@@ -129,7 +136,7 @@ class IntegerEngine:
         self._on_layer = on_layer
         self._states: dict[tuple[str, Part], dict[int, list[int]]] = {} if old is None else old._states
         self.served = ServedPart(
-            model=model.model,
+            model=model.key,
             part=part,
             layers=model.layers,
             context=model.context,
@@ -143,7 +150,6 @@ class IntegerEngine:
             end_seconds=model.end_seconds if part.end else 0.0,
             prompt_seconds=model.token_seconds,
             chunk_seconds=max(0.0, model.layer_seconds - model.token_seconds),
-            variant=model.variant,
             kind=model.kind,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from swarm.parts import part_of, part_of_cells
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.view import read_planned
-from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from swarm.testing.integer_model import MODEL_ID, MODEL_KEY, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.promises import BrokenPromiseError
 from swarm.testing.simulator import Simulation
@@ -197,7 +197,7 @@ def _calm(simulation: Simulation) -> None:
         if node.is_up and node.machine.is_leaving:
             simulation.kill(name)
         simulation.restart(name)
-    if any(node.machine.membership.local[MODEL_ID].costs.absent for node in simulation.nodes.values()):
+    if any(node.machine.membership.local[MODEL_KEY].costs.absent for node in simulation.nodes.values()):
         simulation.add_node(budget_layers=9)  # some lack weights: without it nobody might have those of some layer
     stop = simulation.now + QUIET_SECONDS
     while simulation.now < stop and not (

@@ -18,6 +18,7 @@ from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.members import AskPeers, Beat, PeerPage, Welcome
 from swarm.messages.tensors import WireTensor
+from swarm.models import ModelKey
 from swarm.node.batches import Batch
 from swarm.node.effects import (
     Answer,
@@ -44,7 +45,7 @@ from swarm.plan.claims import CellCosts
 from swarm.plan.view import read_views
 from swarm.testing.clients import SimulatedClient
 from swarm.testing.connections import Connections, Link
-from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerEngine, IntegerModel
+from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, MODEL_KEY, IntegerEngine, IntegerModel
 from swarm.testing.network import Network, Weather
 from swarm.testing.promises import BrokenPromiseError, check_drop, check_fences, check_present
 from swarm.testing.shared_cores import SharedCores
@@ -132,7 +133,7 @@ class Simulation:
             memory_total=1 << 30,
             budget=budget_layers * LAYER_BYTES,
             machine=machine,
-            models=(LocalModel(MODEL_ID, "integers", costs, KV_LAYER_BYTES),),
+            models=(LocalModel(MODEL_KEY, "integers", costs, KV_LAYER_BYTES),),
         )
         return NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
 
@@ -147,7 +148,7 @@ class Simulation:
     ) -> None:
         node = _Node(make(), address, speed, lambda: self._start(name, address, speed, make, part, cores), cores=cores)
         self.nodes[name] = node
-        placement: dict[str, Part] = {} if part is None else {MODEL_ID: parse_part(part, self.model.layers)}
+        placement: dict[ModelKey, Part] = {} if part is None else {MODEL_KEY: parse_part(part, self.model.layers)}
         peers = [other.address for other_name, other in self.nodes.items() if other_name != name]
         self.after(0.0, lambda: self._feed(node, Started(7701, placement, peers)))
         self.after(self.rng.random() * TICK_SECONDS, lambda: self._tick(node))
@@ -227,14 +228,14 @@ class Simulation:
         elsewhere = [view.part("serving") for view in read_views(peers, MODEL_ID, layers)]
         left = self.part_of(name) - part
         if node.is_up and node.stalled_until <= self.now and join_parts(elsewhere).covers(left):
-            for effect in node.machine.moves.begin(MODEL_ID, part, now):
+            for effect in node.machine.moves.begin(MODEL_KEY, part, now):
                 self._perform(node, effect)
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
     def part_of(self, name: str) -> Part:
         """What a node serves."""
-        claim = self.nodes[name].machine.claims.by_model.get(MODEL_ID)
+        claim = self.nodes[name].machine.claims.by_model.get(MODEL_KEY)
         return NOTHING if claim is None or not self.nodes[name].is_up else claim.serving
 
     def is_settled(self, seconds: float) -> bool:

@@ -15,12 +15,13 @@ from swarm.decoder.device import Device
 from swarm.falcon.family import FALCON
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_tensor
+from swarm.models import ModelKey
 from swarm.node.batches import Batch, BatchResult, Want, WorkSpan
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
 from swarm.parts import Part, parse_part
 
-MODEL = "m" * 32
+MODEL = ModelKey("1" * 32, "float32")
 LAYERS = 4
 SAMPLINGS = (
     Sampling(),
@@ -146,7 +147,7 @@ class EngineScript:
 
 
 def loader_of(weights: Path, device: Device) -> DecoderLoader:
-    return DecoderLoader({MODEL: WeightsSource(FALCON, weights, "float32", 1 << 30)}, device, None, lambda: None)
+    return DecoderLoader({MODEL: WeightsSource(FALCON, weights, 1 << 30)}, device, None, lambda: None)
 
 
 def _want(talk: Talk, length: int) -> Want | None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.messages.sessions import Open, Opened, Refused
+from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.batches import ServedPart
 from swarm.node.effects import Answer, Forget
@@ -20,7 +21,7 @@ from swarm.wire.events import Asker
 
 LAYERS = 4
 LAYER, RESERVE = 100, 40  # bytes of a layer's weights, and of its KV reserve
-ONE, OTHER = "1" * 32, "2" * 32
+ONE, OTHER = ModelKey("1" * 32, "int4"), ModelKey("1" * 32, "bfloat16")
 CLIENT = Asker("c" * 16, "data", b"")
 
 
@@ -35,7 +36,7 @@ def make_account(budget: int, **held: str) -> tuple[MemoryAccount, dict[str, Cla
     claims = {ONE: Claimed(), OTHER: Claimed()}
     for name, spec in held.items():
         claims[{"one": ONE, "other": OTHER}[name]].held = parse_part(spec, LAYERS)
-    models = {model: LocalModel(model, model[0], costs, RESERVE) for model in claims}
+    models = {model: LocalModel(model, "m", costs, RESERVE) for model in claims}
     return MemoryAccount(budget, models, claims), claims
 
 
@@ -110,13 +111,14 @@ def make_table() -> SessionTable:
 
 
 def open_session(
-    table: SessionTable, session: str, model: str, positions: int, now: float, attempt: int = 1
+    table: SessionTable, session: str, model: ModelKey, positions: int, now: float, attempt: int = 1
 ) -> list[object]:
     order = Open(
         session=session * 32,
         attempt=attempt,
         hop=1,
-        model=model,
+        model=model.id,
+        variant=model.variant,
         part="0-2",
         previous="a" * 16,
         next="a" * 16,

@@ -24,7 +24,7 @@ from swarm.node.effects import Forget, Load, Run
 from swarm.node.events import BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded, PartProgress
 from swarm.parts import Part, parse_part
 from swarm.sepweight import tensorfile
-from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
+from swarm.testing.integer_model import MODEL_KEY, IntegerEngine, IntegerModel
 from tests.checkpoints import save_sepweight
 from tests.swarms import wait_until
 
@@ -53,7 +53,7 @@ def run(
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     thread = ComputeThread(make_loader, events.put)
     thread.start()
-    thread.give(Load(MODEL_ID, part))
+    thread.give(Load(MODEL_KEY, part))
     return thread, events
 
 
@@ -87,7 +87,7 @@ def test_a_node_without_layers_that_never_rests_is_not_stuck() -> None:
     next_of(events, PartLoaded)
     before = thread.tick
     for _ in range(8):
-        thread.give(Forget(MODEL_ID, "5" * 32, parse_part("e", 12)))
+        thread.give(Forget(MODEL_KEY, "5" * 32, parse_part("e", 12)))
     thread.stop()
     assert thread.tick >= before + 8
 
@@ -97,7 +97,7 @@ def test_what_is_no_longer_wanted_is_not_taken_up() -> None:
     thread, events = run(lambda on_layer: SlowLoader(let))
     let.put(None)
     next_of(events, PartProgress)
-    thread.give(Load(MODEL_ID, parse_part("b 0-3", 12)))
+    thread.give(Load(MODEL_KEY, parse_part("b 0-3", 12)))
     for _ in range(10):
         let.put(None)
     loaded = next_of(events, PartLoaded)
@@ -143,7 +143,7 @@ class FailingLoader:
         self.trimmed += 1
 
 
-BATCH = Batch(1, MODEL_ID, WHOLE, (), (), ())
+BATCH = Batch(1, MODEL_KEY, WHOLE, (), (), ())
 
 
 def test_a_device_that_is_lost_ends_the_node_and_not_just_a_batch() -> None:
@@ -201,8 +201,8 @@ def test_an_engine_that_is_replaced_is_not_kept_until_the_next_job() -> None:
 
     thread, events = run(lambda on_layer: Loader(ValueError()))
     next_of(events, PartLoaded)
-    first = weakref.ref(thread._engines[MODEL_ID])
-    thread.give(Load(MODEL_ID, parse_part("b 0-3", 12)))
+    first = weakref.ref(thread._engines[MODEL_KEY])
+    thread.give(Load(MODEL_KEY, parse_part("b 0-3", 12)))
     next_of(events, PartLoaded)
     wait_until(lambda: first() is None, 5, "the first engine is gone")
     thread.stop()
@@ -225,7 +225,7 @@ def weights(tmp_path: Path) -> Path:
 
 def loader_of(weights: Path, on_layer: Callable[[], None] = lambda: None) -> DecoderLoader:
     return DecoderLoader(
-        {MODEL_ID: WeightsSource(FALCON, weights, "float32", 1 << 30)},
+        {MODEL_KEY: WeightsSource(FALCON, weights, 1 << 30)},
         Cpu(),
         None,
         on_layer,
@@ -236,7 +236,7 @@ def load(
     loader: DecoderLoader, spec: str, old: DecoderEngine | None = None
 ) -> tuple[list[tuple[int, int]], DecoderEngine]:
     """(progress, engine)"""
-    *progress, make = loader.load(MODEL_ID, parse_part(spec, 4), old)
+    *progress, make = loader.load(MODEL_KEY, parse_part(spec, 4), old)
     assert callable(make)
     engine = make(old)
     assert isinstance(engine, DecoderEngine)

@@ -143,7 +143,7 @@ def test_damaged_weights_are_withdrawn_and_answers_go_elsewhere(at: int) -> None
     (client,) = simulation.clients.values()
     node = client.machine.route[at].node
     bad = parse_part(["2-3", "4-5 e"][at], MODEL.layers)
-    simulation.tell(node, WeightsDamaged(MODEL.model, bad, "mid.00002.safetensors", "1" * 64, "2" * 64))
+    simulation.tell(node, WeightsDamaged(MODEL.key, bad, "mid.00002.safetensors", "1" * 64, "2" * 64))
     check_end(simulation)
     assert client.machine.attempts == 2
     assert client.longest_gap < 0.5
@@ -182,7 +182,7 @@ def test_a_later_attempt_on_another_part_gives_up_the_cache_of_the_old_one() -> 
     table.open(CLIENT, order(1, "b 0-4"), None, 0.0)
     effects = table.open(CLIENT, order(2, "b 0-3"), None, 0.0)
     assert [effect.part for effect in effects if isinstance(effect, Forget)] == [parse_part("b 0-4", 8)]
-    assert table.memory.kv_used(MODEL.model) == 50 * 3 * 8
+    assert table.memory.kv_used(MODEL.key) == 50 * 3 * 8
 
 
 def test_a_later_attempt_elsewhere_on_the_chain_leaves_no_cache_behind_its_lease() -> None:

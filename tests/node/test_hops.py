@@ -12,7 +12,7 @@ from swarm.messages.steps import Score
 from swarm.node.hops.hop import MOST_IDS, MOST_SCORED_IDS, HopSession, pages_of, tokens_of
 from swarm.node.peers import membership
 from swarm.parts import parse_part
-from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from swarm.testing.integer_model import MODEL_ID, MODEL_KEY, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
 from swarm.wire.events import Arrived, Asker, LinkMessage
@@ -33,7 +33,7 @@ def finished_hop(tokens: int) -> HopSession:
         is_first=True,
         tail=Tail(sampling=Sampling(), stop_ids=[], limit=tokens),
     )
-    hop = HopSession(order=order, owner="c" * 16, part=parse_part("f", 8), lease=1.0, used=0.0)
+    hop = HopSession(order=order, owner="c" * 16, model=MODEL_KEY, part=parse_part("f", 8), lease=1.0, used=0.0)
     hop.ids = list(range(tokens))
     hop.is_finished = True
     return hop

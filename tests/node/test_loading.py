@@ -16,7 +16,7 @@ from swarm.node.compute.protocol import Engine, MakeEngine
 from swarm.node.events import Event
 from swarm.node.shell.cores import Cores
 from swarm.parts import Part, parse_part
-from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
+from swarm.testing.integer_model import MODEL_KEY, IntegerEngine, IntegerModel
 from tests.swarms import wait_until
 
 WHOLE = parse_part("f", 12)
@@ -50,7 +50,7 @@ def load(watching: Watching, *orders: Part) -> list[Part]:
     threads = LoaderThreads(lambda: watching, events.put, built.append, lambda: watching.are_used)
     threads.start()
     for part in orders:
-        threads.load(LoadOrder(MODEL_ID, part, None, lambda: True))
+        threads.load(LoadOrder(MODEL_KEY, part, None, lambda: True))
     wait_until(lambda: len(built) == len(orders), 10, "all is loaded")
     return [one.order.part for one in built]
 

@@ -14,7 +14,7 @@ from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import Membership
 from swarm.node.this_node import ThisNode
 from swarm.parts import parse_part
-from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from swarm.testing.integer_model import MODEL_ID, MODEL_KEY, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
 from swarm.wire.events import Arrived, Asker
@@ -102,7 +102,7 @@ def test_a_promise_lasts_as_long_as_sessions_need_to_leave() -> None:
     """Longer than one promise does: it is asked for again, and the one who gave it drops nothing meanwhile."""
     simulation, mover, other = start_draining(6000)
     simulation.run(HOLD_SECONDS + 10)
-    assert simulation.nodes[mover].machine.claims.by_model[MODEL_ID].is_moving, "its session is still there"
+    assert simulation.nodes[mover].machine.claims.by_model[MODEL_KEY].is_moving, "its session is still there"
     simulation.move(other, parse_part(HALVES[1], MODEL.layers))
     simulation.run(DRAIN_SECONDS)
     assert str(simulation.part_of(mover)) == HALVES[1]
@@ -115,9 +115,9 @@ def test_a_part_that_cannot_be_loaded_ends_the_move_and_what_was_served_still_is
     simulation.move(names[0], parse_part(HALVES[1], MODEL.layers))
     simulation.run(1)
     machine = simulation.nodes[names[0]].machine
-    assert machine.claims.by_model[MODEL_ID].is_moving
-    machine.handle(PartFailed(MODEL_ID, "the disk is gone"), simulation.now)
-    assert not machine.claims.by_model[MODEL_ID].is_moving
+    assert machine.claims.by_model[MODEL_KEY].is_moving
+    machine.handle(PartFailed(MODEL_KEY, "the disk is gone"), simulation.now)
+    assert not machine.claims.by_model[MODEL_KEY].is_moving
     assert str(simulation.part_of(names[0])) == HALVES[0]
 
 
@@ -151,7 +151,7 @@ def test_a_load_that_never_ends_holds_nobody_elses_move_up_for_long(seed: int) -
     stuck = simulation.add_node(budget_layers=12)
     simulation.slow_disk(stuck, 1e9)
     simulation.run(STUCK_SECONDS + 30)
-    assert simulation.nodes[stuck].machine.claims.by_model[MODEL_ID].is_moving, "it does not load"
+    assert simulation.nodes[stuck].machine.claims.by_model[MODEL_KEY].is_moving, "it does not load"
     assert simulation.part_of(fast).layer_count == 12
 
 

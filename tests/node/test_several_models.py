@@ -1,40 +1,49 @@
-"""A node with weights of two models: what befalls one leaves the other alone."""
+"""A node with weights of several models and variants: what befalls one leaves the others alone."""
 
 from __future__ import annotations
 
 from msgspec import structs
 
-from swarm.node.effects import Effect, Exit, Load
-from swarm.node.events import PartFailed, Started
+from swarm.messages.sampling import Sampling
+from swarm.messages.sessions import Open, Opened, Refused, Tail
+from swarm.messages.tensors import ids_tensor
+from swarm.models import ModelKey
+from swarm.node.effects import Answer, Effect, Exit, Forget, Load
+from swarm.node.events import PartFailed, PartLoaded, Started
 from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import Membership
 from swarm.node.this_node import LocalModel, ThisNode
-from swarm.parts import whole
+from swarm.parts import parse_part, whole
 from swarm.plan.claims import CellCosts
-from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
+from swarm.wire.events import Arrived, Asker
 
 LAYERS = 8
-MODELS = [MODEL_ID, "2" * 32]
+MODEL = IntegerModel(layers=LAYERS)
+MODELS = [ModelKey(MODEL_ID, "bfloat16"), ModelKey(MODEL_ID, "int4"), ModelKey("2" * 32, "int4")]
+LARGE, SMALL, _ = MODELS
+CLIENT = Asker("c" * 16, "control", b"")
 
 
 def start() -> tuple[NodeMachine, list[Effect]]:
-    """A node that loads two whole models, and what it does first."""
+    """A node that loads all of them whole, and what it does first."""
     costs = CellCosts(LAYERS, 1, 1, 1)
-    local = tuple(LocalModel(model, model[0], costs) for model in MODELS)
-    me = ThisNode(node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=99, budget=99, models=local)
-    card = IntegerModel(layers=LAYERS).card
-    cards = {model: structs.replace(card, model=model) for model in MODELS}
+    local = tuple(LocalModel(model, "m", costs, kv_layer_bytes=1) for model in MODELS)
+    me = ThisNode(
+        node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=99_999, budget=99_999, models=local
+    )
+    cards = {model.id: structs.replace(MODEL.card, model=model.id) for model in MODELS}
     machine = NodeMachine(Membership(me, [], 0.0), cards)
     return machine, list(machine.handle(Started(7701, dict.fromkeys(MODELS, whole(LAYERS)), []), 0.0))
 
 
-def test_one_that_cannot_be_loaded_is_given_up_and_the_other_goes_on() -> None:
+def test_one_that_cannot_be_loaded_is_given_up_and_the_others_go_on() -> None:
     machine, effects = start()
     assert [effect.model for effect in effects if isinstance(effect, Load)] == MODELS
-    effects = list(machine.handle(PartFailed(MODELS[0], "the disk is gone"), 1.0))
+    effects = list(machine.handle(PartFailed(SMALL, "the disk is gone"), 1.0))
     assert not any(isinstance(effect, Exit) for effect in effects)
-    assert list(machine.claims.by_model) == MODELS[1:]
-    assert machine.membership.local[MODELS[0]].present.is_empty()
+    assert list(machine.claims.by_model) == [model for model in MODELS if model != SMALL]
+    assert [model for model, local in machine.membership.local.items() if local.present.is_empty()] == [SMALL]
 
 
 def test_a_node_that_has_no_other_ends() -> None:
@@ -43,4 +52,74 @@ def test_a_node_that_has_no_other_ends() -> None:
         any(isinstance(effect, Exit) for effect in machine.handle(PartFailed(model, "the disk is gone"), 1.0))
         for model in MODELS
     ]
-    assert ends == [False, True]
+    assert ends == [False, False, True]
+
+
+# Variants of one model ------------------------------------------------------------------------------------------------
+
+
+def serve(machine: NodeMachine, model: ModelKey, part: str) -> None:
+    """A part of a model is loaded."""
+    engine = IntegerEngine(MODEL, parse_part(part, LAYERS), 1 << 20)
+    machine.claims.of(model).loading = engine.served.part
+    list(machine.handle(PartLoaded(structs.replace(engine.served, model=model)), 0.0))
+
+
+def open_session(machine: NodeMachine, part: str, variant: str, attempt: int = 1) -> list[object]:
+    """What a client is answered, and what else happens."""
+    order = Open(
+        session="5" * 32,
+        attempt=attempt,
+        hop=0,
+        model=MODEL_ID,
+        variant=variant,
+        part=part,
+        previous="a" * 16,
+        next="a" * 16,
+        next_part=part,
+        positions=50,
+        keep=10,
+        is_first=part.startswith("b"),
+        tail=Tail(sampling=Sampling(), stop_ids=[], limit=50) if part.endswith("e") else None,
+    )
+    tensor = None if order.tail is None else ids_tensor([1, 2, 3])
+    effects = machine.handle(Arrived(CLIENT, order, tensor), 1.0)
+    return [effect.message if isinstance(effect, Answer) else effect for effect in effects]
+
+
+def test_a_session_gets_the_variant_that_it_names_or_the_one_that_has_its_part() -> None:
+    machine, _ = start()
+    serve(machine, LARGE, "b 0-4")
+    serve(machine, SMALL, "b 0-8 e")
+    for attempt, (part, variant, model) in enumerate(
+        (("b 0-8 e", "", SMALL), ("b 0-4", "", LARGE), ("b 0-4", "int4", SMALL), ("b 0-4", "bfloat16", LARGE)), start=1
+    ):
+        opened = open_session(machine, part, variant, attempt)[-1]
+        assert isinstance(opened, Opened)
+        (hop,) = machine.sessions.hops_of("5" * 32)
+        assert hop.model == model
+        assert {key for key in MODELS if machine.claims.account.kv_used(key)} == {model}
+    for part, variant, said in (
+        ("b 0-8 e", "bfloat16", '"b 0-4" is'),
+        ("b 0-4", "int8", 'as "bfloat16" and "int4", not "int8"'),
+    ):
+        (refused,) = open_session(machine, part, variant, 9)
+        assert isinstance(refused, Refused)
+        assert refused.code == "NOT_SERVING"
+        assert said in refused.message
+
+
+def test_what_one_variant_has_cached_is_of_no_use_to_another() -> None:
+    machine, _ = start()
+    for model in (LARGE, SMALL):
+        serve(machine, model, "b 0-8 e")
+    open_session(machine, "b 0-8 e", "int4")
+    machine.sessions.hops_of("5" * 32)[0].end = 10
+    (again,) = open_session(machine, "b 0-8 e", "int4", 2)
+    assert isinstance(again, Opened)
+    assert again.end == 10
+    gone, opened = open_session(machine, "b 0-8 e", "bfloat16", 3)
+    assert isinstance(gone, Forget)
+    assert gone.model == SMALL
+    assert isinstance(opened, Opened)
+    assert opened.end == 0

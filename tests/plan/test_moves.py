@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm.models import ModelKey
 from swarm.parts import NOTHING, Part, parse_part, whole
 from swarm.plan.claims import CellCosts, Seat, place_all
 from swarm.plan.figures import SAMPLES, Published
@@ -20,7 +21,7 @@ from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import PlannedNode
 
 LAYERS = 24
-MODEL = "m"
+MODEL = ModelKey("m", "")
 SEEDS = 500
 
 
@@ -46,7 +47,7 @@ def make_members(seed: int, least: float = 0.1, most: float = 0.6) -> list[Plann
 def claim_first(members: Sequence[PlannedNode]) -> list[PlannedNode]:
     """The members with the claims that they take before anything is measured."""
     seats = [Seat(member.node, member.budget, {MODEL: member.costs}) for member in members]
-    rows = place_all(seats, [], {MODEL: LAYERS})
+    rows = place_all(seats, [], {MODEL.id: LAYERS})
     return [replace(member, part=rows[member.node].get(MODEL, NOTHING)) for member in members]
 
 
@@ -242,3 +243,17 @@ def test_a_prompt_is_as_fast_as_the_hop_that_takes_longest_for_its_chunks() -> N
     assert plan.before.prompt_tokens_a_second == 0
     assert plan.after.prompt_tokens_a_second == pytest.approx(1 / (16 * 0.002))
     assert set(plan.standby) == {"c" * 16}
+
+
+def test_two_variants_of_a_node_are_planned_apart_and_cover_the_model_together() -> None:
+    """What one of them holds the other may drop; a move says which of them it is."""
+    costs = CellCosts(LAYERS, 0, 10, 15)
+    half, rest = parse_part("b 0-12", LAYERS), parse_part("12-24 e", LAYERS)
+    members = [
+        PlannedNode(node="a", variant="bfloat16", budget=135, costs=costs, part=half, stays=True),
+        PlannedNode(node="a", variant="int4", budget=135, costs=costs),
+    ]
+    plan = plan_moves(members, LAYERS)
+    assert [(move.node, move.variant, move.after) for move in plan.moves] == [("a", "int4", rest)]
+    assert (plan.before.missing, plan.after.missing) == (13, 0)
+    assert plan == plan_moves(members[::-1], LAYERS)

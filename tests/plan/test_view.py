@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from msgspec import structs
+
 from swarm.messages.members import Beat, Capacity, Claim
 from swarm.parts import parse_part
 from swarm.plan.view import read_views
@@ -10,10 +14,12 @@ from tests.beats import make_beat
 MODEL = "1" * 32
 
 
-def beat(node: str, part: str, layers: int = 8, present: str = "f") -> Beat:
+def beat(node: str, part: str, layers: int = 8, present: str = "f", others: Sequence[Claim] = ()) -> Beat:
+    """others: what it claims besides."""
     claim = Claim(model=MODEL, name="m", layers=layers, part=part, state="serving", variant="int4")
     capacity = Capacity(
         model=MODEL,
+        variant="int4",
         name="m",
         layers=layers,
         layer_bytes=10,
@@ -22,10 +28,7 @@ def beat(node: str, part: str, layers: int = 8, present: str = "f") -> Beat:
         budget_bytes=50,
         present=present,
     )
-    return Beat(
-        **{name: getattr(make_beat(node, claim), name) for name in Beat.__struct_fields__ if name != "capacities"},
-        capacities=[capacity],
-    )
+    return structs.replace(make_beat(node, claim), claims=[claim, *others], capacities=[capacity])
 
 
 def test_what_is_no_part_of_the_model_hides_nobody_else() -> None:
@@ -45,3 +48,17 @@ def test_a_view_is_what_planner_and_router_need() -> None:
     member = view.member(8)
     assert (member.budget, member.part, member.stays) == (50, parse_part("4-8 e", 8), False)
     assert view.member(8, passed=["a" * 16]).stays
+
+
+def test_a_nodes_variants_of_a_model_are_told_apart() -> None:
+    """Each has its parts, figures and memory; others of its machine count for the same variant alone."""
+    claims = [
+        Claim(model=MODEL, name="m", layers=8, part=part, state=state, variant="bfloat16", layer_seconds=seconds)
+        for part, state, seconds in (("0-2", "serving", 0.2), ("2-3", "loading", 0.1))
+    ]
+    small, large = sorted(read_views([beat("a", "f", others=claims)], MODEL, 8), key=lambda view: -len(view.variant))[
+        ::-1
+    ]
+    assert (small.variant, small.part("serving"), small.budget) == ("int4", parse_part("f", 8), 50)
+    assert (large.variant, large.part("serving", "loading"), large.budget) == ("bfloat16", parse_part("0-3", 8), None)
+    assert (small.pace.layer, large.pace.layer) == (0.0, 0.1)

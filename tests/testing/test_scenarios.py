@@ -36,7 +36,7 @@ def find_failure() -> str:
 
 
 def test_without_holds_a_layer_is_dropped_that_nobody_else_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MoveRunner, "_is_held", lambda self, moving, claim, dropped: True)
+    monkeypatch.setattr(MoveRunner, "_is_held", lambda self, moving, dropped: True)
     assert "which nobody else serves" in find_failure()
 
 

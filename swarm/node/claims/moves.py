@@ -12,6 +12,7 @@ from typing import Literal
 
 from swarm.discovery.peers import PeerTable
 from swarm.messages.members import AskHold, Beat, EndHold, HoldAnswer
+from swarm.models import ModelKey
 from swarm.node.claims.order import DRAIN_SECONDS, MoveOrder
 from swarm.node.claims.own import OwnClaim, OwnClaims
 from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
@@ -43,7 +44,7 @@ class _Hold:
 class _Moving:
     """The move that this node is at. Phases: intending, then growing, holding, draining, shrinking, where room allows."""
 
-    model: str
+    model: ModelKey
     target: Part
     since: float  # when the phase began
     phase: Phase = "intending"
@@ -57,7 +58,7 @@ class _Moving:
 class _Promise:
     """Cells that this node goes on serving for another."""
 
-    model: str
+    model: str  # in whatever variant
     part: Part
     until: float
 
@@ -113,17 +114,17 @@ class MoveRunner:
         if now - self._table.changed < STILL_SECONDS:
             self._moving = None
             return []
-        for model, claim in sorted(self._claims.by_model.items()):
+        for model, layers in sorted(self._claims.layers.items()):
             if self._order.is_under_way(model, now):
                 continue
-            move = self._order.find_first(model, claim.layers, [own, *beats], now)
-            if move is None or move[0] != self._node:
+            move = self._order.find_first(model, layers, [own, *beats], now)
+            if move is None or move.node != self._node:
                 continue
-            return self._intend(model, move[1], beats, now)
+            return self._intend(ModelKey(model, move.variant), move.after, beats, now)
         self._moving = None
         return []
 
-    def _intend(self, model: str, target: Part, beats: Sequence[Beat], now: float) -> list[Effect]:
+    def _intend(self, model: ModelKey, target: Part, beats: Sequence[Beat], now: float) -> list[Effect]:
         moving = self._moving
         if moving is None or (moving.model, moving.target) != (model, target):
             moving = self._moving = _Moving(model, target, now)
@@ -138,7 +139,7 @@ class MoveRunner:
 
     # The move ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, model: str, target: Part, now: float) -> list[Effect]:
+    def begin(self, model: ModelKey, target: Part, now: float) -> list[Effect]:
         """Move to another part; it takes its time. Nothing is dropped but what others have promised to serve."""
         if self._claims.of(model).is_moving or self.is_moving:
             return []
@@ -167,7 +168,7 @@ class MoveRunner:
     def _dropped(moving: _Moving, claim: OwnClaim) -> Part:
         return claim.held - moving.target
 
-    def loaded(self, model: str, part: Part, now: float) -> list[Effect]:
+    def loaded(self, model: ModelKey, part: Part, now: float) -> list[Effect]:
         """Just this part of a model is loaded now."""
         claim = self._claims.of(model)
         moving = self._moving
@@ -180,7 +181,7 @@ class MoveRunner:
             return [*effects, *self._proceed(moving, now)]
         return self._proceed(moving, now) if moving.phase == "growing" else []
 
-    def failed(self, model: str, now: float) -> list[Effect]:
+    def failed(self, model: ModelKey, now: float) -> list[Effect]:
         """A part could not be loaded: what was served before still is."""
         claim = self._claims.of(model)
         claim.loading, claim.loaded_bytes = NOTHING, 0
@@ -191,7 +192,7 @@ class MoveRunner:
         claim.draining = NOTHING
         return self._finish(moving, now)
 
-    def drop(self, model: str, now: float) -> list[Effect]:
+    def drop(self, model: ModelKey, now: float) -> list[Effect]:
         """Something else decides what becomes of a model here: the move is over as it is."""
         return self._stop(self._moving, now) if self._moving is not None and self._moving.model == model else []
 
@@ -213,29 +214,33 @@ class MoveRunner:
         claim = self._claims.of(moving.model)
         dropped = self._dropped(moving, claim)
         self._forget_lapsed(moving, now)
-        if self._is_held(moving, claim, dropped):
+        if self._is_held(moving, dropped):
             return self._start_draining(moving, claim, dropped, now)
         if now - moving.since > ASK_SECONDS:
             return self._finish(moving, now)
-        if now - moving.asked_at < ROUND_SECONDS or self._is_promised(moving.model, dropped):
+        if now - moving.asked_at < ROUND_SECONDS or self._is_promised(moving.model.id, dropped):
             return []
         return self._request_holds(moving, claim, dropped, now)
 
     def _request_holds(self, moving: _Moving, claim: OwnClaim, dropped: Part, now: float) -> list[Effect]:
         moving.asked_at = now
         effects: list[Effect] = []
-        for view in read_views(self._table.live(now), moving.model, claim.layers):
-            wanted = dropped & view.part("serving")
+        serving: dict[str, Part] = {}
+        for view in read_views(self._table.live(now), moving.model.id, claim.layers):
+            serving[view.node] = serving.get(view.node, NOTHING) | view.part("serving")
+        for node, part in serving.items():
+            wanted = dropped & part
             if not wanted.is_empty():
                 self._numbers += 1
                 moving.asked[self._numbers] = now
-                ask = AskHold(model=moving.model, part=str(wanted), number=self._numbers)
-                effects.append(SendPeer(view.node, "control", ask))
+                ask = AskHold(model=moving.model.id, part=str(wanted), number=self._numbers)
+                effects.append(SendPeer(node, "control", ask))
         return effects
 
-    def _is_held(self, moving: _Moving, claim: OwnClaim, dropped: Part) -> bool:
-        held = join_parts([hold.part for hold in moving.holds.values()])
-        return (dropped - held).is_empty()
+    def _is_held(self, moving: _Moving, dropped: Part) -> bool:
+        """Whether it is served without this claim, by others or by this node in other variants."""
+        here = self._claims.serving(moving.model.id, moving.model)
+        return (dropped - join_parts([here, *(hold.part for hold in moving.holds.values())])).is_empty()
 
     def _is_promised(self, model: str, part: Part) -> bool:
         """Whether some of a part is promised to others: it may not be dropped yet."""
@@ -254,15 +259,15 @@ class MoveRunner:
         Of two that want the same the lower id goes first; the other withdraws its own request. Raises RequestError if what
         is asked for is no part of the model.
         """
-        claim = self._claims.by_model.get(request.model)
-        if claim is None or self._sessions.leaving.is_whole_node:
+        layers = self._claims.layers.get(request.model)
+        if layers is None or self._sessions.leaving.is_whole_node:
             return [Answer(asker, HoldAnswer(number=request.number, part=""))]
-        asked = parse_part(request.part, claim.layers)
-        granted = asked & claim.serving
+        granted = parse_part(request.part, layers) & self._claims.serving(request.model)
         effects: list[Effect] = []
         moving = self._moving
-        if moving is not None and moving.phase == "holding" and moving.model == request.model:
-            wanted = self._dropped(moving, claim) & granted
+        if moving is not None and moving.phase == "holding" and moving.model.id == request.model:
+            others = self._claims.serving(request.model, moving.model)
+            wanted = (self._dropped(moving, self._claims.of(moving.model)) & granted) - others
             known = self._promises.get(asker.node)
             if known is not None and known.model == request.model:
                 wanted = wanted - known.part  # asked again: what was promised stays promised
@@ -308,7 +313,7 @@ class MoveRunner:
         """Drop what no session uses any more; take it back if those who promised to serve it are gone."""
         claim = self._claims.of(moving.model)
         self._forget_lapsed(moving, now)
-        if not self._is_held(moving, claim, claim.draining):
+        if not self._is_held(moving, claim.draining):
             claim.serving = claim.serving | claim.draining
             claim.draining = NOTHING
             return self._finish(moving, now)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from swarm.messages.base import ClaimState
 from swarm.messages.members import Beat
-from swarm.parts import NOTHING, Part
+from swarm.plan.holdings import Move
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import PlannedNode
 from swarm.plan.view import read_planned
@@ -39,9 +39,9 @@ class MoveOrder:
 
     def __init__(self) -> None:
         self._plans: dict[str, tuple[Sequence[PlannedNode], Plan]] = {}  # by model: the last view, and what it leads to
-        self._due: dict[str, tuple[str, Part, float]] = {}  # by model: whose move is first, where to, since when
+        self._due: dict[str, tuple[Move, float]] = {}  # by model: whose move is first, since when
         self._passed: dict[str, float] = {}  # node → until when
-        self._moves: dict[tuple[str, str, str], _SeenMove] = {}  # by node, model and state
+        self._moves: dict[tuple[str, str, str, str], _SeenMove] = {}  # by node, model, variant and state
 
     def watch(self, beats: Sequence[Beat], now: float) -> None:
         """Note who loads or drains, and since when without progress. beats: of all nodes, this one included."""
@@ -49,7 +49,7 @@ class MoveOrder:
         for beat in beats:
             for claim in beat.claims:
                 if claim.state in ("loading", "draining"):
-                    key = beat.node, claim.model, claim.state
+                    key = beat.node, claim.model, claim.variant, claim.state
                     seen = known.get(key)
                     if seen is None or (seen.part, seen.loaded_bytes) != (claim.part, claim.loaded_bytes):
                         seen = _SeenMove(claim.model, claim.part, claim.state, claim.loaded_bytes, now)
@@ -63,10 +63,10 @@ class MoveOrder:
         """Plan without a node's moving, for a while."""
         self._passed[node] = now + PASSED_SECONDS
 
-    def find_first(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> tuple[str, Part] | None:
-        """Whose move comes first, and where to. One that does not come for long is passed over from the next look on."""
+    def find_first(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> Move | None:
+        """Whose move comes first. One that does not come for long is passed over from the next look on."""
         self._passed = {node: until for node, until in self._passed.items() if until > now}
-        stuck = {node for (node, other, _), one in self._moves.items() if other == model and one.is_stuck(now)}
+        stuck = {node for (node, *_), one in self._moves.items() if one.model == model and one.is_stuck(now)}
         nodes = read_planned(beats, model, layers, self._passed, stuck)
         known = self._plans.get(model)
         plan = plan_moves(nodes, layers) if known is None or known[0] != nodes else known[1]
@@ -74,10 +74,10 @@ class MoveOrder:
         if not plan.moves:
             return None
         first = plan.moves[0]
-        node, part, since = self._due.get(model, ("", NOTHING, now))
-        if (node, part) != (first.node, first.after):
-            self._due[model] = (first.node, first.after, now)
+        due, since = self._due.get(model, (None, now))
+        if due is None or (due.node, due.variant, due.after) != (first.node, first.variant, first.after):
+            self._due[model] = first, now
         elif now - since > PATIENCE_SECONDS:
             self.pass_over(first.node, now)
             del self._due[model]
-        return first.node, first.after
+        return first

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from swarm.messages.base import MOST_SPEC, ClaimState
 from swarm.messages.members import Capacity, Claim
+from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
 from swarm.node.this_node import LocalModel, ThisNode
-from swarm.parts import NOTHING, Part, part_of
+from swarm.parts import NOTHING, Part, join_parts, part_of
 from swarm.plan.figures import Published
 
 
@@ -44,11 +45,11 @@ class OwnClaim:
 
 
 class OwnClaims:
-    """This node's claims by model id."""
+    """This node's claims by model."""
 
-    def __init__(self, me: ThisNode, models: Mapping[str, LocalModel]) -> None:
+    def __init__(self, me: ThisNode, models: Mapping[ModelKey, LocalModel]) -> None:
         """models: whose weights lie here; kept up to date by the caller."""
-        self.by_model: dict[str, OwnClaim] = {}
+        self.by_model: dict[ModelKey, OwnClaim] = {}
         self.account = MemoryAccount(me.budget, models, self.by_model)
         self.leaving = Leaving(self.by_model)
         self._models = models
@@ -56,14 +57,23 @@ class OwnClaims:
         self._end_seconds = {model: Published() for model in self._models}
         self._prompt_seconds = {model: Published() for model in self._models}
 
-    def of(self, model: str) -> OwnClaim:
+    def of(self, model: ModelKey) -> OwnClaim:
         """The claim on a model, made if there is none."""
         return self.by_model.setdefault(model, OwnClaim(self._models[model].costs.layers))
 
     @property
-    def placed(self) -> dict[str, Part]:
+    def placed(self) -> dict[ModelKey, Part]:
         """What is served or will be, by model."""
         return {model: claim.wanted for model, claim in self.by_model.items() if not claim.wanted.is_empty()}
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """How many layers each model has of which anything is claimed, by id."""
+        return {model.id: claim.layers for model, claim in self.by_model.items()}
+
+    def serving(self, model: str, but: ModelKey | None = None) -> Part:
+        """What is served of a model in any variant but one."""
+        return join_parts(claim.serving for key, claim in self.by_model.items() if key.id == model and key != but)
 
     @property
     def states(self) -> list[tuple[Part, Part, Part]]:
@@ -91,11 +101,11 @@ class OwnClaims:
             if not getattr(claim, state).is_empty()
         ]
 
-    def _describe(self, model: str, part: Part, state: ClaimState, sessions: SessionTable) -> Claim:
+    def _describe(self, model: ModelKey, part: Part, state: ClaimState, sessions: SessionTable) -> Claim:
         served = sessions.served.get(model)
         position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
         return Claim(
-            model=model,
+            model=model.id,
             name=self._models[model].name,
             layers=self._models[model].costs.layers,
             part=str(part),
@@ -103,7 +113,7 @@ class OwnClaims:
             layer_seconds=self._layer_seconds[model].value,
             end_seconds=self._end_seconds[model].value,
             prompt_seconds=self._prompt_seconds[model].value,
-            variant=self._models[model].variant,
+            variant=model.variant,
             kind="" if served is None else served.kind,
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
             kv_free_positions=0 if served is None else max(0, sessions.kv_free(model)) // position_bytes,
@@ -113,7 +123,8 @@ class OwnClaims:
         """What each model's cells cost here, and what they may cost together."""
         return [
             Capacity(
-                model=local.model,
+                model=local.model.id,
+                variant=local.model.variant,
                 name=local.name,
                 layers=local.costs.layers,
                 layer_bytes=local.costs.layer,

@@ -19,6 +19,7 @@ from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
+from swarm.models import ModelKey
 from swarm.node.batches import Batch, BatchResult, Drawn, ServedPart
 from swarm.node.compute.costs import NO_LAYERS, LayerCosts, fit_costs
 from swarm.node.compute.drawing import collect, draw_rows, plan_drawings
@@ -44,8 +45,7 @@ class DecoderEngine:
     def __init__(
         self,
         part: DecoderPart,
-        model: str,
-        variant: str,
+        model: ModelKey,
         kv_capacity: int,
         on_layer: Callable[[], None],
         old: DecoderEngine | None = None,
@@ -77,7 +77,6 @@ class DecoderEngine:
             end_seconds=self._time_head(),
             prompt_seconds=costs.prompt_token,
             chunk_seconds=costs.chunk,
-            variant=variant,
             kind=part.device.kind,
         )
 
@@ -213,18 +212,17 @@ class DecoderLoader:
 
     def __init__(
         self,
-        weights: Mapping[str, WeightsSource],
+        weights: Mapping[ModelKey, WeightsSource],
         device: Device,
         dtype: str | None,
         on_layer: Callable[[], None],
     ) -> None:
-        """weights: by model id."""
         self._weights = weights
         self._device = device
         self._dtype = None if dtype is None else DTYPES[dtype]
         self._on_layer = on_layer
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+    def load(self, model: ModelKey, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
         """Yield (bytes read, bytes in all), what makes the engine last."""
         assert old is None or isinstance(old, DecoderEngine)
         loaded_before = None if old is None else old.part
@@ -237,9 +235,7 @@ class DecoderLoader:
         def make(old: Engine | None) -> Engine:
             assert old is None or isinstance(old, DecoderEngine)
             with lost_if_fatal(self._device):
-                return DecoderEngine(
-                    loaded, model, source.variant, part.layer_count * source.most_kv_layer_bytes, self._on_layer, old
-                )
+                return DecoderEngine(loaded, model, part.layer_count * source.most_kv_layer_bytes, self._on_layer, old)
 
         yield make
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from swarm.errors import SwarmError
+from swarm.models import ModelKey
 from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader, MakeEngine
 from swarm.node.events import ComputeEnded, Event, PartFailed, PartProgress
 from swarm.parts import Part
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 class LoadOrder:
     """A part to be loaded. old: the engine that serves meanwhile. is_wanted: until something else is asked for."""
 
-    model: str
+    model: ModelKey
     part: Part
     old: Engine | None
     is_wanted: Callable[[], bool]

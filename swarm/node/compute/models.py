@@ -12,6 +12,7 @@ from swarm.decoder.schemes import scheme_named
 from swarm.errors import RequestError, WeightsError
 from swarm.families import family_named
 from swarm.messages.files import DocumentCard, ModelCard
+from swarm.models import ModelKey
 from swarm.node.compute.memory import ModelMemory, model_memory
 from swarm.node.compute.verifier import FileToVerify
 from swarm.parts import Part, part_of, part_of_cells, whole
@@ -21,11 +22,10 @@ from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """Where a loader finds a model, who knows its mathematics, the variant that comes of it, and how much KV is of use."""
+    """Where a loader finds a model, who knows its mathematics, and how much KV is of use."""
 
     family: DecoderFamily
     directory: Path
-    variant: str
     most_kv_layer_bytes: int
 
 
@@ -33,20 +33,16 @@ class WeightsSource:
 class LocalWeights:
     """A sepweight directory on this machine.
 
-    variant: how it is stored and computed. memory: on the node's device, in that variant. present: what the directory holds.
+    memory: on the node's device, in this variant. present: what the directory holds.
     """
 
+    model: ModelKey
     directory: Path
     manifest: Manifest
     family: DecoderFamily
     decoder: Decoder
-    variant: str
     memory: ModelMemory
     present: Part
-
-    @property
-    def model(self) -> str:
-        return self.manifest.model_id
 
     @property
     def name(self) -> str:
@@ -55,7 +51,7 @@ class LocalWeights:
     @property
     def source(self) -> WeightsSource:
         """What a loader reads."""
-        return WeightsSource(self.family, self.directory, self.variant, self.memory.most_kv_layer_bytes)
+        return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes)
 
     @property
     def costs(self) -> CellCosts:
@@ -91,7 +87,7 @@ class LocalWeights:
     def card(self) -> ModelCard:
         """What a client must know before it opens a session."""
         return ModelCard(
-            model=self.model,
+            model=self.model.id,
             name=self.name,
             layers=self.decoder.layers,
             context=self.decoder.context,
@@ -106,28 +102,27 @@ class LocalWeights:
         return {one.sha256: self.directory / name for name, one in self.manifest.documents.items()}
 
 
-def read_weights(directories: Sequence[Path], dtype: str | None, device: Device) -> dict[str, LocalWeights]:
-    """The models in the directories, by model id. dtype: what weights are converted to, None as stored.
+def read_weights(directories: Sequence[Path], dtype: str | None, device: Device) -> dict[ModelKey, LocalWeights]:
+    """The models in the directories. dtype: what weights are converted to, None as stored.
 
-    Raises WeightsError for a directory that holds no model that this version runs, RequestError for one model given twice.
+    Raises WeightsError for a directory that holds no model that this version runs, RequestError for one that is given twice.
     """
-    found: dict[str, LocalWeights] = {}
+    found: dict[ModelKey, LocalWeights] = {}
     for directory in directories:
         manifest = read_manifest(directory)
-        if manifest.model_id in found:
-            other = found[manifest.model_id].directory
-            raise RequestError(
-                f"{other} and {directory} hold the same model ({manifest.model_id[:8]}); give one of them"
-            )
         family = family_named(manifest.family, directory)
         decoder = family.read(manifest.config)
         scheme = scheme_named(manifest.scheme, directory)
+        model = ModelKey(manifest.model_id, scheme.variant(dtype or manifest.dtype))
+        if model in found:
+            raise RequestError(
+                f"{found[model].directory} and {directory} hold the same model ({model}); give one of them"
+            )
         memory = model_memory(manifest, decoder, scheme, dtype, device)
-        variant = scheme.variant(dtype or manifest.dtype)
         present = present_part(directory, manifest)
         if present.is_empty():
             raise WeightsError(
                 f"{directory} holds {MANIFEST_NAME} and no file of weights; copy those of some layers, too"
             )
-        found[manifest.model_id] = LocalWeights(directory, manifest, family, decoder, variant, memory, present)
+        found[model] = LocalWeights(model, directory, manifest, family, decoder, memory, present)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
+from swarm.models import ModelKey
 from swarm.node.batches import Batch, BatchResult, ServedPart
 from swarm.parts import Part
 
@@ -38,7 +39,7 @@ MakeEngine = Callable[[Engine | None], Engine]  # from what is loaded; given the
 class EngineLoader(Protocol):
     """Loads parts of the models that a node has the weights of."""
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+    def load(self, model: ModelKey, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
         """Yield (done, total) in bytes as pieces are read, and last what makes the engine, on the compute thread.
 
         old: the engine that serves meanwhile; whatever of `part` it has loaded is used, not read again. Raises WeightsError

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swarm.models import ModelKey
 from swarm.node.batches import Batch
 from swarm.node.compute.loader import Built, LoaderThreads, LoadOrder
 from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader
@@ -48,9 +49,9 @@ class ComputeThread:
         self.tick = 0
         self._post = post
         self._jobs: queue.SimpleQueue[Job | Built | _Stop] = queue.SimpleQueue()
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[ModelKey, Engine] = {}
         self._numbers = itertools.count(1)
-        self._wanted: dict[str, int] = {}  # model → the load that counts; a later one takes its place
+        self._wanted: dict[ModelKey, int] = {}  # model → the load that counts; a later one takes its place
         self._loader = LoaderThreads(lambda: make_loader(self._advance), post, self._jobs.put, are_cores_used)
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
 

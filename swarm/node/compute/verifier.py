@@ -16,6 +16,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from swarm.models import ModelKey
 from swarm.node.compute.loader import make_nice
 from swarm.node.events import Event, WeightsDamaged
 from swarm.parts import Part
@@ -42,11 +43,10 @@ class Catalogue(Protocol):
 class Verifier:
     """Checks the files of parts that have been loaded, each once as long as it does not change."""
 
-    def __init__(self, catalogues: Mapping[str, Catalogue], post: Callable[[Event], None]) -> None:
-        """catalogues: by model id."""
+    def __init__(self, catalogues: Mapping[ModelKey, Catalogue], post: Callable[[Event], None]) -> None:
         self._catalogues = catalogues
         self._post = post
-        self._parts: queue.SimpleQueue[tuple[str, Part] | None] = queue.SimpleQueue()
+        self._parts: queue.SimpleQueue[tuple[ModelKey, Part] | None] = queue.SimpleQueue()
         self._known: dict[Path, tuple[int, int]] = {}  # size and time of change of files found whole
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="verifier", daemon=True)
@@ -54,7 +54,7 @@ class Verifier:
     def start(self) -> None:
         self._thread.start()
 
-    def verify(self, model: str, part: Part) -> None:
+    def verify(self, model: ModelKey, part: Part) -> None:
         """A part has been loaded."""
         self._parts.put((model, part))
 
@@ -74,7 +74,7 @@ class Verifier:
                 except OSError as error:
                     log.warning("cannot be verified file=%s error=%s", file.path, error)
 
-    def _check(self, model: str, file: FileToVerify) -> None:
+    def _check(self, model: ModelKey, file: FileToVerify) -> None:
         status = file.path.stat()
         if self._known.get(file.path) == (status.st_size, status.st_mtime_ns):
             return

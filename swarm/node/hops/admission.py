@@ -63,14 +63,6 @@ def _is_served(one: Request) -> Refused | None:
     return refuse(one.order, "NOT_SERVING", f'"{one.order.part}" is not served here, "{one.served.part}" is')
 
 
-def _is_variant(one: Request) -> Refused | None:
-    if one.order.variant in ("", one.served.variant):
-        return None
-    return refuse(
-        one.order, "NOT_SERVING", f'the model is served here as "{one.served.variant}", not "{one.order.variant}"'
-    )
-
-
 def _stays(one: Request) -> Refused | None:
     if one.goes_on or (one.draining & one.part).is_empty():
         return None
@@ -133,7 +125,6 @@ def _brings_its_ids(one: Request) -> Refused | None:
 
 JUDGES: Sequence[Judge] = (
     _is_served,
-    _is_variant,
     _stays,
     _fits_its_place,
     _node_stays,

@@ -11,6 +11,7 @@ from msgspec import Struct
 from swarm.messages.sessions import Code, Open, Tail
 from swarm.messages.steps import Score, StepSpan, Tokens
 from swarm.messages.tensors import WireTensor
+from swarm.models import ModelKey
 from swarm.parts import Part
 from swarm.wire.events import Asker
 
@@ -59,6 +60,7 @@ class HopSession:
 
     order: Open
     owner: str
+    model: ModelKey
     part: Part
     lease: float
     used: float

@@ -53,7 +53,7 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
     if first.tail is None:
         runs = itertools.groupby(work, key=lambda item: (item[0].order.next, item[0].order.next_part))
         groups = tuple(sum(1 for _ in run) for _, run in runs)
-    batch = Batch(number, first.order.model, first.part, tuple(spans), tuple(inputs), groups)
+    batch = Batch(number, first.model, first.part, tuple(spans), tuple(inputs), groups)
     return Running(batch, tuple(hop for hop, _ in work), tuple(pendings))
 
 

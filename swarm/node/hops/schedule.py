@@ -66,7 +66,7 @@ class Schedule:
         candidates = [
             Candidate(
                 hop.key,
-                (hop.order.model, hop.order.part),
+                (hop.model, hop.order.part),
                 self._due(hop, prompt_tokens, len(prompts)),
                 hop.queue[0].length,
                 hop.queue[0].is_prompt,
@@ -97,7 +97,7 @@ class Schedule:
         pending = hop.queue[0]
         if not pending.is_prompt:
             return pending.arrived
-        pace = self._table.paces[hop.order.model]
+        pace = self._table.paces[hop.model]
         token_seconds = hop.part.layer_count * (pace.layer_seconds / prompt_tokens + pace.prompt_seconds)
         return pending.arrived + pending.arrived_length * token_seconds * prompts
 
@@ -105,7 +105,7 @@ class Schedule:
         """How much of the waiting prompts may run now without stalling those who decode."""
         if not prompts:
             return 0
-        pace = self._table.paces[prompts[0].order.model]
+        pace = self._table.paces[prompts[0].model]
         layers = max(1, prompts[0].part.layer_count)
         decode_seconds = layers * pace.layer_seconds if self._count_decoding(now) else None
         return pace.chunk(layers, decode_seconds)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from swarm.errors import RequestError
 from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed
 from swarm.messages.tensors import WireTensor, ids_of
+from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.batches import MOST_SESSIONS, ServedPart
 from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
@@ -50,8 +51,8 @@ class SessionTable:
         self.node = node
         self.memory = memory
         self.leaving = leaving
-        self.served: dict[str, ServedPart] = {}
-        self.paces: dict[str, Pace] = {}
+        self.served: dict[ModelKey, ServedPart] = {}
+        self.paces: dict[ModelKey, Pace] = {}
         self.sessions: dict[tuple[str, int], HopSession] = {}
         self._of_session: dict[str, dict[int, HopSession]] = {}  # the same by session, then hop
         self.running: Running | None = None  # what the compute thread has of them
@@ -66,45 +67,41 @@ class SessionTable:
         self.served[served.model] = served
         self.paces.setdefault(served.model, Pace()).load(served)
 
-    def withdraw(self, model: str) -> list[Effect]:
+    def withdraw(self, model: ModelKey) -> list[Effect]:
         """A part is given up: its sessions end here."""
         self.served.pop(model, None)
         self.paces.pop(model, None)
-        gone = [hop for hop in self.sessions.values() if hop.order.model == model]
+        gone = [hop for hop in self.sessions.values() if hop.model == model]
         return [effect for hop in gone for effect in self.end(hop)]
 
-    def kv_free(self, model: str) -> int:
+    def kv_free(self, model: ModelKey) -> int:
         """KV bytes that further sessions of a model may reserve."""
         room = min(self.served[model].kv_capacity, self.memory.kv_room(model))
         return room - self.memory.kv_used(model)
 
-    def uses(self, model: str, part: Part) -> bool:
+    def uses(self, model: ModelKey, part: Part) -> bool:
         """Whether a session runs through any of these cells here."""
         return bool(self._users(model, part))
 
-    def end_users(self, model: str, part: Part) -> list[Effect]:
+    def end_users(self, model: ModelKey, part: Part) -> list[Effect]:
         """End the sessions that run through any of these cells here; their clients find another chain."""
         return [effect for hop in self._users(model, part) for effect in self.end(hop)]
 
-    def refuse_users(self, model: str, part: Part, message: str) -> list[Effect]:
+    def refuse_users(self, model: ModelKey, part: Part, message: str) -> list[Effect]:
         """The same, and tell them why: nothing here is to be relied on."""
         return [
             SendClient(hop.owner, refuse(hop.order, "FAILED", f'"{hop.part}": {message}'), "control")
             for hop in self._users(model, part)
         ] + self.end_users(model, part)
 
-    def _users(self, model: str, part: Part) -> list[HopSession]:
-        return [hop for hop in self.sessions.values() if hop.order.model == model and self._runs_through(hop, part)]
+    def _users(self, model: ModelKey, part: Part) -> list[HopSession]:
+        return [hop for hop in self.sessions.values() if hop.model == model and self._runs_through(hop, part)]
 
     def _runs_through(self, hop: HopSession, part: Part) -> bool:
         return not (hop.part & part).is_empty()
 
     def _is_draining(self, hop: HopSession) -> bool:
-        return self.leaving.concerns(hop.order.model, hop.part)
-
-    def _kv_bytes(self, order: Open, layer_count: int) -> int:
-        served = self.served[order.model]
-        return served.reserved_positions(order.positions) * layer_count * served.cache_bytes
+        return self.leaving.concerns(hop.model, hop.part)
 
     def hops_of(self, session: str) -> list[HopSession]:
         """What this node is of a session's chain."""
@@ -112,14 +109,14 @@ class SessionTable:
 
     def _add(self, hop: HopSession) -> None:
         self.sessions[hop.key] = hop
-        self.memory.reserve(hop.order.model, hop.kv_bytes)
+        self.memory.reserve(hop.model, hop.kv_bytes)
         self._of_session.setdefault(hop.order.session, {})[hop.order.hop] = hop
 
     def _remove(self, hop: HopSession) -> None:
         session = hop.order.session
         if self.sessions.pop(hop.key, None) is None:
             return
-        self.memory.reserve(hop.order.model, -hop.kv_bytes)
+        self.memory.reserve(hop.model, -hop.kv_bytes)
         del self._of_session[session][hop.order.hop]
         if not self._of_session[session]:
             del self._of_session[session]
@@ -147,10 +144,10 @@ class SessionTable:
     def _try_open(
         self, asker: Asker, order: Open, tensor: WireTensor | None, now: float
     ) -> tuple[Refused | None, list[Effect]]:
-        served = self.served.get(order.model)
+        served = self._find_served(order)
         if served is None:
-            return refuse(order, "NOT_SERVING", f"model {order.model} is not served here"), []
-        old = self._find_old(order)
+            return refuse(order, "NOT_SERVING", self._explain_absence(order)), []
+        old = self._find_old(order, served.model)
         request = self._request(asker, order, tensor, served, old is not None, now)
         refusal = judge(request)
         if refusal is not None:
@@ -167,16 +164,20 @@ class SessionTable:
             return None, [DialData(order.next)]
         needed = request.needed
         replaced = [one for one in (old, self.sessions.get((order.session, order.hop))) if one is not None]
-        freed = sum(
-            one.kv_bytes for one in {one.key: one for one in replaced}.values() if one.order.model == order.model
-        )
-        effects = self._make_room(order.model, needed - freed, order.session)
-        free = self.kv_free(order.model) + freed
+        freed = sum(one.kv_bytes for one in {one.key: one for one in replaced}.values() if one.model == served.model)
+        effects = self._make_room(served.model, needed - freed, order.session)
+        free = self.kv_free(served.model) + freed
         if needed > free:
             message = f"{order.positions} positions need {needed:,} bytes of KV here, {max(free, 0):,} are free"
             return refuse(order, "KV_FULL", message, retry_seconds=1.0), effects
         hop = HopSession(
-            order=order, owner=asker.node, part=request.part, lease=now + LEASE_SECONDS, used=now, kv_bytes=needed
+            order=order,
+            owner=asker.node,
+            model=served.model,
+            part=request.part,
+            lease=now + LEASE_SECONDS,
+            used=now,
+            kv_bytes=needed,
         )
         if old is not None:
             self._remove(old)
@@ -212,31 +213,47 @@ class SessionTable:
             served=served,
             mine=mine,
             goes_on=goes_on,
-            draining=self.leaving.part_of(order.model),
+            draining=self.leaving.part_of(served.model),
             is_leaving=self.leaving.is_whole_node,
             is_closed=stone is not None and order.attempt <= stone.attempt and now < stone.until,
             has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
             most_sessions=MOST_SESSIONS,
-            needed=self._kv_bytes(order, part.layer_count),
-            most_kv=min(served.kv_capacity, self.memory.most_kv_room(order.model, served.part)),
+            needed=served.kv_bytes(part, order.positions),
+            most_kv=min(served.kv_capacity, self.memory.most_kv_room(served.model, served.part)),
         )
 
-    def _find_old(self, order: Open) -> HopSession | None:
+    def _find_served(self, order: Open) -> ServedPart | None:
+        """What an open asks for, in the variant that it asks for: of several, the first that has its part."""
+        fitting = [
+            served
+            for model, served in sorted(self.served.items())
+            if model.id == order.model and order.variant in ("", model.variant)
+        ]
+        complete = (one for one in fitting if one.part.covers(parse_part(order.part, one.layers)))
+        return next(complete, fitting[0] if fitting else None)
+
+    def _explain_absence(self, order: Open) -> str:
+        variants = [f'"{model.variant}"' for model in sorted(self.served) if model.id == order.model]
+        if variants:
+            return f'the model is served here as {" and ".join(variants)}, not "{order.variant}"'
+        return f"model {order.model} is not served here"
+
+    def _find_old(self, order: Open, model: ModelKey) -> HopSession | None:
         """The session's hop of an earlier attempt whose cache serves the new one as well."""
         for hop in self.hops_of(order.session):
-            if (hop.order.model, hop.order.part) == (order.model, order.part):
+            if (hop.model, hop.order.part) == (model, order.part):
                 return hop
         return None
 
-    def _make_room(self, model: str, needed: int, session: str) -> list[Effect]:
+    def _make_room(self, model: ModelKey, needed: int, session: str) -> list[Effect]:
         """Evict sessions whose answer is over until `needed` bytes are free: the model's own first, longest unused first."""
         effects: list[Effect] = []
         idle = [hop for hop in self.sessions.values() if self._is_idle(hop)]
-        for hop in sorted(idle, key=lambda hop: (hop.order.model != model, hop.used)):
-            is_other = hop.order.model != model
+        for hop in sorted(idle, key=lambda hop: (hop.model != model, hop.used)):
+            is_other = hop.model != model
             if is_other and self.served[model].kv_capacity - self.memory.kv_used(model) < needed:
                 break  # what is lacking is not others'
-            if is_other and not self.memory.borrows(hop.order.model):
+            if is_other and not self.memory.borrows(hop.model):
                 continue
             if self.kv_free(model) >= needed:
                 break
@@ -244,11 +261,11 @@ class SessionTable:
                 effects += self.end(hop)
         return effects
 
-    def reclaim(self, model: str) -> list[Effect]:
+    def reclaim(self, model: ModelKey) -> list[Effect]:
         """End idle sessions of other models that use more than those are sure of: a part of this one needs the memory."""
         effects: list[Effect] = []
         for hop in sorted(self.sessions.values(), key=lambda hop: hop.used):
-            if hop.order.model != model and self._is_idle(hop) and self.memory.borrows(hop.order.model):
+            if hop.model != model and self._is_idle(hop) and self.memory.borrows(hop.model):
                 effects += self.end(hop)
         return effects
 
@@ -278,7 +295,7 @@ class SessionTable:
     def end(self, hop: HopSession) -> list[Effect]:
         """Forget a session's hop, and its cache."""
         self._remove(hop)
-        return [Forget(hop.order.model, hop.order.session, hop.part)]
+        return [Forget(hop.model, hop.order.session, hop.part)]
 
     def link_up(self, node: str, now: float) -> list[Effect]:
         """Our data connection to a node is up: answer the opens that waited for it."""

@@ -54,9 +54,8 @@ class StepRunner:
 
     def receive_steps(self, asker: Asker, message: Steps, tensor: WireTensor | None, now: float) -> list[Effect]:
         """Take the steps that pass the fence; refuse the others one by one."""
-        served = self._table.served.get(message.model)
         tokens = sum(span.length for span in message.spans)
-        if served is None or tensor is None or tensor.shape[:1] != (tokens,):
+        if tensor is None or tensor.shape[:1] != (tokens,):
             return [Answer(asker, MISFIT)]
         effects: list[Effect] = []
         row = 0
@@ -67,7 +66,7 @@ class StepRunner:
             if hop is None or hop.order.part != message.part or hop.order.model != message.model:
                 self.dropped += 1
                 effects.append(Answer(asker, refuse_step(span, "UNKNOWN_SESSION", 0)))
-            elif not _is_input(rows, hop.part, served):
+            elif not _is_input(rows, hop.part, self._table.served[hop.model]):
                 effects.append(Answer(asker, MISFIT))
             else:
                 effects += self._receive_step(asker, hop, span, rows, now)

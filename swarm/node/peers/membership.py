@@ -14,6 +14,7 @@ from swarm.discovery.peers import PeerTable
 from swarm.errors import RequestError
 from swarm.messages.members import AskPeers, Beat, BeatAck, Capacity, Claim, Goodbye, PeerPage
 from swarm.messages.sessions import Refused
+from swarm.models import ModelKey
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
 from swarm.node.this_node import ThisNode
 from swarm.parts import Part, parse_part
@@ -73,7 +74,7 @@ class Membership:
         """A member says so."""
         return _dials(self._knocks.vouch(address, now)) if self._is_other(address) else []
 
-    def spoil(self, model: str, part: Part) -> None:
+    def spoil(self, model: ModelKey, part: Part) -> None:
         """Weights on this machine turn out to be damaged: they count as absent."""
         self.local[model] = self.local[model].without(part.cells)
 
@@ -222,7 +223,7 @@ class Membership:
 
     # Claims -----------------------------------------------------------------------------------------------------------
 
-    def choose(self, placed: Mapping[str, Part], is_loading: bool, now: float) -> Placement | None:
+    def choose(self, placed: Mapping[ModelKey, Part], is_loading: bool, now: float) -> Placement | None:
         """The first claims to take up now; None to leave things as they are.
 
         placed: what is claimed so far, by model; is_loading: nothing of it is served yet, so that it may be given up.
@@ -242,20 +243,20 @@ class Membership:
         seats = [self._seat]
         for beat in beats:
             if not beat.claims and beat.capacities:
-                costs = {one.model: costs_of(one) for one in beat.capacities}
+                costs = {ModelKey(one.model, one.variant): costs_of(one) for one in beat.capacities}
                 seats.append(Seat(beat.node, beat.capacities[0].budget_bytes, costs))
         layers = self._layers(beats)
         held = self._held(beats, layers)
         again = take_up_again(seats[0], self.me.served_before, count_coverage(held, layers))
         return again or place_all(seats, held, layers)[self.me.node] or None
 
-    def _yielding(self, placed: Mapping[str, Part], now: float) -> Placement | None:
+    def _yielding(self, placed: Mapping[ModelKey, Part], now: float) -> Placement | None:
         """Another choice where a lower id holds the same cells while others are missing."""
         beats = self.table.live(now)
         layers = self._layers(beats)
         held = self._held(beats, layers)
         for model, part in placed.items():
-            others = [(claim.node, claim.part) for claim in held if claim.model == model]
+            others = [(claim.node, claim.part) for claim in held if claim.model == model.id]
             if must_yield(self.me.node, part, others):
                 placement = place_one(self._seat, count_coverage(held, layers))
                 return None if placement == placed or not placement else placement
@@ -264,7 +265,7 @@ class Membership:
     def _layers(self, beats: Sequence[Beat]) -> dict[str, int]:
         layers = {claim.model: claim.layers for beat in beats for claim in beat.claims}
         layers |= {capacity.model: capacity.layers for beat in beats for capacity in beat.capacities}
-        return layers | {local.model: local.costs.layers for local in self.local.values()}
+        return layers | {local.model.id: local.costs.layers for local in self.local.values()}
 
     @staticmethod
     def _held(beats: Sequence[Beat], layers: Mapping[str, int]) -> list[Held]:

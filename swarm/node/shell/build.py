@@ -10,6 +10,7 @@ from pathlib import Path
 from swarm.decoder.device import Device, best_device, device_named
 from swarm.errors import RequestError
 from swarm.keys import BorrowedName, NameLock, SwarmKeys, machine_id
+from swarm.models import ModelKey
 from swarm.node.compute.memory import (
     SPARED_SHARE,
     check_budget,
@@ -29,15 +30,15 @@ from swarm.sizes import parse_size
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a node has to give: a device, models whose weights lie here, by id, and the part asked for of a model, if any.
+    """What a node has to give: a device, models whose weights lie here, and the part asked for of a model, if any.
 
     dtype: to compute in; None: as stored. doubts: what the user should know of the device.
     """
 
     device: Device
     dtype: str | None
-    models: Mapping[str, LocalWeights]
-    placement: Mapping[str, Part]
+    models: Mapping[ModelKey, LocalWeights]
+    placement: Mapping[ModelKey, Part]
     doubts: Sequence[str]
 
 
@@ -49,7 +50,7 @@ def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: st
     place, doubt = best_device() if device == "auto" else (device_named(device), None)
     models = read_weights(weights, dtype, place)
     doubts = [doubt, *(place.doubt(dtype or one.manifest.dtype) for one in models.values())]
-    placement: dict[str, Part] = {}
+    placement: dict[ModelKey, Part] = {}
     if part is not None:
         if len(models) > 1:
             raise RequestError("--part needs exactly one --weights")
@@ -93,12 +94,12 @@ def build_node(
     """
     models = offer.models
     layers = {model: one.decoder.layers for model, one in models.items()}
-    allocated: dict[str, int] = {}
+    allocated: dict[ModelKey, int] = {}
 
     def note(said: Report) -> None:
         report(said)
         if said.kind == "ready":  # its weights show in the device's own figures from now on
-            model = said.fields["model_id"]
+            model = ModelKey(said.fields["model_id"], said.fields["variant"])
             part = parse_part(said.fields["part"], layers[model])
             allocated[model] = models[model].memory.weights(part)
             ledger.note_allocated(sum(allocated.values()))
@@ -125,8 +126,7 @@ def build_node(
         memory_total=offer.device.measure().total,
         budget=budget - max(one.memory.scratch for one in models.values()),
         models=tuple(
-            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes, one.variant)
-            for model, one in models.items()
+            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in models.items()
         ),
         served_before={} if served_before is None else read_served_before(served_before, layers),
     )
@@ -135,7 +135,7 @@ def build_node(
         keys,
         name.identity,
         me,
-        {model: one.card for model, one in models.items()},
+        {model.id: one.card for model, one in models.items()},
         {digest: path for one in models.values() for digest, path in one.documents.items()},
         make_loader,
         note,

@@ -20,6 +20,7 @@ from swarm.messages.files import FileChunk, ModelCard
 from swarm.messages.members import Hello
 from swarm.messages.sessions import Refused
 from swarm.messages.tensors import WireTensor
+from swarm.models import ModelKey
 from swarm.node.compute.protocol import EngineLoader
 from swarm.node.compute.thread import ComputeThread
 from swarm.node.compute.verifier import Catalogue, Verifier
@@ -69,7 +70,7 @@ class NodeSettings:
     port: int
     peers: Sequence[str] = ()
     use_mdns: bool = True
-    placement: Mapping[str, Part] = field(default_factory=dict[str, Part])
+    placement: Mapping[ModelKey, Part] = field(default_factory=dict[ModelKey, Part])
     remembered_peers: Path | None = None  # file that keeps addresses of peers between runs
     is_demo: bool = False
 
@@ -88,11 +89,11 @@ class NodeProcess:
         make_loader: Callable[[Callable[[], None]], EngineLoader],
         report: Callable[[Report], None],
         cores: Cores,
-        catalogues: Mapping[str, Catalogue] | None = None,
+        catalogues: Mapping[ModelKey, Catalogue] | None = None,
     ) -> None:
         """cards: by model id; documents: files that clients may fetch, by sha256; report: tells the user.
 
-        catalogues: by model id, of files to be verified once they are loaded.
+        catalogues: of files to be verified once they are loaded.
 
         Raises RequestError if no port is free.
         """

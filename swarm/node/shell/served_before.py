@@ -8,22 +8,27 @@ from pathlib import Path
 
 from swarm.errors import RequestError
 from swarm.files import write_whole
+from swarm.models import ModelKey
 from swarm.parts import Part, parse_part
 
 
-def read_served_before(path: Path, layers: Mapping[str, int]) -> dict[str, Part]:
-    """Model id → part, for models of so many layers; nothing if the file is missing, damaged or about other models."""
+def read_served_before(path: Path, layers: Mapping[ModelKey, int]) -> dict[ModelKey, Part]:
+    """What was served of models of so many layers; nothing if the file is missing, damaged or about other models."""
     try:
         specs: dict[str, str] = json.loads(path.read_text("utf-8"))
-        return {model: parse_part(str(spec), layers[model]) for model, spec in specs.items() if model in layers}
-    except (ValueError, OSError, AttributeError, RequestError):
+        return {
+            model: parse_part(str(specs[name]), count)
+            for model, count in layers.items()
+            if (name := " ".join(model)) in specs
+        }
+    except (ValueError, OSError, TypeError, RequestError):
         return {}  # a wish that got lost
 
 
-def note_served(path: Path, model: str, part: Part) -> None:
+def note_served(path: Path, model: ModelKey, part: Part) -> None:
     """Note what is served now, beside what is served of other models. Raises OSError where nothing can be written."""
     try:
         known: dict[str, str] = dict(json.loads(path.read_text("utf-8")))
     except (ValueError, OSError, TypeError):
         known = {}
-    write_whole(path, json.dumps({**known, model: str(part)}).encode())
+    write_whole(path, json.dumps({**known, " ".join(model): str(part)}).encode())
