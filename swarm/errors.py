@@ -19,13 +19,13 @@ class RequestError(SwarmError):
 class PeerError(SwarmError):
     """A peer refused, vanished or answered nonsense.
 
-    peer: node id or address; hop: index in the route, where there is one; code: the wire's error code.
+    peer: node id or address; stage: index of its hop in the route, where there is one; code: the wire's error code.
     """
 
-    def __init__(self, message: str, *, peer: str = "", hop: int | None = None, code: str = "") -> None:
+    def __init__(self, message: str, *, peer: str = "", stage: int | None = None, code: str = "") -> None:
         super().__init__(message)
         self.peer = peer
-        self.hop = hop
+        self.stage = stage
         self.code = code
 
 

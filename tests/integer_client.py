@@ -31,14 +31,14 @@ def make_prompt(length: int) -> list[int]:
 def ask(client: SwarmClient, tokens: int, prompt_tokens: int = 0, find_seconds: float = 20) -> None:
     """{"route": …, "at": …} whenever the chain changes, {"id": …, "at": …} as each token comes."""
     prompt = make_prompt(prompt_tokens) if prompt_tokens else PROMPT
-    session = client.open_session(client.card(client.find_model(None, find_seconds)))
-    for event in session.generate(Turn(ids=prompt, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
+    generation = client.open_generation(client.card(client.find_model(None, find_seconds)))
+    for event in generation.generate(Turn(ids=prompt, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
         if isinstance(event, RouteTaken):
             say({"route": [[str(hop.part), hop.node] for hop in event.route], "at": time.monotonic()})
         if isinstance(event, Delivered):
             for token in event.ids:
                 say({"id": token, "at": time.monotonic()})
-    session.cancel()
+    generation.cancel()
 
 
 def keep_asking(client: SwarmClient, tokens: int) -> None:
@@ -47,12 +47,12 @@ def keep_asking(client: SwarmClient, tokens: int) -> None:
     is_over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
     while not is_over.is_set():
-        session = client.open_session(card)
+        generation = client.open_generation(card)
         turn = Turn(ids=PROMPT, max_tokens=tokens, sampling=Sampling(), stop_ids=[])
         try:
             ids: list[int] = []
             times: list[float] = []
-            for event in session.generate(turn):
+            for event in generation.generate(turn):
                 if isinstance(event, Delivered):
                     ids += event.ids
                     times.append(time.monotonic())
@@ -60,7 +60,7 @@ def keep_asking(client: SwarmClient, tokens: int) -> None:
             say({"answer": ids, "longest_gap": gap})
         except SwarmError as error:
             say({"error": str(error)})
-        session.cancel()
+        generation.cancel()
 
 
 def see(client: SwarmClient, wanted: int, seconds: float = 60, is_mesh: bool = False) -> None:

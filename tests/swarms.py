@@ -155,6 +155,6 @@ def count_kv(node: IntegerNode) -> int:
 
 def generate(swarm: SwarmClient, prompt: Sequence[int], count: int, sampling: Sampling | None = None) -> list[int]:
     """One answer in a session of its own."""
-    session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+    generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
     turn = Turn(ids=prompt, max_tokens=count, sampling=sampling or Sampling(), stop_ids=[])
-    return [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
+    return [token for event in generation.generate(turn) if isinstance(event, Delivered) for token in event.ids]

@@ -57,19 +57,19 @@ class Killing(threading.Thread):
         self._nodes.append(start_node(part, next(self._numbers), MODEL, peers))
 
     def _kill_at(self, at: int, client: SwarmClient) -> None:
-        session = client.open_session(client.card(client.find_model(None, 20)))
+        generation = client.open_generation(client.card(client.find_model(None, 20)))
         ids: list[int] = []
         times = [time.monotonic()]
         victim = ""
-        for event in session.generate(Turn(ids=PROMPT, max_tokens=TOKENS, sampling=Sampling(), stop_ids=[])):
+        for event in generation.generate(Turn(ids=PROMPT, max_tokens=TOKENS, sampling=Sampling(), stop_ids=[])):
             if isinstance(event, Delivered):
                 ids += event.ids
                 times.append(time.monotonic())
             if len(ids) >= at and not victim and isinstance(event, RouteTaken | Delivered):
-                victim = session.machine.route[self._hop].node
+                victim = generation.machine.route[self._hop].node
                 next(node for node in self._nodes if node.node == victim).popen.kill()
                 self._spare.start()
-        session.cancel()
+        generation.cancel()
         self.pauses.append(max(later - earlier for earlier, later in itertools.pairwise(times)))
         if ids != EXPECTED:
             self.wrong.append(f"hop {self._hop} killed at token {at}: {ids}")

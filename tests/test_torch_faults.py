@@ -71,16 +71,16 @@ def answer(
     client: SwarmClient, tokens: int, on_token: Callable[[int, Sequence[Hop]], None]
 ) -> tuple[list[int], list[Sequence[Hop]]]:
     """An answer's ids and its routes; on_token: called with the count so far and the route."""
-    session = client.open_session(client.card(client.find_model(None, 20)))
+    generation = client.open_generation(client.card(client.find_model(None, 20)))
     ids: list[int] = []
     routes: list[Sequence[Hop]] = []
-    for event in session.generate(Turn(ids=IDS, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
+    for event in generation.generate(Turn(ids=IDS, max_tokens=tokens, sampling=Sampling(), stop_ids=[])):
         if isinstance(event, RouteTaken):
             routes.append(event.route)
         if isinstance(event, Delivered):
             ids += event.ids
             on_token(len(ids), routes[-1])
-    session.cancel()
+    generation.cancel()
     return ids, routes
 
 

@@ -16,7 +16,7 @@ from statistics import median
 
 from swarm.client.news import Delivered
 from swarm.client.session import Turn
-from swarm.client.swarm import ClientSettings, Session, SwarmClient
+from swarm.client.swarm import ClientSettings, Generation, SwarmClient
 from swarm.keys import derive_keys, new_identity, read_secret
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
@@ -82,17 +82,17 @@ class SwarmSide:
         for node in self._nodes:
             node.wait(10)
 
-    def _session(self) -> Session:
-        return self.client.open_session(self.card)
+    def _generation(self) -> Generation:
+        return self.client.open_generation(self.card)
 
     def _prompt(self, tokens: int, seed: int) -> list[int]:
         rng = random.Random(seed)
         return [rng.randrange(12, self.card.vocabulary) for _ in range(tokens)]
 
-    def _run(self, session: Session, ids: Sequence[int], tokens: int, note: Callable[[float], None]) -> list[int]:
+    def _run(self, generation: Generation, ids: Sequence[int], tokens: int, note: Callable[[float], None]) -> list[int]:
         turn = Turn(ids=ids, max_tokens=tokens, sampling=Sampling(), stop_ids=[])
         answer: list[int] = []
-        for event in session.generate(turn):
+        for event in generation.generate(turn):
             if isinstance(event, Delivered):
                 answer += event.ids
                 for _ in event.ids:
@@ -101,18 +101,18 @@ class SwarmSide:
 
     def measure_stream(self, prompt_tokens: int, new_tokens: int, seed: int) -> StreamFigures:
         """One stream alone: first a prompt for its first token, then a turn that decodes behind it."""
-        session = self._session()
+        generation = self._generation()
         ids = self._prompt(prompt_tokens, seed)
         times: list[float] = []
         started = time.perf_counter()
-        ids += self._run(session, ids, 1, times.append)
+        ids += self._run(generation, ids, 1, times.append)
         first = times[0] - started
         times = []
-        self._run(session, ids, new_tokens, times.append)
+        self._run(generation, ids, new_tokens, times.append)
         wall = times[-1] - times[0]
         threading.Event().wait(SETTLE_SECONDS)
-        busy = sum(session.machine.busy_seconds.values()) / new_tokens
-        session.cancel()
+        busy = sum(generation.machine.busy_seconds.values()) / new_tokens
+        generation.cancel()
         gap = wall / (len(times) - 1)
         return StreamFigures(
             decode_tokens_per_second=1 / gap,
@@ -126,9 +126,9 @@ class SwarmSide:
         times: list[list[float]] = [[] for _ in range(sessions)]
 
         def work(index: int) -> None:
-            session = self._session()
-            self._run(session, self._prompt(prompt_tokens, seed + index), new_tokens, times[index].append)
-            session.cancel()
+            generation = self._generation()
+            self._run(generation, self._prompt(prompt_tokens, seed + index), new_tokens, times[index].append)
+            generation.cancel()
 
         threads = [threading.Thread(target=work, args=(index,)) for index in range(sessions)]
         for thread in threads:
@@ -142,7 +142,7 @@ class SwarmSide:
     def measure_disturbance(self, prompt_tokens: int, seed: int) -> float:
         """How many times longer a running stream's median gap is while a long prompt of another prefills."""
         times: list[float] = []
-        running, other = self._session(), self._session()
+        running, other = self._generation(), self._generation()
         stream = threading.Thread(target=lambda: self._run(running, self._prompt(16, seed), 400, times.append))
         stream.start()
         while len(times) < 40:

@@ -46,7 +46,7 @@ class Chain:
 
     def __init__(self, route: Sequence[Hop], now: float) -> None:
         self.route = tuple(route)
-        self.ends: dict[int, int] = {}  # hop → where its cache ends; a hop that has not opened is not there
+        self.cached: dict[int, int] = {}  # stage → positions in its cache; a hop that has not opened is not there
         self._nodes = {hop.node: _NodeState(now, tick_moved=now) for hop in route}
         self._known = 0  # token ids that the last hop has
         self._progress_at = now
@@ -60,12 +60,12 @@ class Chain:
         orders: list[Open] = []
         for index, hop in enumerate(self.route):
             following = self.route[(index + 1) % len(self.route)]
-            if index not in self.ends:
+            if index not in self.cached:
                 orders.append(
                     Open(
                         session=session,
                         attempt=attempt,
-                        hop=index,
+                        stage=index,
                         model=model,
                         variant=hop.variant,
                         part=str(hop.part),
@@ -89,16 +89,16 @@ class Chain:
 
     def opened(self, node: str, message: Opened, now: float) -> bool:
         """A hop has opened; True once all have."""
-        if message.hop >= len(self.route) or self.route[message.hop].node != node:
+        if message.stage >= len(self.route) or self.route[message.stage].node != node:
             return False
-        self.ends[message.hop] = message.end
+        self.cached[message.stage] = message.cached
         self._nodes[node].is_draining = message.is_draining
         self.note_progress(now)
-        return len(self.ends) == len(self.route)
+        return len(self.cached) == len(self.route)
 
     @property
     def unopened(self) -> set[str]:
-        return {hop.node for index, hop in enumerate(self.route) if index not in self.ends}
+        return {hop.node for index, hop in enumerate(self.route) if index not in self.cached}
 
     # What the hops say ------------------------------------------------------------------------------------------------
 
@@ -133,9 +133,11 @@ class Chain:
             state.tick, state.tick_moved = message.tick, now
         state.lost = frozenset(message.lost)
         state.is_draining = message.is_draining
-        if message.known > self._known or any(self.ends.get(hop) != end for hop, end in message.ends.items()):
+        if message.known > self._known or any(
+            self.cached.get(stage) != cached for stage, cached in message.cached.items()
+        ):
             self.note_progress(now)
-        self.ends.update(message.ends)
+        self.cached.update(message.cached)
         self._known = max(self._known, message.known)
 
     @property
@@ -171,6 +173,10 @@ class Chain:
             return None
         self._resent_at = now
         return next(
-            (index for index in range(len(self.route) - 1) if self.ends.get(index, 0) > self.ends.get(index + 1, 0)),
+            (
+                index
+                for index in range(len(self.route) - 1)
+                if self.cached.get(index, 0) > self.cached.get(index + 1, 0)
+            ),
             len(self.route) - 1,
         )

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from swarm.client.news import Delivered, Finished, RouteTaken
 from swarm.client.prompts import Message, PromptForm
 from swarm.client.session import Turn
-from swarm.client.swarm import Session, SwarmClient
+from swarm.client.swarm import Generation, SwarmClient
 from swarm.client.text import StopScanner, TextStream
 from swarm.errors import RequestError
 from swarm.messages.files import ModelCard
@@ -70,7 +70,7 @@ class Conversation:
         self._swarm = swarm
         self._tokenizer = tokenizer
         self._form = form
-        self._session: Session = swarm.open_session(card)
+        self._generation: Generation = swarm.open_generation(card)
         self.last: Report | None = None  # of the last answer
         self._text = ""  # what the session's ids spell
         self._ids: list[int] = []
@@ -94,8 +94,8 @@ class Conversation:
 
     def forget(self) -> None:
         """Start a new conversation."""
-        self._session.close()
-        self._session = self._swarm.open_session(self.card)
+        self._generation.close()
+        self._generation = self._swarm.open_generation(self.card)
         self.messages, self._text, self._ids = [], "", []
 
     def drop_last_answer(self) -> str | None:
@@ -124,7 +124,7 @@ class Conversation:
         turn = Turn(ids=report.prompt_ids, max_tokens=settings.max_tokens, sampling=settings.sampling, stop_ids=stops)
         stream, scanner = TextStream(self._tokenizer), StopScanner(settings.stops)
         clock = _Clock()
-        events = self._session.generate(turn)
+        events = self._generation.generate(turn)
         is_complete = False
         try:
             for event in events:
@@ -151,7 +151,7 @@ class Conversation:
             is_complete = True
         finally:
             if not is_complete:
-                self._session.cancel()
+                self._generation.cancel()
                 self._ids, self._text = [], ""
         report.was_capped = report.finish == "length" and len(report.ids) < settings.max_tokens
         self._settle(prompt, report, stream, scanner)
@@ -170,7 +170,7 @@ class Conversation:
         if scanner.is_stopped:
             report.ids = report.ids[: self._ids_within(report.ids, report.text)]
             everything = [*report.prompt_ids, *report.ids]
-            self._session.halt(len(everything))
+            self._generation.halt(len(everything))
         else:
             report.text += scanner.push(stream.finish()).text + scanner.finish()
         self._ids = everything

@@ -121,7 +121,7 @@ class SessionMachine:
             return []
         self.phase = "idle"
         self._attempt += 1
-        self._chain.ends = {}
+        self._chain.cached = {}
         return self._ask_open()
 
     def cancel(self) -> list[Effect]:
@@ -296,7 +296,7 @@ class SessionMachine:
         tail = Tail(sampling=turn.sampling, stop_ids=list(turn.stop_ids), limit=self._limit, scores=turn.scores)
         orders = self._chain.orders(self.session, self._attempt, self.card.model, self._limit, keep, tail)
         return [
-            Send(self.route[order.hop].node, "control", order, None if order.tail is None else ids_tensor(self.ids))
+            Send(self.route[order.stage].node, "control", order, None if order.tail is None else ids_tensor(self.ids))
             for order in orders
         ]
 
@@ -304,7 +304,7 @@ class SessionMachine:
         if self.phase != "opening" or not self._chain.opened(node, message, now):
             return []
         self.phase = "running"
-        self._start = min(*self._chain.ends.values(), len(self.ids) - 1)
+        self._start = min(*self._chain.cached.values(), len(self.ids) - 1)
         self._fed = len(self.ids)
         return [RouteTaken(tuple(self.route), self.attempts), self._feed()]
 
@@ -325,7 +325,7 @@ class SessionMachine:
         if message.code == "TOO_LONG":
             return self._fail(RequestError(message.message))
         self._choice.avoid([node], now)
-        error = PeerError(f"node {node}: {message.message}", peer=node, hop=message.hop, code=message.code)
+        error = PeerError(f"node {node}: {message.message}", peer=node, stage=message.stage, code=message.code)
         if message.code == "FAILED":
             return self._failed(node, error, now)
         if not self._patience.bears_trouble(REFUSED_SECONDS, now):
@@ -384,7 +384,7 @@ class SessionMachine:
         if ahead is None:
             return []
         resend = Send(self.route[ahead].node, "control", Resend(session=self.session, attempt=self._attempt))
-        return [resend, self._feed()] if self._chain.ends.get(0, 0) < self._fed else [resend]
+        return [resend, self._feed()] if self._chain.cached.get(0, 0) < self._fed else [resend]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -1,9 +1,9 @@
-"""A swarm as a program sees it: who is there, what models there are, sessions that generate.
+"""A swarm as a program sees it: who is there, what models there are, generations.
 
 with SwarmClient(settings, keys, identity) as swarm:
     card = swarm.card(swarm.find_model(None))
-    with swarm.open_session(card) as session:
-        for event in session.generate(Turn(...)): ...
+    with swarm.open_generation(card) as generation:
+        for event in generation.generate(Turn(...)): ...
 """
 
 from __future__ import annotations
@@ -58,22 +58,24 @@ class ClientSettings:
     wait_seconds: float = 0.0
 
 
-class Session:
-    """One conversation's cache in the swarm. `with` frees it at the end, however that comes.
+class Generation:
+    """Answers one after another, of which each goes on from what the swarm has cached. `with` frees that at the end.
 
     id: the client's own name for it, the same over all chains.
     """
 
-    def __init__(self, machine: GenerationMachine, loop: ClientLoop, sessions: MutableMapping[str, Session]) -> None:
-        """sessions: of the client, by id; this one is among them until it is closed."""
+    def __init__(
+        self, machine: GenerationMachine, loop: ClientLoop, generations: MutableMapping[str, Generation]
+    ) -> None:
+        """generations: of the client, by id; this one is among them until it is closed."""
         self.id = secrets.token_hex(16)
         self.machine = machine
         self._loop = loop
-        self._sessions = sessions
+        self._generations = generations
         self._events: queue.SimpleQueue[News] = queue.SimpleQueue()
-        sessions[self.id] = self
+        generations[self.id] = self
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Generation:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +83,7 @@ class Session:
 
     def close(self) -> None:
         """Free the caches; nobody finds it any more."""
-        self._sessions.pop(self.id, None)
+        self._generations.pop(self.id, None)
         self.cancel()
 
     def generate(self, turn: Turn) -> Iterator[News]:
@@ -117,7 +119,7 @@ class SwarmClient:
         path = settings.remembered_peers
         self._loop = ClientLoop(keys, identity, settings.peers, [] if path is None else read_remembered(path))
         self._lan: Lan | None = None
-        self._sessions: WeakValueDictionary[str, Session] = WeakValueDictionary()
+        self._generations: WeakValueDictionary[str, Generation] = WeakValueDictionary()
 
     def __enter__(self) -> SwarmClient:
         self._loop.start()
@@ -255,14 +257,14 @@ class SwarmClient:
                     tensor = answer[1]
                     yield beat.node, answer[0], b"" if tensor is None else bytes(tensor.data)
 
-    def open_session(self, card: ModelCard) -> Session:
-        """A new session; nothing is sent before its first turn."""
+    def open_generation(self, card: ModelCard) -> Generation:
+        """A new one; nothing is sent before its first turn."""
         machine = GenerationMachine(card, lambda: secrets.token_hex(16), random.random(), self._settings.wait_seconds)
-        return Session(machine, self._loop, self._sessions)
+        return Generation(machine, self._loop, self._generations)
 
-    def find_session(self, session: str) -> Session | None:
-        """An open session by its id."""
-        return self._sessions.get(session)
+    def find_generation(self, name: str) -> Generation | None:
+        """An open one by its id."""
+        return self._generations.get(name)
 
 
 def _is_refusal(reply: object) -> bool:

@@ -52,9 +52,9 @@ class _Layer:
 class KvCache(Protocol):
     """Keys and values of one session in some layers. `end` is the number of positions that every layer holds."""
 
-    end: int
+    length: int
 
-    def truncate(self, end: int) -> None:
+    def truncate(self, length: int) -> None:
         """Forget every position from `end` on."""
         ...
 
@@ -89,7 +89,7 @@ class ContiguousCache:
     ) -> None:
         """reserve: positions that the session may use at most."""
         self.reserve = reserve
-        self.end = 0
+        self.length = 0
         self._decoder = decoder
         self._dtype = dtype
         self._device = device
@@ -109,19 +109,19 @@ class ContiguousCache:
             for layer in self._layers.values()
         )
 
-    def truncate(self, end: int) -> None:
-        self.end = min(self.end, end)
+    def truncate(self, length: int) -> None:
+        self.length = min(self.length, length)
 
     def extend(self, reserve: int) -> None:
         self.reserve = max(self.reserve, reserve)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        stop = self.end + keys.shape[1]
+        stop = self.length + keys.shape[1]
         buffers = self._layers[layer]
         if stop > buffers.keys.shape[1]:
             self._grow(buffers, self._capacity(buffers.keys.shape[1], stop))
-        buffers.keys[:, self.end : stop] = keys
-        buffers.values[:, self.end : stop] = values
+        buffers.keys[:, self.length : stop] = keys
+        buffers.values[:, self.length : stop] = values
         wanted = padded_keys(stop, self._device)
         if wanted > buffers.keys.shape[1]:
             return self._scratch.pad(buffers.keys[:, :stop], buffers.values[:, :stop])
@@ -136,9 +136,9 @@ class ContiguousCache:
     def _grow(self, buffers: _Layer, capacity: int) -> None:
         """Both or neither: what fails for want of memory may be tried again."""
         keys, values = self._buffer(capacity), self._buffer(capacity)
-        keys[:, : self.end] = buffers.keys[:, : self.end]
-        values[:, : self.end] = buffers.values[:, : self.end]
+        keys[:, : self.length] = buffers.keys[:, : self.length]
+        values[:, : self.length] = buffers.values[:, : self.length]
         buffers.keys, buffers.values = keys, values
 
     def advance(self, count: int) -> None:
-        self.end += count
+        self.length += count

@@ -104,6 +104,6 @@ class DecoderPart(nn.Module):
     def _view(self, spans: Sequence[Span]) -> View:
         if not self.part.layer_count:
             return View(None, [])
-        ranges = [(span.cache.end, span.cache.end + span.length) for span in spans]
+        ranges = [(span.cache.length, span.cache.length + span.length) for span in spans]
         sights = [look_back(self.decoder, self._tables, start, stop, self.dtype) for start, stop in ranges]
         return View(self._tables.rope(ranges), sights)

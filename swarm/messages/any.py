@@ -8,11 +8,11 @@ from swarm.messages.members import (
     AskPeers,
     Beat,
     BeatAck,
-    EndHold,
     Goodbye,
     Hello,
     HoldAnswer,
     PeerPage,
+    ReleaseHold,
     Welcome,
 )
 from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed, Resend
@@ -32,7 +32,7 @@ AnyMessage = (
     | FileChunk
     | AskHold
     | HoldAnswer
-    | EndHold
+    | ReleaseHold
     | Open
     | Opened
     | Refused

@@ -131,7 +131,7 @@ class HoldAnswer(Message, frozen=True, tag="hold-answer"):
     part: Spec
 
 
-class EndHold(Message, frozen=True, tag="end-hold"):
+class ReleaseHold(Message, frozen=True, tag="release-hold"):
     """The hold asked for under this number is no longer needed."""
 
     number: Count

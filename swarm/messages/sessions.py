@@ -28,7 +28,7 @@ class Open(Message, frozen=True, tag="open"):
 
     session: SessionId
     attempt: Small
-    hop: Small
+    stage: Small
     model: ModelId
     part: Spec
     previous: NodeId  # whose steps this hop takes besides the opener's prompt
@@ -42,12 +42,12 @@ class Open(Message, frozen=True, tag="open"):
 
 
 class Opened(Message, frozen=True, tag="opened"):
-    """The hop is ready: its KV is reserved, its next link is up, its cache holds `end` positions."""
+    """The hop is ready: its KV is reserved, its next link is up, its cache holds `cached` positions."""
 
     session: SessionId
     attempt: Small
-    hop: Small
-    end: Small
+    stage: Small
+    cached: Small
     is_draining: bool = False  # as in Renewed
 
 
@@ -78,7 +78,7 @@ class Refused(Message, frozen=True, tag="refused"):
     message: Text
     session: str = ""
     attempt: Small = 0
-    hop: Small = 0
+    stage: Small = 0
     retry_seconds: Seconds = 0.0
 
 
@@ -91,11 +91,11 @@ class Renew(Message, frozen=True, tag="renew"):
 
 
 class Renewed(Message, frozen=True, tag="renewed"):
-    """Where the session stands here. ends: hop index → cache end; known: token ids at the last hop, else 0."""
+    """Where the session stands here. cached: stage → positions in its cache; known: token ids at the last hop, else 0."""
 
     session: SessionId
     attempt: Small
-    ends: Annotated[dict[Small, Small], Meta(max_length=64)]
+    cached: Annotated[dict[Small, Small], Meta(max_length=64)]
     known: Small
     tick: Count
     busy_seconds: Seconds = 0.0  # spent computing for this session here

@@ -20,7 +20,7 @@ class StepSpan(Struct, frozen=True, array_like=True):
 
     session: SessionId
     attempt: Small
-    hop: Small
+    stage: Small
     position: Small
     length: Annotated[int, Meta(ge=1, le=1 << 20)]
     is_prompt: bool
@@ -36,12 +36,12 @@ class Steps(Message, frozen=True, tag="steps"):
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    """A session's hop has taken everything below `end`, and had the last of it for so long."""
+    """A session's hop has taken everything below `cached`, and had the last of it for so long."""
 
     session: SessionId
     attempt: Small
-    hop: Small
-    end: Small
+    stage: Small
+    cached: Small
     held_seconds: Seconds = 0.0  # 0: not known
     branch: Small = 0  # as in StepSpan
 
@@ -65,13 +65,13 @@ class ProbeAck(Message, frozen=True, tag="probe-ack"):
 
 
 class StepRefused(Message, frozen=True, tag="step-refused"):
-    """A step was not run; the sender resends from `end` after GAP, and drops the session after STALE."""
+    """A step was not run; the sender resends from `accepted` after GAP, and drops the session after STALE."""
 
     session: SessionId
     attempt: Small
-    hop: Small
+    stage: Small
     code: Code
-    end: Small
+    accepted: Small
 
 
 class Score(Struct, frozen=True, array_like=True):

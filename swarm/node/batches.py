@@ -46,7 +46,7 @@ class WorkSpan(Struct, frozen=True):
 
     session: str
     attempt: int
-    hop: int
+    stage: int
     position: int
     length: int
     reserve: int

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from swarm.discovery.peers import BEAT_SECONDS
 from swarm.errors import RequestError
 from swarm.messages.files import AskFile, AskModel, ModelCard
-from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, EndHold, Goodbye, Hello, HoldAnswer, Welcome
+from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, Goodbye, Hello, HoldAnswer, ReleaseHold, Welcome
 from swarm.messages.sessions import Close, Open, Refused, Renew, Resend
 from swarm.messages.steps import Credit, Probe, ProbeAck, StepRefused, Steps
 from swarm.node.batches import ServedPart
@@ -328,8 +328,8 @@ class NodeMachine:
                     return self.moves.take_request(asker, message, now)
                 except RequestError as error:
                     return [Answer(asker, Refused(code="BAD_MESSAGE", message=str(error)))]
-            case EndHold():
-                self.moves.end_promise(asker.node)
+            case ReleaseHold():
+                self.moves.release(asker.node)
                 return []
             case Open():
                 return self.sessions.open(asker, message, arrived.tensor, now)

@@ -26,7 +26,7 @@ def check_fences(seed: int, machine: NodeMachine, batch: Batch) -> None:
     """Whatever is computed belongs to a session that is held here, at its attempt, on a part that is served."""
     served = machine.sessions.served.get(batch.model)
     for span in batch.spans:
-        hop = machine.sessions.sessions.get((span.session, span.hop))
+        hop = machine.sessions.sessions.get((span.session, span.stage))
         if hop is None or served is None or hop.order.attempt != span.attempt or not served.part.covers(batch.part):
             raise BrokenPromiseError(seed, f"{machine.node[:4]} ran a step outside its fence")
 

@@ -116,7 +116,7 @@ def open_session(
     order = Open(
         session=session * 32,
         attempt=attempt,
-        hop=1,
+        stage=1,
         model=model.id,
         variant=model.variant,
         part="0-2",

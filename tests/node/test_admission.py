@@ -34,7 +34,7 @@ SERVED = ServedPart(
 ORDER = Open(
     session="5" * 32,
     attempt=2,
-    hop=1,
+    stage=1,
     model=SERVED.model.id,
     part="4-8 e",
     previous="a" * 16,
@@ -94,7 +94,7 @@ def test_a_session_that_nothing_speaks_against_may_be_opened() -> None:
 def test_each_reason_refuses_with_its_code(changed: dict[str, object], code: str) -> None:
     refusal = judge(replace(REQUEST, **changed))  # type: ignore[arg-type]
     assert refusal is not None
-    assert (refusal.code, refusal.session, refusal.hop) == (code, ORDER.session, ORDER.hop)
+    assert (refusal.code, refusal.session, refusal.stage) == (code, ORDER.session, ORDER.stage)
 
 
 def test_a_session_that_goes_on_here_may_stay_while_the_node_leaves_or_drops() -> None:

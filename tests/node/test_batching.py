@@ -25,8 +25,8 @@ def candidate(name: str, due: float, length: int = 1, group: str = "f", *, can_c
     return Candidate((name, 0), group, due, length, is_prompt=length > 1, can_cut=can_cut)
 
 
-def chosen(candidates: list[Candidate], prompt_tokens: int, *, is_prompts_turn: bool = False) -> dict[str, int]:
-    steps = choose_steps(candidates, prompt_tokens, is_prompts_turn=is_prompts_turn)
+def chosen(candidates: list[Candidate], prompt_tokens: int, *, prompt_leads: bool = False) -> dict[str, int]:
+    steps = choose_steps(candidates, prompt_tokens, prompt_leads=prompt_leads)
     return {name: length for (name, _), length in steps}
 
 
@@ -49,9 +49,9 @@ def test_a_chunk_that_cannot_be_cut_waits_for_a_batch_with_room() -> None:
 def test_a_batch_holds_steps_of_one_group_and_prompts_that_had_to_wait_choose_the_next() -> None:
     waiting = [candidate("one", 3.0, group="b 0-5"), candidate("prompt", 1.0, 50), candidate("two", 4.0)]
     assert chosen(waiting, 32) == {"one": 1}
-    assert chosen(waiting, 32, is_prompts_turn=True) == {"two": 1, "prompt": 32}
+    assert chosen(waiting, 32, prompt_leads=True) == {"two": 1, "prompt": 32}
     assert misses_first_prompt(waiting, choose_steps(waiting, 32))
-    assert not misses_first_prompt(waiting, choose_steps(waiting, 32, is_prompts_turn=True))
+    assert not misses_first_prompt(waiting, choose_steps(waiting, 32, prompt_leads=True))
 
 
 def test_a_prompt_that_runs_beside_the_decode_steps_is_not_the_turn_of_one_that_is_due_before_it() -> None:

@@ -35,12 +35,12 @@ class TwoHops:
         self.waiting: list[Run] = []
         self.refused: list[StepRefused] = []
         self.computed = 0  # positions, at the first hop
-        for hop, (part, following) in enumerate(((FIRST, REST), (REST, FIRST))):
-            tail = Tail(sampling=Sampling(), stop_ids=[], limit=len(ids) + 1) if hop else None
+        for stage, (part, following) in enumerate(((FIRST, REST), (REST, FIRST))):
+            tail = Tail(sampling=Sampling(), stop_ids=[], limit=len(ids) + 1) if stage else None
             order = Open(
                 session=SESSION,
                 attempt=1,
-                hop=hop,
+                stage=stage,
                 model=MODEL.model,
                 part=part,
                 previous="a" * 16,
@@ -48,10 +48,10 @@ class TwoHops:
                 next_part=following,
                 positions=50,
                 keep=0,
-                is_first=hop == 0,
+                is_first=stage == 0,
                 tail=tail,
             )
-            self.table.open(CLIENT, order, ids_tensor(ids) if hop else None, 0.0)
+            self.table.open(CLIENT, order, ids_tensor(ids) if stage else None, 0.0)
 
     def send(self, ids: list[int], position: int, branch: int) -> None:
         span = StepSpan(SESSION, 1, 0, position, len(ids), True, branch)
@@ -78,7 +78,7 @@ class TwoHops:
 
     @property
     def ends(self) -> list[int]:
-        return [hop.end for hop in self.table.hops_of(SESSION)]
+        return [hop.cached for hop in self.table.hops_of(SESSION)]
 
     @property
     def answer(self) -> list[int]:

@@ -159,12 +159,12 @@ def table_with_whole_model() -> SessionTable:
     return table
 
 
-def order(attempt: int, part: str, hop: int = 0) -> Open:
+def order(attempt: int, part: str, stage: int = 0) -> Open:
     tail = Tail(sampling=Sampling(), stop_ids=[], limit=50) if part.endswith("e") else None
     return Open(
         session=SESSION,
         attempt=attempt,
-        hop=hop,
+        stage=stage,
         model=MODEL.model,
         part=part,
         previous="a" * 16,
@@ -187,8 +187,8 @@ def test_a_later_attempt_on_another_part_gives_up_the_cache_of_the_old_one() -> 
 
 def test_a_later_attempt_elsewhere_on_the_chain_leaves_no_cache_behind_its_lease() -> None:
     table = table_with_whole_model()
-    table.open(CLIENT, order(1, "4-6", hop=1), None, 0.0)
-    effects = table.open(CLIENT, order(2, "6-8", hop=2), None, 0.0)
+    table.open(CLIENT, order(1, "4-6", stage=1), None, 0.0)
+    effects = table.open(CLIENT, order(2, "6-8", stage=2), None, 0.0)
     effects += table.sweep(10.0)
     assert {effect.part for effect in effects if isinstance(effect, Forget)} == {
         parse_part("4-6", 8),
@@ -223,7 +223,7 @@ def test_a_session_that_lapsed_and_was_opened_again_meanwhile_takes_nothing_from
     table.open(CLIENT, order(1, "b 0-8 e"), ids, 100.0)
     list(steps.batch_done(BatchResult(run.batch.number, (), (7,), 0.01), 100.0))
     assert table.sessions[SESSION, 0].ids == [1, 2, 3]
-    assert table.sessions[SESSION, 0].end == 0
+    assert table.sessions[SESSION, 0].cached == 0
 
 
 # Real threads and sockets ---------------------------------------------------------------------------------------------
@@ -265,8 +265,8 @@ def test_an_engine_that_raises_where_there_is_no_other_ends_the_answer_with_its_
 
     break_engines(monkeypatch, is_fault)
     with integer_swarm(MODEL, HALVES) as nodes, client_of(nodes) as swarm:
-        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
         turn = Turn(ids=[3, 1, 4], max_tokens=60, sampling=Sampling(), stop_ids=[])
         with pytest.raises(PeerError, match=f'{nodes[1].node}: "4-8 e" fails: MemoryError: no room') as caught:
-            list(session.generate(turn))
+            list(generation.generate(turn))
         assert caught.value.code == "FAILED"

@@ -22,7 +22,7 @@ def finished_hop(tokens: int) -> HopSession:
     order = Open(
         session="5" * 32,
         attempt=1,
-        hop=0,
+        stage=0,
         model=MODEL_ID,
         part="f",
         previous="a" * 16,

@@ -72,24 +72,24 @@ def test_eight_clients_at_once_each_get_their_own_answer() -> None:
 
 def test_the_next_turn_sends_only_what_follows_the_common_prefix() -> None:
     with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
-        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
         ids = list(PROMPT)
         for question in ([], [7, 7, 7], [8]):
             ids += question
             turn = Turn(ids=ids, max_tokens=16, sampling=Sampling(), stop_ids=[])
-            new = [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
+            new = [token for event in generation.generate(turn) if isinstance(event, Delivered) for token in event.ids]
             assert new == MODEL.answer(ids, 16)
             ids += new
             # what was fed is what the caches lacked: the question, and the last token sampled before it
-            assert session.machine.lead._fed - session.machine.lead._start <= len(question) + 1 or question == []
+            assert generation.machine.lead._fed - generation.machine.lead._start <= len(question) + 1 or question == []
 
 
 def test_a_session_keeps_its_cache_after_the_answer_and_frees_it_when_closed() -> None:
     with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
-        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
-        list(session.generate(Turn(ids=PROMPT, max_tokens=4, sampling=Sampling(), stop_ids=[])))
+        generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
+        list(generation.generate(Turn(ids=PROMPT, max_tokens=4, sampling=Sampling(), stop_ids=[])))
         assert all(count_kv(node) for node in nodes)
-        session.cancel()
+        generation.cancel()
         wait_until(lambda: not any(count_kv(node) for node in nodes), 1, "closed caches are free within a second")
 
 
@@ -97,8 +97,8 @@ def test_a_client_that_vanishes_frees_its_cache_within_the_lease() -> None:
     slow = IntegerModel(layer_seconds=0.005)
     with integer_swarm(slow, PARTS) as nodes:
         with client_of(nodes) as swarm:
-            session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
-            events = session.generate(Turn(ids=PROMPT, max_tokens=2000, sampling=Sampling(), stop_ids=[]))
+            generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
+            events = generation.generate(Turn(ids=PROMPT, max_tokens=2000, sampling=Sampling(), stop_ids=[]))
             next(events)
             wait_until(lambda: all(count_kv(node) for node in nodes), 5, "the session is open everywhere")
             swarm._loop._generations.clear()  # as a client that is killed: no close is sent
@@ -109,9 +109,9 @@ def test_an_answer_stops_at_an_end_token() -> None:
     expected = MODEL.answer(PROMPT, 64)
     stop = expected[10]
     with integer_swarm(MODEL, PARTS) as nodes, client_of(nodes) as swarm:
-        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
         turn = Turn(ids=PROMPT, max_tokens=64, sampling=Sampling(), stop_ids=[stop])
-        new = [token for event in session.generate(turn) if isinstance(event, Delivered) for token in event.ids]
+        new = [token for event in generation.generate(turn) if isinstance(event, Delivered) for token in event.ids]
     assert new == expected[: expected.index(stop) + 1]
 
 
@@ -125,7 +125,7 @@ def test_more_positions_than_a_node_has_room_for_are_refused_with_the_numbers() 
 def test_an_idle_session_gives_way_to_one_that_needs_the_room() -> None:
     with integer_swarm(MODEL, ["f"], kv_capacity=100 * 12 * 8) as nodes, client_of(nodes) as swarm:
         card = swarm.card(swarm.find_model(None, 10))
-        first = swarm.open_session(card)
+        first = swarm.open_generation(card)
         turn = Turn(ids=PROMPT, max_tokens=60, sampling=Sampling(), stop_ids=[])
         list(first.generate(turn))
         assert generate(swarm, PROMPT, 60) == MODEL.answer(PROMPT, 60)
@@ -147,27 +147,27 @@ def test_a_missing_part_is_named() -> None:
 def test_a_dead_hop_is_replaced_without_repeating_tokens() -> None:
     slow = IntegerModel(layer_seconds=0.002)
     with integer_swarm(slow, [*PARTS, "4-8"]) as nodes, client_of(nodes) as swarm:
-        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
         new: list[int] = []
-        for event in session.generate(Turn(ids=PROMPT, max_tokens=100, sampling=Sampling(), stop_ids=[])):
+        for event in generation.generate(Turn(ids=PROMPT, max_tokens=100, sampling=Sampling(), stop_ids=[])):
             if isinstance(event, Delivered):
                 new += event.ids
                 if len(new) == 20:
-                    middle = session.machine.route[1].node
+                    middle = generation.machine.route[1].node
                     next(node for node in nodes if node.node == middle).process.ask_stop()
         assert new == MODEL.answer(PROMPT, 100)
-        assert session.machine.attempts > 1
+        assert generation.machine.attempts > 1
 
 
 def test_a_session_is_found_by_its_id_until_it_is_left_and_then_its_caches_are_free() -> None:
     model = IntegerModel(layer_seconds=0.0005)
     with integer_swarm(model, PARTS) as nodes, client_of(nodes) as swarm:
-        with swarm.open_session(swarm.card(swarm.find_model(None, 10))) as session:
-            assert swarm.find_session(session.id) is session
-            news = session.generate(Turn(ids=PROMPT, max_tokens=3000, sampling=Sampling(), stop_ids=[]))
+        with swarm.open_generation(swarm.card(swarm.find_model(None, 10))) as generation:
+            assert swarm.find_generation(generation.id) is generation
+            news = generation.generate(Turn(ids=PROMPT, max_tokens=3000, sampling=Sampling(), stop_ids=[]))
             assert any(isinstance(event, Delivered) for event in news)  # the first one
             assert all(count_kv(node) for node in nodes)
-        assert swarm.find_session(session.id) is None
+        assert swarm.find_generation(generation.id) is None
         wait_until(lambda: not any(count_kv(node) for node in nodes), 1, "all caches are free")
 
 
@@ -176,17 +176,17 @@ def test_how_likely_each_token_is_comes_with_it_over_any_change_of_chains() -> N
     sampling = Sampling(temperature=1.0, seed=3)
     expected = model.answer_with_scores(PROMPT, 300, sampling)
     with integer_swarm(model, ["b 0-6", "6-12 e", "6-12 e"]) as nodes, client_of(nodes) as swarm:
-        session = swarm.open_session(swarm.card(swarm.find_model(None, 10)))
+        generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
         told: list[tuple[int, float]] = []
-        for event in session.generate(Turn(ids=PROMPT, max_tokens=300, sampling=sampling, stop_ids=[], scores=3)):
+        for event in generation.generate(Turn(ids=PROMPT, max_tokens=300, sampling=sampling, stop_ids=[], scores=3)):
             if isinstance(event, Delivered):
                 told += zip(event.ids, (score.log_probability for score in event.scores), strict=True)
                 assert all(len(score.likeliest) == 3 for score in event.scores)
                 assert all(score.likeliest[0][0] == token for token, score in zip(event.ids, event.scores, strict=True))
                 if len(told) == 100:
-                    last = session.machine.route[-1].node
+                    last = generation.machine.route[-1].node
                     next(node for node in nodes if node.node == last).stop()
-        assert session.machine.attempts > 1
+        assert generation.machine.attempts > 1
     assert told == expected
 
 
@@ -196,7 +196,7 @@ def test_without_a_chain_the_answer_ends_and_names_what_is_missing() -> None:
         times: list[float] = []
 
         def answer() -> None:
-            for event in swarm.open_session(swarm.card(swarm.find_model(None, 10))).generate(turn):
+            for event in swarm.open_generation(swarm.card(swarm.find_model(None, 10))).generate(turn):
                 if isinstance(event, Delivered):
                     times.append(time.monotonic())
                     if len(times) == 10:
@@ -217,7 +217,7 @@ def test_an_answer_that_waits_goes_on_once_the_missing_layers_are_back() -> None
         ids: list[int] = []
         late = make_node(model, "4-8", [nodes[0].address])
         try:
-            for event in swarm.open_session(swarm.card(swarm.find_model(None, 10))).generate(turn):
+            for event in swarm.open_generation(swarm.card(swarm.find_model(None, 10))).generate(turn):
                 if isinstance(event, Delivered):
                     ids += event.ids
                     if len(ids) == 10:

@@ -64,7 +64,7 @@ def test_ten_times_the_sessions_take_no_more_memory_than_those_that_are_admitted
             order = Open(
                 session=f"{number:032x}",
                 attempt=1,
-                hop=0,
+                stage=0,
                 model=MODEL_ID,
                 part="f",
                 previous=node.node,

@@ -70,7 +70,7 @@ def open_session(machine: NodeMachine, part: str, variant: str, attempt: int = 1
     order = Open(
         session="5" * 32,
         attempt=attempt,
-        hop=0,
+        stage=0,
         model=MODEL_ID,
         variant=variant,
         part=part,
@@ -114,12 +114,12 @@ def test_what_one_variant_has_cached_is_of_no_use_to_another() -> None:
     for model in (LARGE, SMALL):
         serve(machine, model, "b 0-8 e")
     open_session(machine, "b 0-8 e", "int4")
-    machine.sessions.hops_of("5" * 32)[0].end = 10
+    machine.sessions.hops_of("5" * 32)[0].cached = 10
     (again,) = open_session(machine, "b 0-8 e", "int4", 2)
     assert isinstance(again, Opened)
-    assert again.end == 10
+    assert again.cached == 10
     gone, opened = open_session(machine, "b 0-8 e", "bfloat16", 3)
     assert isinstance(gone, Forget)
     assert gone.model == SMALL
     assert isinstance(opened, Opened)
-    assert opened.end == 0
+    assert opened.cached == 0

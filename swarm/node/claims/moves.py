@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from swarm.discovery.peers import PeerTable
-from swarm.messages.members import AskHold, Beat, EndHold, HoldAnswer
+from swarm.messages.members import AskHold, Beat, HoldAnswer, ReleaseHold
 from swarm.models import ModelKey
 from swarm.node.claims.order import DRAIN_SECONDS, MoveOrder
 from swarm.node.claims.own import OwnClaim, OwnClaims
@@ -177,7 +177,7 @@ class MoveRunner:
             return []
         if moving.phase == "shrinking":
             claim.draining = NOTHING
-            effects = self._end_holds(moving)
+            effects = self._release_holds(moving)
             return [*effects, *self._proceed(moving, now)]
         return self._proceed(moving, now) if moving.phase == "growing" else []
 
@@ -205,7 +205,7 @@ class MoveRunner:
     def _stop(self, moving: _Moving, now: float) -> list[Effect]:
         self._moving = None
         self._look_at = now + ROUND_SECONDS
-        return self._end_holds(moving)
+        return self._release_holds(moving)
 
     # Holds ------------------------------------------------------------------------------------------------------------
 
@@ -294,13 +294,13 @@ class MoveRunner:
         if known is None or known.asked_at <= asked_at:
             moving.holds[node] = _Hold(part, asked_at)  # the latest answer stands for all that is promised
 
-    def end_promise(self, node: str) -> None:
+    def release(self, node: str) -> None:
         """A node has dropped what it wanted to."""
         self._promises.pop(node, None)
 
-    def _end_holds(self, moving: _Moving) -> list[Effect]:
+    def _release_holds(self, moving: _Moving) -> list[Effect]:
         nodes, moving.holds, moving.asked = sorted(moving.holds), {}, {}
-        return [SendPeer(node, "control", EndHold(number=self._numbers)) for node in nodes]
+        return [SendPeer(node, "control", ReleaseHold(number=self._numbers)) for node in nodes]
 
     # Draining ---------------------------------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class MoveRunner:
             if now - moving.asked_at < RENEW_SECONDS:
                 return []
             return self._request_holds(moving, claim, claim.draining, now)
-        effects = self._sessions.end_users(moving.model, claim.draining)
+        effects = self._sessions.forget_users(moving.model, claim.draining)
         self._enter(moving, "shrinking", now)
         if claim.serving.is_empty():
             return [

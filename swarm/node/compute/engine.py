@@ -159,8 +159,10 @@ class DecoderEngine:
             cache = self._caches[key] = self.part.new_cache(order.reserve, batch.part.layers)
         cache.extend(order.reserve)
         cache.truncate(order.position)
-        if cache.end != order.position:
-            raise RuntimeError(f"cache of session {order.session} ends at {cache.end}, the step is at {order.position}")
+        if cache.length != order.position:
+            raise RuntimeError(
+                f"cache of session {order.session} ends at {cache.length}, the step is at {order.position}"
+            )
         return Span(cache, order.length)
 
     @property

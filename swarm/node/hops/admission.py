@@ -52,7 +52,7 @@ def refuse(order: Open, code: Code, message: str, retry_seconds: float = 0.0) ->
         message=message[:500],
         session=order.session,
         attempt=order.attempt,
-        hop=order.hop,
+        stage=order.stage,
         retry_seconds=retry_seconds,
     )
 

@@ -30,19 +30,19 @@ class Candidate(Struct, frozen=True):
 
 
 def choose_steps(
-    candidates: Sequence[Candidate], prompt_tokens: int, *, is_prompts_turn: bool = False
+    candidates: Sequence[Candidate], prompt_tokens: int, *, prompt_leads: bool = False
 ) -> list[tuple[tuple[str, int], int]]:
     """(key, length) of the steps to run now: every decode step of one group, then prompts up to `prompt_tokens`.
 
     Decode steps go first; among equals what is due first. The first prompt always gets in, cut if it can be. A suspect
     runs alone: what fails then is its own fault, and nobody else's answer.
-    is_prompts_turn: the group is the first prompt's, for that had to wait for another group's decode steps.
+    prompt_leads: the group is the first prompt's, for that had to wait for another group's decode steps.
     """
     if not candidates:
         return []
     ordered = sorted(candidates, key=lambda candidate: (candidate.is_prompt, candidate.due))
     first = ordered[0]
-    if is_prompts_turn:
+    if prompt_leads:
         first = next((candidate for candidate in ordered if candidate.is_prompt), first)
     chosen: list[tuple[tuple[str, int], int]] = []
     left = prompt_tokens

@@ -56,7 +56,7 @@ class Kept(Struct, frozen=True):
 
 @dataclass(slots=True, kw_only=True)
 class HopSession:
-    """A session at one hop. Positions below `end` are in the cache; those below `accepted` are there or queued."""
+    """A session at one hop. Positions below `cached` are in the cache; those below `accepted` are there or queued."""
 
     order: Open
     owner: str
@@ -65,7 +65,7 @@ class HopSession:
     lease: float
     used: float
     kv_bytes: int = 0  # reserved for its cache
-    end: int = 0
+    cached: int = 0
     accepted: int = 0
     branch: int = 0  # as in StepSpan
     is_fresh: bool = True  # no step yet in this attempt: the first one may lie below `accepted` and truncates
@@ -80,7 +80,7 @@ class HopSession:
 
     @property
     def key(self) -> tuple[str, int]:
-        return self.order.session, self.order.hop
+        return self.order.session, self.order.stage
 
     @property
     def tail(self) -> Tail | None:
@@ -107,7 +107,7 @@ class HopSession:
         if span.branch > self.branch:
             self._go_back(span)
         if self.is_fresh:
-            self.end = span.position
+            self.cached = span.position
             self.is_fresh = False
         self.accepted = span.position + span.length
         self.is_finished = False
@@ -121,7 +121,7 @@ class HopSession:
     def _go_back(self, span: StepSpan) -> None:
         """Forget what waits or was sent from a new branch's first position on; the engine forgets it with its next step."""
         self.branch = span.branch
-        self.end = min(self.end, span.position)
+        self.cached = min(self.cached, span.position)
         self.queue = deque(pending for pending in self.queue if pending.position < span.position)
         if self.queue and self.queue[-1].stop > span.position:
             last = self.queue.pop()
@@ -133,13 +133,13 @@ class HopSession:
         """Whether another prompt chunk may be run and sent on, if `chunks` may be on the way to the next hop."""
         return self.tail is not None or sum(kept.is_prompt for kept in self.kept) < chunks
 
-    def find_kept(self, end: int) -> Kept | None:
+    def find_kept(self, stop: int) -> Kept | None:
         """The chunk of a prompt that ended there, while the next hop may lack it."""
-        return next((kept for kept in self.kept if kept.is_prompt and kept.stop == end), None)
+        return next((kept for kept in self.kept if kept.is_prompt and kept.stop == stop), None)
 
-    def take_credit(self, end: int, branch: int) -> None:
-        """The next hop has run everything of a branch below `end`."""
-        self.kept = [kept for kept in self.kept if kept.stop > end or kept.branch > branch or not kept.is_prompt]
+    def take_credit(self, cached: int, branch: int) -> None:
+        """The next hop has run everything of a branch below `cached`."""
+        self.kept = [kept for kept in self.kept if kept.stop > cached or kept.branch > branch or not kept.is_prompt]
 
     def cut(self, length: int) -> Pending:
         """The first `length` positions of the queue's head; what is left stays at the head."""
@@ -160,7 +160,7 @@ class HopSession:
 
     def settle(self, pending: Pending, seconds: float, now: float) -> None:
         """What ran has been computed, in `seconds`."""
-        self.end = min(pending.stop, self.queue[0].position if self.queue else self.accepted)
+        self.cached = min(pending.stop, self.queue[0].position if self.queue else self.accepted)
         self.used = now
         self.busy_seconds += seconds
 

@@ -21,13 +21,13 @@ def send_steps(hops: Sequence[HopSession], kept: Sequence[Kept], tensor: WireTen
 
 def step_span(hop: HopSession, kept: Kept) -> StepSpan:
     """An output as the next hop's step."""
-    order, index = hop.order, next_index(hop)
-    return StepSpan(order.session, order.attempt, index, kept.position, kept.length, kept.is_prompt, kept.branch)
+    order, stage = hop.order, next_stage(hop)
+    return StepSpan(order.session, order.attempt, stage, kept.position, kept.length, kept.is_prompt, kept.branch)
 
 
-def next_index(hop: HopSession) -> int:
-    """The next hop's number; the last one's is the first."""
-    return 0 if hop.tail is not None else hop.order.hop + 1
+def next_stage(hop: HopSession) -> int:
+    """The next hop's stage; after the last comes the first."""
+    return 0 if hop.tail is not None else hop.order.stage + 1
 
 
 def next_id(hop: HopSession) -> Kept:
@@ -37,7 +37,7 @@ def next_id(hop: HopSession) -> Kept:
 
 def progress(hop: HopSession, held_seconds: float = 0.0) -> Progress:
     """How far a session is here."""
-    return Progress(hop.order.session, hop.order.attempt, hop.order.hop, hop.end, held_seconds, hop.branch)
+    return Progress(hop.order.session, hop.order.attempt, hop.order.stage, hop.cached, held_seconds, hop.branch)
 
 
 def grant_credit(done: Sequence[tuple[HopSession, Pending]], now: float) -> list[Effect]:
@@ -49,6 +49,6 @@ def grant_credit(done: Sequence[tuple[HopSession, Pending]], now: float) -> list
     return [Answer(asker, Credit(items=items)) for asker, items in grants.items()]
 
 
-def refuse_step(span: StepSpan, code: Code, end: int) -> StepRefused:
+def refuse_step(span: StepSpan, code: Code, accepted: int) -> StepRefused:
     """Why a step was not taken; the sender goes on from `end`."""
-    return StepRefused(session=span.session, attempt=span.attempt, hop=span.hop, code=code, end=end)
+    return StepRefused(session=span.session, attempt=span.attempt, stage=span.stage, code=code, accepted=accepted)

@@ -38,7 +38,7 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
             WorkSpan(
                 hop.order.session,
                 hop.order.attempt,
-                hop.order.hop,
+                hop.order.stage,
                 pending.position,
                 pending.length,
                 hop.order.positions,

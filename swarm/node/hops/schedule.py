@@ -25,7 +25,7 @@ class Schedule:
         self._suspects: dict[
             tuple[str, int], HopSession
         ] = {}  # were in a batch that failed: run alone until it is known why
-        self._is_prompts_turn = False
+        self._prompt_leads = False
 
     def add(self, hop: HopSession) -> None:
         """There are steps in a session's queue."""
@@ -75,9 +75,9 @@ class Schedule:
             )
             for hop in ready
         ]
-        chosen = choose_steps(candidates, prompt_tokens, is_prompts_turn=self._is_prompts_turn)
+        chosen = choose_steps(candidates, prompt_tokens, prompt_leads=self._prompt_leads)
         work = [(self._table.sessions[key], length) for key, length in chosen]
-        self._is_prompts_turn = misses_first_prompt(candidates, chosen)
+        self._prompt_leads = misses_first_prompt(candidates, chosen)
         work.sort(key=lambda item: (item[0].order.next, item[0].order.next_part))
         return work
 

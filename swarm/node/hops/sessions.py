@@ -72,7 +72,7 @@ class SessionTable:
         self.served.pop(model, None)
         self.paces.pop(model, None)
         gone = [hop for hop in self.sessions.values() if hop.model == model]
-        return [effect for hop in gone for effect in self.end(hop)]
+        return [effect for hop in gone for effect in self.forget(hop)]
 
     def kv_free(self, model: ModelKey) -> int:
         """KV bytes that further sessions of a model may reserve."""
@@ -83,16 +83,16 @@ class SessionTable:
         """Whether a session runs through any of these cells here."""
         return bool(self._users(model, part))
 
-    def end_users(self, model: ModelKey, part: Part) -> list[Effect]:
+    def forget_users(self, model: ModelKey, part: Part) -> list[Effect]:
         """End the sessions that run through any of these cells here; their clients find another chain."""
-        return [effect for hop in self._users(model, part) for effect in self.end(hop)]
+        return [effect for hop in self._users(model, part) for effect in self.forget(hop)]
 
     def refuse_users(self, model: ModelKey, part: Part, message: str) -> list[Effect]:
         """The same, and tell them why: nothing here is to be relied on."""
         return [
             SendClient(hop.owner, refuse(hop.order, "FAILED", f'"{hop.part}": {message}'), "control")
             for hop in self._users(model, part)
-        ] + self.end_users(model, part)
+        ] + self.forget_users(model, part)
 
     def _users(self, model: ModelKey, part: Part) -> list[HopSession]:
         return [hop for hop in self.sessions.values() if hop.model == model and self._runs_through(hop, part)]
@@ -110,14 +110,14 @@ class SessionTable:
     def _add(self, hop: HopSession) -> None:
         self.sessions[hop.key] = hop
         self.memory.reserve(hop.model, hop.kv_bytes)
-        self._of_session.setdefault(hop.order.session, {})[hop.order.hop] = hop
+        self._of_session.setdefault(hop.order.session, {})[hop.order.stage] = hop
 
     def _remove(self, hop: HopSession) -> None:
         session = hop.order.session
         if self.sessions.pop(hop.key, None) is None:
             return
         self.memory.reserve(hop.model, -hop.kv_bytes)
-        del self._of_session[session][hop.order.hop]
+        del self._of_session[session][hop.order.stage]
         if not self._of_session[session]:
             del self._of_session[session]
 
@@ -152,18 +152,18 @@ class SessionTable:
         refusal = judge(request)
         if refusal is not None:
             return refusal, []
-        known = self.sessions.get((order.session, order.hop))
+        known = self.sessions.get((order.session, order.stage))
         if known is not None and known.order.attempt == order.attempt:
             return None, [Answer(asker, self._opened(known))]  # asked twice, answered twice
         if order.next != self.node and order.next not in self.links:
             # Asked again meanwhile: one answer is enough.
             self._waiting = [
-                one for one in self._waiting if (one.order.session, one.order.hop) != (order.session, order.hop)
+                one for one in self._waiting if (one.order.session, one.order.stage) != (order.session, order.stage)
             ]
             self._waiting.append(_WaitingOpen(asker, order, tensor, now + LINK_SECONDS))
             return None, [DialData(order.next)]
         needed = request.needed
-        replaced = [one for one in (old, self.sessions.get((order.session, order.hop))) if one is not None]
+        replaced = [one for one in (old, self.sessions.get((order.session, order.stage))) if one is not None]
         freed = sum(one.kv_bytes for one in {one.key: one for one in replaced}.values() if one.model == served.model)
         effects = self._make_room(served.model, needed - freed, order.session)
         free = self.kv_free(served.model) + freed
@@ -181,9 +181,9 @@ class SessionTable:
         )
         if old is not None:
             self._remove(old)
-            hop.end = hop.accepted = min(order.keep, old.end)
+            hop.cached = hop.accepted = min(order.keep, old.cached)
         if hop.key in self.sessions:  # an earlier attempt had another part here
-            effects += self.end(self.sessions[hop.key])
+            effects += self.forget(self.sessions[hop.key])
         if order.tail is not None:
             assert tensor is not None
             hop.ids = ids_of(tensor)
@@ -194,7 +194,11 @@ class SessionTable:
     def _opened(self, hop: HopSession) -> Opened:
         order = hop.order
         return Opened(
-            session=order.session, attempt=order.attempt, hop=order.hop, end=hop.end, is_draining=self._is_draining(hop)
+            session=order.session,
+            attempt=order.attempt,
+            stage=order.stage,
+            cached=hop.cached,
+            is_draining=self._is_draining(hop),
         )
 
     def _request(
@@ -258,7 +262,7 @@ class SessionTable:
             if self.kv_free(model) >= needed:
                 break
             if hop.order.session != session:
-                effects += self.end(hop)
+                effects += self.forget(hop)
         return effects
 
     def reclaim(self, model: ModelKey) -> list[Effect]:
@@ -266,7 +270,7 @@ class SessionTable:
         effects: list[Effect] = []
         for hop in sorted(self.sessions.values(), key=lambda hop: hop.used):
             if hop.model != model and self._is_idle(hop) and self.memory.borrows(hop.model):
-                effects += self.end(hop)
+                effects += self.forget(hop)
         return effects
 
     def _is_idle(self, hop: HopSession) -> bool:
@@ -281,7 +285,7 @@ class SessionTable:
         effects: list[Effect] = []
         for hop in self.hops_of(message.session):
             if hop.owner == asker.node and hop.order.attempt <= message.attempt:
-                effects += self.end(hop)
+                effects += self.forget(hop)
         self._waiting = [
             waiting
             for waiting in self._waiting
@@ -292,7 +296,7 @@ class SessionTable:
             del self._tombstones[next(iter(self._tombstones))]  # the oldest
         return effects
 
-    def end(self, hop: HopSession) -> list[Effect]:
+    def forget(self, hop: HopSession) -> list[Effect]:
         """Forget a session's hop, and its cache."""
         self._remove(hop)
         return [Forget(hop.model, hop.order.session, hop.part)]
@@ -356,7 +360,7 @@ class SessionTable:
         return Renewed(
             session=order.session,
             attempt=order.attempt,
-            ends={hop.order.hop: hop.end for hop in hops},
+            cached={hop.order.stage: hop.cached for hop in hops},
             known=max((len(hop.ids) for hop in hops if hop.tail is not None), default=0),
             tick=tick,
             busy_seconds=sum(hop.busy_seconds for hop in hops),
@@ -369,7 +373,7 @@ class SessionTable:
         effects: list[Effect] = []
         for hop in list(self.sessions.values()):
             if hop.lease < now or hop.used + IDLE_SECONDS < now:
-                effects += self.end(hop)
+                effects += self.forget(hop)
         for session, stone in list(self._tombstones.items()):
             if stone.until < now:
                 del self._tombstones[session]

@@ -16,7 +16,7 @@ from swarm.node.batches import BatchResult, ServedPart
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient
 from swarm.node.hops.admission import refuse
 from swarm.node.hops.hop import HopSession, Kept, are_ids, finish_of, pages_of, tokens_of
-from swarm.node.hops.outgoing import grant_credit, next_id, next_index, progress, refuse_step, send_steps, step_span
+from swarm.node.hops.outgoing import grant_credit, next_id, next_stage, progress, refuse_step, send_steps, step_span
 from swarm.node.hops.place import Place
 from swarm.node.hops.running import Running, start_batch
 from swarm.node.hops.schedule import Schedule
@@ -62,7 +62,7 @@ class StepRunner:
         for span in message.spans:
             rows = tensor if span.length == tokens else tensor.rows(row, row + span.length)
             row += span.length
-            hop = self._table.sessions.get((span.session, span.hop))
+            hop = self._table.sessions.get((span.session, span.stage))
             if hop is None or hop.order.part != message.part or hop.order.model != message.model:
                 self.dropped += 1
                 effects.append(Answer(asker, refuse_step(span, "UNKNOWN_SESSION", 0)))
@@ -88,7 +88,7 @@ class StepRunner:
         self.dropped += 1
         effects: list[Effect] = [Answer(asker, refuse_step(span, code, hop.accepted))]
         if code == "DUPLICATE":
-            if span.is_prompt and not from_client and span.position + span.length <= hop.end:
+            if span.is_prompt and not from_client and span.position + span.length <= hop.cached:
                 effects.append(Answer(asker, Credit(items=[progress(hop)])))
             effects += self._send_again(hop)
         return effects
@@ -106,10 +106,10 @@ class StepRunner:
         for item in message.items:
             for hop in self._table.hops_of(item.session):
                 if _is_hop_before(hop, node, item.attempt):
-                    kept = hop.find_kept(item.end)
+                    kept = hop.find_kept(item.cached)
                     if kept is not None and item.held_seconds:
                         self._crossings[node] = now - kept.sent_at - item.held_seconds, len(kept.tensor.data)
-                    hop.take_credit(item.end, item.branch)
+                    hop.take_credit(item.cached, item.branch)
         return self.pump(now)
 
     def take_crossings(self) -> Mapping[str, tuple[float, int]]:
@@ -143,7 +143,7 @@ class StepRunner:
         effects: list[Effect] = []
         if hop.have < len(hop.ids):
             effects += [SendClient(hop.owner, page) for page in pages_of(hop, hop.have)]
-        if not hop.is_finished and hop.end and hop.end == len(hop.ids) - 1 and hop.order.next != self._table.node:
+        if not hop.is_finished and hop.cached and hop.cached == len(hop.ids) - 1 and hop.order.next != self._table.node:
             kept = next_id(hop)
             effects.append(send_steps([hop], [kept], kept.tensor))
         return effects
@@ -232,7 +232,7 @@ class StepRunner:
                 self._schedule.suspect(hop)
                 continue
             refusal = refuse(hop.order, "FAILED", f'"{hop.part}" fails: {message}')
-            effects += [SendClient(hop.owner, refusal, "control"), *self._table.end(hop)]
+            effects += [SendClient(hop.owner, refusal, "control"), *self._table.forget(hop)]
         return effects
 
     def _take_running(self) -> Running:
@@ -268,7 +268,7 @@ class StepRunner:
         """One session's output to its next hop, which may be this node itself."""
         if hop.order.next != self._table.node:
             return [send_steps([hop], [kept], kept.tensor)]
-        following = self._table.sessions.get((hop.order.session, next_index(hop)))
+        following = self._table.sessions.get((hop.order.session, next_stage(hop)))
         span = step_span(hop, kept)
         if following is None or following.judge(span):
             return []
