@@ -55,6 +55,8 @@ class Part:
         return " ".join(words)
 
     def __or__(self, other: Part) -> Part:
+        if self.is_empty() or other.is_empty():  # most often one is: a node holds one stretch of a model
+            return other if self.is_empty() else self
         return part_of({*self.cells, *other.cells}, self._depth_with(other))
 
     def __and__(self, other: Part) -> Part:

@@ -79,6 +79,10 @@ class Node:
     def stop(self) -> int:
         """SIGTERM, and 5 seconds to leave."""
         self.process.terminate()
+        return self.wait_left()
+
+    def wait_left(self) -> int:
+        """Until it has left, which it has been told to."""
         try:
             return self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -89,6 +93,14 @@ class Node:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def stop_all(nodes: Sequence[Node]) -> None:
+    """SIGTERM to all of them at once."""
+    for node in nodes:
+        node.process.terminate()
+    for node in nodes:
+        node.wait_left()
 
 
 def run_command(

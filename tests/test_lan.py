@@ -13,7 +13,7 @@ from swarm.keys import make_secret
 from tests import lan
 from tests.checkpoints import save_checkpoint
 from tests.cli.test_commands import ANSWER, QUESTION
-from tests.processes import DEMO, Node, chat_json, run_command
+from tests.processes import DEMO, Node, chat_json, run_command, stop_all
 from tests.swarms import wait_until
 from tests.test_three_nodes import PROMPT, save_tokenizer
 
@@ -50,8 +50,7 @@ def test_three_hosts_find_each_other_and_answer_as_transformers(variant: str, tm
             asked = ["--raw", "--temperature", "0", "--max-tokens", "64", "--ignore-eos", PROMPT]
             answer = chat_json(make_home(tmp_path, "laptop"), asked, hosts[3].prefix)
         finally:
-            for node in nodes:
-                node.stop()
+            stop_all(nodes)
     ids = tokenizer.encode(PROMPT).ids
     expected = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, eos_token_id=None)
     assert answer["token_ids"] == expected[0, len(ids) :].tolist()
@@ -82,5 +81,4 @@ def test_a_slow_link_is_measured(tmp_path: Path) -> None:
 
             wait_until(are_right, MEASURED_SECONDS, "both nodes publish how fast their links are")
         finally:
-            for node in nodes:
-                node.stop()
+            stop_all(nodes)

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.checkpoints import COMMON, save_checkpoint
-from tests.processes import Node, chat_json, run_command
+from tests.processes import Node, chat_json, run_command, stop_all
 
 PARTS = ["b 0-1", "1-3", "3-4 e"]
 PROMPT = "abcdefgh hgfedcba"
@@ -43,8 +43,7 @@ def test_three_nodes_give_the_tokens_of_transformers(variant: str, tmp_path: Pat
         asked = ["--raw", "--temperature", "0", "--max-tokens", "64", "--ignore-eos"]
         answer = chat_json(tmp_path, [*asked, "--peer", address, "--no-mdns", "--host", "127.0.0.1", PROMPT])
     finally:
-        for node in nodes:
-            node.stop()
+        stop_all(nodes)
     ids = tokenizer.encode(PROMPT).ids
     expected = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, eos_token_id=None)
     assert answer["prompt_token_ids"] == ids

@@ -24,7 +24,7 @@ from swarm.keys import derive_keys, new_identity, read_secret
 from swarm.messages.sampling import Sampling
 from swarm.plan.routes import Hop
 from tests.checkpoints import save_sepweight
-from tests.processes import Node, run_command
+from tests.processes import Node, run_command, stop_all
 from tests.processors import same_bits
 from tests.swarms import HOST, wait_until
 
@@ -62,9 +62,7 @@ class Swarm:
             yield client
 
     def stop(self) -> None:
-        for node in self.nodes:
-            if node.process.poll() is None:
-                node.stop()
+        stop_all([node for node in self.nodes if node.process.poll() is None])
 
 
 def answer(

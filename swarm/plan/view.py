@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from swarm.errors import RequestError
 from swarm.messages.base import ClaimState
@@ -151,10 +152,14 @@ def read_planned(
 
 def costs_of(capacity: Capacity) -> CellCosts:
     """What a model's cells cost a node. Raises RequestError if what it has the weights of is no part of the model."""
-    layers = capacity.layers
-    present = parse_part(capacity.present, layers) if capacity.present else NOTHING
-    absent = frozenset((whole(layers) - present).cells)
-    return CellCosts(layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes, absent)
+    absent = _cells_without(capacity.present, capacity.layers)
+    return CellCosts(capacity.layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes, absent)
+
+
+@lru_cache(4096)  # every beat says it again
+def _cells_without(present: str, layers: int) -> frozenset[int]:
+    held = parse_part(present, layers) if present else NOTHING
+    return frozenset((whole(layers) - held).cells)
 
 
 _Machine = tuple[str, str]  # machine and device; a node of unknown machine is one of its own

@@ -1,4 +1,4 @@
-"""Twenty cold starts of real nodes that nobody configured: mDNS, a fresh secret, the shared memory ledger."""
+"""Twelve cold starts of real nodes that nobody configured: mDNS, a fresh secret, the shared memory ledger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from swarm.parts import parse_part, whole
 from swarm.sepweight.manifest import read_manifest
-from tests.processes import DEMO, READY, Node
+from tests.processes import DEMO, READY, Node, stop_all
 from tests.swarms import wait_until
 
 LAYERS = read_manifest(DEMO).layers
@@ -21,7 +21,7 @@ COVERED_SECONDS = 10.0  # after the last process's start, its loading (1-2 s for
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     everything = set(whole(LAYERS).cells)
@@ -38,8 +38,7 @@ def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path)
         assert all(held([node]) < everything for node in nodes)
     finally:
         print(f"covered after {time.monotonic() - started:.1f} s: {[node.lines for node in nodes]}")
-        for node in nodes:
-            node.stop()
+        stop_all(nodes)
 
 
 def held(nodes: Sequence[Node]) -> set[int]:

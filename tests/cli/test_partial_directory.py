@@ -13,7 +13,7 @@ from swarm.cli.plans import describe_plans, draw_plans
 from swarm.cli.status import draw
 from swarm.messages.members import Claim
 from tests.beats import make_beat
-from tests.processes import DEMO, Node, run_command
+from tests.processes import DEMO, Node, run_command, stop_all
 
 ANSWER = "A route is the chain of nodes and parts that covers the whole model exactly once."
 PARTS = ["b 0-2", "2-4", "4-6 e"]
@@ -42,8 +42,7 @@ def test_three_nodes_that_each_have_a_third_of_the_files_answer(tmp_path: Path) 
         answer = run_command("chat", tmp_path, [*reach, "What is a route?"])
         assert (answer.returncode, answer.stdout) == (0, ANSWER + "\n"), answer.stderr
     finally:
-        for node in nodes:
-            node.stop()
+        stop_all(nodes)
 
 
 def test_a_part_that_is_not_here_is_refused_with_the_files_it_needs(tmp_path: Path) -> None:

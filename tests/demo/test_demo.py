@@ -12,7 +12,7 @@ from swarm.client.documents import Documents
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.demo.corpus import read_corpus
 from swarm.keys import derive_keys, new_identity, read_secret
-from tests.processes import DEMO, Node
+from tests.processes import DEMO, Node, stop_all
 
 ENTRIES = read_corpus()
 PARTS = ["b 0-2", "2-4", "4-6 e"]
@@ -34,8 +34,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SwarmClien
         with SwarmClient(settings, derive_keys(secret), new_identity()) as client:
             yield client, home
     finally:
-        for node in nodes:
-            node.stop()
+        stop_all(nodes)
 
 
 def start(swarm: tuple[SwarmClient, Path]) -> Conversation:

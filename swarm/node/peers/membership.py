@@ -135,9 +135,10 @@ class Membership:
         if beat.node not in self.links:
             for address in beat.addresses:
                 effects += self._see_vouched(address, now)
-        for node, address in beat.peers.items():
-            if node not in self.links and node not in self.table and node != self.me.node:
-                effects += self._see_vouched(address, now)
+        if not beat.peers.keys() <= self.links.keys():  # most often there is nobody new among them
+            for node, address in beat.peers.items():
+                if node not in self.links and node not in self.table and node != self.me.node:
+                    effects += self._see_vouched(address, now)
         return effects
 
     def take_ack(self, node: str, ack: BeatAck, now: float) -> None:
