@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping
 
 from swarm.client.news import Delivered, RouteTaken
-from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
+from swarm.client.transcript import Turn
 from swarm.errors import SwarmError
 from swarm.keys import new_identity
 from swarm.messages.sampling import Sampling

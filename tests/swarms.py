@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from swarm.client.news import Delivered
-from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
+from swarm.client.transcript import Turn
 from swarm.keys import SwarmKeys, derive_keys, new_identity
 from swarm.messages.sampling import Sampling
 from swarm.node.effects import Report

@@ -10,8 +10,8 @@ from statistics import median
 import pytest
 
 from swarm.client.news import Delivered, RouteTaken
-from swarm.client.session import Turn
 from swarm.client.swarm import SwarmClient
+from swarm.client.transcript import Turn
 from swarm.messages.sampling import Sampling
 from swarm.testing.integer_model import IntegerModel
 from tests.integer_client import PROMPT

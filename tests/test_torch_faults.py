@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from swarm.client.news import Delivered, RouteTaken
-from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, SwarmClient
+from swarm.client.transcript import Turn
 from swarm.errors import PeerError
 from swarm.falcon import init_part
 from swarm.keys import derive_keys, new_identity, read_secret

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from swarm.client.news import Delivered
-from swarm.client.session import Turn
 from swarm.client.swarm import ClientSettings, Generation, SwarmClient
+from swarm.client.transcript import Turn
 from swarm.keys import derive_keys, new_identity, read_secret
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from swarm.client.news import Delivered, Finished, RouteTaken
 from swarm.client.prompts import Message, PromptForm
-from swarm.client.session import Turn
 from swarm.client.swarm import Generation, SwarmClient
 from swarm.client.text import StopScanner, TextStream
+from swarm.client.transcript import Turn
 from swarm.errors import RequestError
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling

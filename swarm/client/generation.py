@@ -15,7 +15,8 @@ from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Effect, Send
 from swarm.client.news import Delivered, RouteTaken
 from swarm.client.route_view import RouteView
-from swarm.client.session import Phase, SessionMachine, Turn
+from swarm.client.session import Phase, SessionMachine
+from swarm.client.transcript import Turn
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.files import ModelCard
@@ -61,7 +62,7 @@ class GenerationMachine:
     @property
     def ids(self) -> Sequence[int]:
         """Every token id so far, the prompt's too."""
-        return self.lead.ids
+        return self.lead.transcript.ids
 
     @property
     def route(self) -> Sequence[Hop]:
@@ -167,21 +168,21 @@ class GenerationMachine:
         if not has_token:
             return sent
         # The first token says that the caches hold all that they were fed; the lead has gone on meanwhile.
-        lag = len(self.lead.ids) - self._fed
+        lag = len(self.lead.transcript.ids) - self._fed
         if now - self._fed_at < CAUGHT_UP_SECONDS or lag <= CAUGHT_UP_TOKENS:
             return [*sent, *self._hand_over(understudy, now)]
         return [*sent, *self._watch(understudy, self._feed(understudy, now), now)]
 
     def _feed(self, understudy: SessionMachine, now: float) -> list[Effect]:
         """Have the understudy compute what the lead has by now; what agrees with it is kept."""
-        self._fed_at, self._fed = now, len(self.lead.ids)
-        return understudy.begin(self.lead.rest(), now)
+        self._fed_at, self._fed = now, len(self.lead.transcript.ids)
+        return understudy.begin(self.lead.transcript.rest, now)
 
     def _hand_over(self, understudy: SessionMachine, now: float) -> list[Effect]:
         """The understudy goes on with the answer where the lead stands, if its own chain may still be used."""
         if understudy.phase == "running" and not understudy.is_route_alive(now):
             return self._do_without(understudy, now)
-        rest = self.lead.rest()
+        rest = self.lead.transcript.rest
         effects = self.lead.close()
         self._look_at = now  # this chain may be about to lose a hop, too
         self._earlier_attempts += self.lead.attempts
@@ -228,7 +229,9 @@ class GenerationMachine:
             if any(hop.node in lead.draining for hop in route):
                 return []
         elif now - lead.chosen_at >= CHANGE_SECONDS:
-            route = self._choice.find_clearly_faster(lead.route, len(lead.ids), lead.tokens_left, now)
+            route = self._choice.find_clearly_faster(
+                lead.route, len(lead.transcript.ids), lead.transcript.tokens_left, now
+            )
         else:
             return []
         return [] if route == lead.route else route

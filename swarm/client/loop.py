@@ -11,10 +11,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import zmq
 
+from swarm.client.calls import Answer, Call, Calls
 from swarm.client.chain import needed_links
 from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
@@ -41,21 +41,8 @@ MOST_NOTED = 256  # foreign swarms, and addresses where nobody answers: anyone c
 
 log = logging.getLogger(__name__)
 
-Answer = tuple[AnyMessage, WireTensor | None]
 Command = Callable[[float], None]
 Sink = Callable[[News], None]
-
-
-@dataclass(slots=True)
-class _Call:
-    """A question to a node, and where its answer goes."""
-
-    node: str
-    message: AnyMessage
-    matches: Callable[[AnyMessage], bool]
-    reply: queue.SimpleQueue[Answer]
-    until: float
-    is_sent: bool = False
 
 
 class ClientLoop:
@@ -77,7 +64,7 @@ class ClientLoop:
         self._table = PeerTable()
         self._knocks = Knocks()
         self._generations: dict[GenerationMachine, Sink] = {}
-        self._calls: list[_Call] = []
+        self._calls = Calls(lambda node, message: self._dialer.send(node, "control", message))
         self._up: set[tuple[str, Channel]] = set()
         self._lost: dict[str, int] = {}  # nodes whose control link broke or was refused: node → incarnation then
         self._refreshed_at = float("-inf")
@@ -109,7 +96,7 @@ class ClientLoop:
     ) -> Answer | None:
         """The first answer that `matches`; None if it does not come in time."""
         reply: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        call = _Call(node, message, matches, reply, time.monotonic() + seconds)
+        call = Call(node, message, matches, reply, time.monotonic() + seconds)
         self._inbox.put(lambda now: self._take_call(call, now))
         try:
             return reply.get(timeout=seconds)
@@ -168,7 +155,7 @@ class ClientLoop:
             self._knock(self._knocks.advance(now), now)
             self._refresh(now)
             self._table.forget_dead(now)
-        self._calls = [call for call in self._calls if call.until > now]
+        self._calls.forget_late(now)
         for machine in list(self._generations):
             if machine.phase == "over":
                 del self._generations[machine]  # its next turn, if there is one, brings it back
@@ -209,10 +196,8 @@ class ClientLoop:
             else:
                 self._dialer.dial(knock.address, "control", now)
 
-    def _take_call(self, call: _Call, now: float) -> None:
-        self._calls.append(call)
-        call.is_sent = self._dialer.send(call.node, "control", call.message)
-        if not call.is_sent:
+    def _take_call(self, call: Call, now: float) -> None:
+        if not self._calls.begin(call):
             self._connect(call.node, "control", now)
 
     def _take_order(
@@ -283,9 +268,7 @@ class ClientLoop:
             self._knock(self._knocks.answered(address, now), now)
             self.reached = [*(known for known in self.reached if known != address), address]
             self._dialer.send(node, "control", AskPeers())
-            for call in self._calls:
-                if call.node == node and not call.is_sent:
-                    call.is_sent = self._dialer.send(node, "control", call.message)
+            self._calls.link_up(node)
             if self._wants_data(node):
                 self._connect(node, "data", now)
         for machine in list(self._generations):
@@ -313,11 +296,8 @@ class ClientLoop:
         if isinstance(message, PeerPage):
             self._take_page(node, message, now)
             return
-        for call in self._calls:
-            if call.node == node and call.matches(message):
-                self._calls.remove(call)
-                call.reply.put((message, tensor))
-                return
+        if self._calls.answer(node, message, tensor):
+            return
         session = getattr(message, "session", "")
         for machine in self._generations:
             if machine.has(session):

@@ -1,26 +1,24 @@
 """Decides how a client keeps one session going over turns and chains: route, open, feed, receive, renew, reroute.
 
-Owns the token ids, which are the truth: a token that never arrived here was never said. Decides only: messages and times
-go in, effects come out. What is known of the chain in use is chain.py's; no sockets, no text and no terminal here.
+Decides only: messages and times go in, effects come out. What has been said is transcript.py's, what is known of the chain
+in use chain.py's; no sockets, no text and no terminal here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
 from swarm.client.choice import RouteChoice
 from swarm.client.effects import Connect, Effect, Send
-from swarm.client.news import Delivered, Failed, Finished, RouteTaken
+from swarm.client.news import Failed, Finished, RouteTaken
 from swarm.client.patience import AGAIN_SECONDS, FAILED_SECONDS, REFUSED_SECONDS, TROUBLE_SECONDS, Patience
+from swarm.client.transcript import Transcript, Turn
 from swarm.errors import PeerError, RequestError, SwarmError
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.files import ModelCard
-from swarm.messages.sampling import Sampling
-from swarm.messages.sessions import Close, Opened, Refused, Renew, Renewed, Resend, Tail
+from swarm.messages.sessions import Close, Opened, Refused, Renew, Renewed, Resend
 from swarm.messages.steps import Steps, StepSpan, Tokens
 from swarm.messages.tensors import ids_tensor
 from swarm.plan.routes import Hop
@@ -29,21 +27,6 @@ CONNECT_SECONDS = 1.5  # a node on a LAN that has not answered by then is not th
 OPEN_SECONDS = 6.0
 
 Phase = Literal["idle", "routing", "connecting", "opening", "running", "over"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One answer asked for.
-
-    ids: the whole prompt, whatever of it is cached already. scores: how likely each token is wanted, and so many likeliest;
-    None: not.
-    """
-
-    ids: Sequence[int]
-    max_tokens: int
-    sampling: Sampling
-    stop_ids: Sequence[int]
-    scores: int | None = None
 
 
 class SessionMachine:
@@ -59,7 +42,7 @@ class SessionMachine:
         """
         self.session = session
         self.card = card
-        self.ids: list[int] = []
+        self.transcript = Transcript(card.context)
         self.route: list[Hop] = []
         self.phase: Phase = "idle"
         self.refusal = ""  # the code of the last one in this turn
@@ -69,9 +52,6 @@ class SessionMachine:
         self._jitter = jitter
         self._patience = Patience(wait_seconds)
         self._attempt = 0
-        self._turn: Turn | None = None
-        self._limit = 0
-        self._cached: list[int] = []  # what the hops' caches may hold a prefix of
         self._choice = choice
         self._chain = Chain([], 0.0)
         self._since = 0.0  # when the phase began
@@ -93,16 +73,10 @@ class SessionMachine:
         return self._begin(turn, now)
 
     def _begin(self, turn: Turn, now: float) -> list[Effect]:
-        if not turn.ids:
-            return self._fail(RequestError("the prompt is empty"))
-        if len(turn.ids) >= self.card.context:
-            return self._fail(
-                RequestError(f"the prompt has {len(turn.ids)} tokens; the model's context is {self.card.context}")
-            )
-        self._cached = self.ids[: common_prefix(self.ids, turn.ids)]
-        self.ids = list(turn.ids)
-        self._turn = turn
-        self._limit = min(len(turn.ids) + turn.max_tokens, self.card.context)
+        try:
+            self.transcript.begin(turn)
+        except RequestError as error:
+            return self._fail(error)
         self.attempts = 0
         self.busy_seconds = {}
         self.refusal = ""
@@ -115,8 +89,7 @@ class SessionMachine:
 
         A new attempt fences off what the old one still computes.
         """
-        del self.ids[keep:]
-        self._cached = list(self.ids)
+        self.transcript.cut(keep)
         if self.phase != "running":
             return []
         self.phase = "idle"
@@ -133,18 +106,9 @@ class SessionMachine:
     def close(self) -> list[Effect]:
         """Free every cache at once, without a word."""
         effects = self._close_all()
-        self.phase, self.route, self._cached = "over", [], []
+        self.phase, self.route = "over", []
+        self.transcript.are_forgotten()
         return effects
-
-    def rest(self) -> Turn:
-        """What is left to be answered of the turn."""
-        assert self._turn is not None
-        return replace(self._turn, ids=list(self.ids), max_tokens=self._limit - len(self.ids))
-
-    @property
-    def tokens_left(self) -> int:
-        """How many the answer may still have."""
-        return self._limit - len(self.ids)
 
     @property
     def chosen_at(self) -> float:
@@ -272,7 +236,7 @@ class SessionMachine:
 
     def change_chain(self, now: float) -> list[Effect]:
         """Go on over another chain, with what the caches of nodes in both hold."""
-        self._cached = list(self.ids)
+        self.transcript.are_cached()
         return self._find_route(now)
 
     # Opening ----------------------------------------------------------------------------------------------------------
@@ -290,13 +254,10 @@ class SessionMachine:
 
     def _ask_open(self) -> list[Effect]:
         """Open the session on every hop that has not opened it yet."""
-        assert self._turn is not None
-        keep = max(0, min(len(self._cached), len(self.ids) - 1))
-        turn = self._turn
-        tail = Tail(sampling=turn.sampling, stop_ids=list(turn.stop_ids), limit=self._limit, scores=turn.scores)
-        orders = self._chain.orders(self.session, self._attempt, self.card.model, self._limit, keep, tail)
+        said = self.transcript
+        orders = self._chain.orders(self.session, self._attempt, self.card.model, said.limit, said.keep, said.tail)
         return [
-            Send(self.route[order.stage].node, "control", order, None if order.tail is None else ids_tensor(self.ids))
+            Send(self.route[order.stage].node, "control", order, None if order.tail is None else ids_tensor(said.ids))
             for order in orders
         ]
 
@@ -304,8 +265,8 @@ class SessionMachine:
         if self.phase != "opening" or not self._chain.opened(node, message, now):
             return []
         self.phase = "running"
-        self._start = min(*self._chain.cached.values(), len(self.ids) - 1)
-        self._fed = len(self.ids)
+        self._start = min(*self._chain.cached.values(), len(self.transcript.ids) - 1)
+        self._fed = len(self.transcript.ids)
         return [RouteTaken(tuple(self.route), self.attempts), self._feed()]
 
     def _feed(self) -> Send:
@@ -313,7 +274,7 @@ class SessionMachine:
         first = self.route[0]
         span = StepSpan(self.session, self._attempt, 0, self._start, self._fed - self._start, True)
         steps = Steps(model=self.card.model, part=str(first.part), spans=[span])
-        return Send(first.node, "data", steps, ids_tensor(self.ids[self._start : self._fed]))
+        return Send(first.node, "data", steps, ids_tensor(self.transcript.ids[self._start : self._fed]))
 
     def _refused(self, node: str, message: Refused, now: float) -> list[Effect]:
         if self.phase == "idle":
@@ -343,7 +304,7 @@ class SessionMachine:
     def _step_back(self, retry_at: float) -> list[Effect]:
         """Give back all that the hops hold, and look for a chain later."""
         effects = self._close_all()
-        self._cached = list(self.ids)
+        self.transcript.are_cached()
         self.phase, self._retry_at = "routing", retry_at
         return effects
 
@@ -357,25 +318,22 @@ class SessionMachine:
     # Running ----------------------------------------------------------------------------------------------------------
 
     def _tokens(self, message: Tokens, now: float) -> list[Effect]:
-        skip = len(self.ids) - message.index
-        if not 0 <= skip < len(message.ids):
-            return []  # known already, or out of order: the last hop will send what is missing again
-        new = message.ids[skip:]
-        self.ids += new
+        delivered = self.transcript.take(message)
+        if delivered is None:
+            return []
         self._patience.note_token()
         self._chain.note_progress(now)
-        effects: list[Effect] = [Delivered(tuple(new), tuple(message.scores[skip:]))]
-        if message.finish:
-            self.phase = "idle"
-            self._cached = list(self.ids)
-            effects.append(Finished(message.finish))
-        return effects
+        if not message.finish:
+            return [delivered]
+        self.phase = "idle"
+        self.transcript.are_cached()
+        return [delivered, Finished(message.finish)]
 
     def _renew(self, now: float) -> list[Effect]:
         if now - self._renewed_at < RENEW_SECONDS or not self.route:
             return []
         self._renewed_at = now
-        message = Renew(session=self.session, attempt=self._attempt, have=len(self.ids))
+        message = Renew(session=self.session, attempt=self._attempt, have=len(self.transcript.ids))
         return [Send(node, "control", message) for node in sorted({hop.node for hop in self.route})]
 
     def _nudge(self, now: float) -> list[Effect]:
@@ -385,13 +343,3 @@ class SessionMachine:
             return []
         resend = Send(self.route[ahead].node, "control", Resend(session=self.session, attempt=self._attempt))
         return [resend, self._feed()] if self._chain.cached.get(0, 0) < self._fed else [resend]
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many leading ids two sequences share."""
-    count = 0
-    for one, other in zip(left, right, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

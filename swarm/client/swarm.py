@@ -23,7 +23,7 @@ from swarm.client.effects import Effect
 from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
 from swarm.client.news import Failed, Finished, News
-from swarm.client.session import Turn
+from swarm.client.transcript import Turn
 from swarm.discovery.lan import Lan
 from swarm.discovery.remembered import read_remembered, remember
 from swarm.errors import AccessError, PeerError, RequestError, SwarmError

@@ -10,7 +10,7 @@ from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
 from swarm.client.news import Delivered, Failed, Finished
 from swarm.client.route_view import RouteView
-from swarm.client.session import Turn
+from swarm.client.transcript import Turn
 from swarm.errors import SwarmError
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel

@@ -13,7 +13,7 @@ from swarm.client.generation import GenerationMachine
 from swarm.client.loop import ClientLoop
 from swarm.client.news import Failed, News
 from swarm.client.route_view import RouteView
-from swarm.client.session import Turn
+from swarm.client.transcript import Turn
 from swarm.keys import new_identity
 from swarm.messages.members import AskPeers, Beat
 from swarm.messages.sampling import Sampling

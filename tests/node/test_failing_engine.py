@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from swarm.client.session import Turn
+from swarm.client.transcript import Turn
 from swarm.errors import PeerError
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Tail

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from swarm.client.news import Delivered
-from swarm.client.session import Turn
+from swarm.client.transcript import Turn
 from swarm.errors import PeerError, RequestError
 from swarm.messages.sampling import Sampling
 from swarm.parts import parse_part

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from msgspec import structs
 
-from swarm.client.session import SessionMachine
-from swarm.messages.steps import Tokens
+from swarm.client.transcript import Transcript
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.hops.hop import HopSession
 from swarm.testing.integer_model import IntegerModel
@@ -42,23 +42,14 @@ def test_without_holds_a_layer_is_dropped_that_nobody_else_serves(monkeypatch: p
 
 def test_without_the_fence_steps_run_where_they_must_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HopSession, "judge", lambda self, span: None)
-    assert find_failure()
+    assert "the step is at" in find_failure()
 
 
 def test_without_the_clients_index_check_tokens_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = SessionMachine._tokens
-
-    def unchecked(self: SessionMachine, message: Tokens, now: float) -> object:
-        moved = Tokens(
-            session=message.session,
-            attempt=message.attempt,
-            index=len(self.ids),
-            ids=message.ids,
-            finish=message.finish,
-        )
-        return take(self, moved, now)
-
-    monkeypatch.setattr(SessionMachine, "_tokens", unchecked)
+    take = Transcript.take
+    monkeypatch.setattr(
+        Transcript, "take", lambda self, message: take(self, structs.replace(message, index=len(self.ids)))
+    )
     assert " got " in find_failure()
 
 

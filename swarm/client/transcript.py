@@ -1,0 +1,108 @@
+"""What has been said in a session: the token ids, which are the truth, and what of them the hops' caches may hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from swarm.client.news import Delivered
+from swarm.errors import RequestError
+from swarm.messages.sampling import Sampling
+from swarm.messages.sessions import Tail
+from swarm.messages.steps import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One answer asked for.
+
+    ids: the whole prompt, whatever of it is cached already. scores: how likely each token is wanted, and so many likeliest;
+    None: not.
+    """
+
+    ids: Sequence[int]
+    max_tokens: int
+    sampling: Sampling
+    stop_ids: Sequence[int]
+    scores: int | None = None
+
+
+class Transcript:
+    """The ids of all turns. A token that never arrived here was never said.
+
+    limit: token ids in all at which the answer ends.
+    """
+
+    def __init__(self, context: int) -> None:
+        """context: of the model, in tokens."""
+        self.ids: list[int] = []
+        self.limit = 0
+        self._context = context
+        self._turn: Turn | None = None
+        self._cached: list[int] = []  # what the hops' caches may hold a prefix of
+
+    def begin(self, turn: Turn) -> None:
+        """Another turn, which may continue what was said, or part of it. Raises RequestError for a prompt that cannot be."""
+        if not turn.ids:
+            raise RequestError("the prompt is empty")
+        if len(turn.ids) >= self._context:
+            raise RequestError(f"the prompt has {len(turn.ids)} tokens; the model's context is {self._context}")
+        self._cached = self.ids[: common_prefix(self.ids, turn.ids)]
+        self.ids = list(turn.ids)
+        self._turn = turn
+        self.limit = min(len(turn.ids) + turn.max_tokens, self._context)
+
+    def take(self, message: Tokens) -> Delivered | None:
+        """What is new of the last hop's tokens; None if nothing is, or something before it is missing."""
+        skip = len(self.ids) - message.index
+        if not 0 <= skip < len(message.ids):
+            return None  # the last hop will send what is missing again
+        new = message.ids[skip:]
+        self.ids += new
+        return Delivered(tuple(new), tuple(message.scores[skip:]))
+
+    def cut(self, keep: int) -> None:
+        """Token ids from `keep` on never were."""
+        del self.ids[keep:]
+        self.are_cached()
+
+    def are_cached(self) -> None:
+        """The hops' caches may hold all that was said."""
+        self._cached = list(self.ids)
+
+    def are_forgotten(self) -> None:
+        """There is no cache any more."""
+        self._cached = []
+
+    @property
+    def keep(self) -> int:
+        """How many positions of a cache are of use: at least one more is fed, for the next token to come of it."""
+        return max(0, min(len(self._cached), len(self.ids) - 1))
+
+    @property
+    def tail(self) -> Tail:
+        """What the last hop must know of the turn."""
+        assert self._turn is not None
+        turn = self._turn
+        return Tail(sampling=turn.sampling, stop_ids=list(turn.stop_ids), limit=self.limit, scores=turn.scores)
+
+    @property
+    def rest(self) -> Turn:
+        """What is left to be answered of the turn."""
+        assert self._turn is not None
+        return replace(self._turn, ids=list(self.ids), max_tokens=self.tokens_left)
+
+    @property
+    def tokens_left(self) -> int:
+        """How many the answer may still have."""
+        return self.limit - len(self.ids)
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many leading ids two sequences share."""
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
