@@ -42,6 +42,7 @@ class Raw:
         self.identity = new_identity()
         self.socket = make_dealer(self.context, KEYS, self.identity)
         self.socket.setsockopt(zmq.IMMEDIATE, 0)
+        self.socket.setsockopt(zmq.LINGER, 0)  # a test that fails leaves it to the garbage collector, which would wait
         self.socket.setsockopt(zmq.SNDTIMEO, 5000)
         self.socket.setsockopt(zmq.RCVTIMEO, 3000)
         host, _, port = address.rpartition(":")

@@ -33,6 +33,7 @@ from swarm.node.events import (
     Ticked,
     WeightsDamaged,
 )
+from swarm.node.hops.opening import Opening
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
 from swarm.node.peers.links import LinkMeter
@@ -51,6 +52,7 @@ class NodeMachine:
         self.membership = membership
         self.claims = OwnClaims(membership.me, membership.local)
         self.sessions = SessionTable(membership.me.node, self.claims.account, self.claims.leaving)
+        self.opening = Opening(self.sessions)
         self.steps = StepRunner(self.sessions)
         self.moves = MoveRunner(membership.me.node, self.claims, self.sessions, membership.table)
         self.links = LinkMeter(membership.me.node)
@@ -94,7 +96,7 @@ class NodeMachine:
                 return self._receive_back(event, now)
             case LinkUp():
                 if event.channel == "data":
-                    effects = [*self.sessions.link_up(event.node, now), *self.steps.resend_to(event.node)]
+                    effects = [*self.opening.link_up(event.node, now), *self.steps.resend_to(event.node)]
                     return [*effects, *self.links.up(event.node, now)]
                 return [*self.membership.link_up(event, now), *self._greet(event)]
             case LinkDown():
@@ -155,7 +157,7 @@ class NodeMachine:
 
     def _advance(self, event: Ticked, now: float) -> list[Effect]:
         self._tick = event
-        effects = self.sessions.sweep(now)
+        effects = [*self.sessions.sweep(now), *self.opening.sweep(now)]
         if not self._is_fixed and not self.is_leaving and not self.moves.is_moving:
             placement = self.membership.choose(self.claims.placed, not self.sessions.served, now)
             if placement is not None:
@@ -332,11 +334,11 @@ class NodeMachine:
                 self.moves.release(asker.node)
                 return []
             case Open():
-                return self.sessions.open(asker, message, arrived.tensor, now)
+                return self.opening.open(asker, message, arrived.tensor, now)
             case Renew():
                 return self.sessions.renew(asker, message, self._tick.tick, now)
             case Close():
-                return [*self.sessions.close(asker, message, now), *self.steps.pump(now)]
+                return [*self.opening.close(asker, message, now), *self.steps.pump(now)]
             case Resend():
                 return self.steps.resend(asker, message)
             case _:

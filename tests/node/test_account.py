@@ -12,6 +12,7 @@ from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.batches import ServedPart
 from swarm.node.effects import Answer, Forget
+from swarm.node.hops.opening import Opening
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
 from swarm.node.this_node import LocalModel
@@ -127,7 +128,10 @@ def open_session(
         keep=0,
         is_first=False,
     )
-    return [effect.message if isinstance(effect, Answer) else effect for effect in table.open(CLIENT, order, None, now)]
+    return [
+        effect.message if isinstance(effect, Answer) else effect
+        for effect in Opening(table).open(CLIENT, order, None, now)
+    ]
 
 
 def test_a_session_of_one_model_makes_room_for_another_models_once_its_answer_is_over() -> None:

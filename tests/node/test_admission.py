@@ -15,6 +15,7 @@ from swarm.node.batches import ServedPart
 from swarm.node.hops.admission import Request, judge
 from swarm.node.hops.hop import HopSession
 from swarm.parts import NOTHING, parse_part
+from swarm.wire.events import Asker
 
 SERVED = ServedPart(
     model=ModelKey("1" * 32, "bfloat16"),
@@ -46,7 +47,7 @@ ORDER = Open(
     tail=Tail(sampling=Sampling(), stop_ids=[], limit=10),
 )
 REQUEST = Request(
-    client="c" * 16,
+    asker=Asker("c" * 16, "control", b""),
     order=ORDER,
     part=parse_part(ORDER.part, 8),
     tensor=ids_tensor([1, 2, 3]),

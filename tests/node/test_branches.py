@@ -11,6 +11,7 @@ from swarm.messages.tensors import ids_tensor
 from swarm.node.account import MemoryAccount
 from swarm.node.effects import Answer, Effect, Run
 from swarm.node.hops.hop import Kept
+from swarm.node.hops.opening import Opening
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
 from swarm.node.leaving import Leaving
@@ -51,7 +52,7 @@ class TwoHops:
                 is_first=stage == 0,
                 tail=tail,
             )
-            self.table.open(CLIENT, order, ids_tensor(ids) if stage else None, 0.0)
+            Opening(self.table).open(CLIENT, order, ids_tensor(ids) if stage else None, 0.0)
 
     def send(self, ids: list[int], position: int, branch: int) -> None:
         span = StepSpan(SESSION, 1, 0, position, len(ids), True, branch)

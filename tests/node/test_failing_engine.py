@@ -16,6 +16,7 @@ from swarm.node.account import MemoryAccount
 from swarm.node.batches import Batch, BatchResult
 from swarm.node.effects import Forget, Run, SendClient
 from swarm.node.events import ComputeEnded, WeightsDamaged
+from swarm.node.hops.opening import Opening
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
 from swarm.node.leaving import Leaving
@@ -179,16 +180,16 @@ def order(attempt: int, part: str, stage: int = 0) -> Open:
 
 def test_a_later_attempt_on_another_part_gives_up_the_cache_of_the_old_one() -> None:
     table = table_with_whole_model()
-    table.open(CLIENT, order(1, "b 0-4"), None, 0.0)
-    effects = table.open(CLIENT, order(2, "b 0-3"), None, 0.0)
+    Opening(table).open(CLIENT, order(1, "b 0-4"), None, 0.0)
+    effects = Opening(table).open(CLIENT, order(2, "b 0-3"), None, 0.0)
     assert [effect.part for effect in effects if isinstance(effect, Forget)] == [parse_part("b 0-4", 8)]
     assert table.memory.kv_used(MODEL.key) == 50 * 3 * 8
 
 
 def test_a_later_attempt_elsewhere_on_the_chain_leaves_no_cache_behind_its_lease() -> None:
     table = table_with_whole_model()
-    table.open(CLIENT, order(1, "4-6", stage=1), None, 0.0)
-    effects = table.open(CLIENT, order(2, "6-8", stage=2), None, 0.0)
+    Opening(table).open(CLIENT, order(1, "4-6", stage=1), None, 0.0)
+    effects = Opening(table).open(CLIENT, order(2, "6-8", stage=2), None, 0.0)
     effects += table.sweep(10.0)
     assert {effect.part for effect in effects if isinstance(effect, Forget)} == {
         parse_part("4-6", 8),
@@ -201,7 +202,7 @@ def with_a_prompt() -> tuple[SessionTable, StepRunner, WireTensor]:
     table = table_with_whole_model()
     steps = StepRunner(table)
     ids = ids_tensor([1, 2, 3])
-    table.open(CLIENT, order(1, "b 0-8 e"), ids, 0.0)
+    Opening(table).open(CLIENT, order(1, "b 0-8 e"), ids, 0.0)
     span = StepSpan(SESSION, 1, 0, 0, 3, True)
     steps.receive_steps(CLIENT, Steps(model=MODEL.model, part="b 0-8 e", spans=[span]), ids, 0.0)
     return table, steps, ids
@@ -210,7 +211,7 @@ def with_a_prompt() -> tuple[SessionTable, StepRunner, WireTensor]:
 def test_a_batch_that_fails_after_its_session_moved_on_does_not_end_the_new_attempt() -> None:
     table, steps, ids = with_a_prompt()
     assert any(isinstance(effect, Run) for effect in steps.cores_taken(was_contended=False, now=0.0))
-    table.open(CLIENT, order(2, "b 0-8 e"), ids, 0.1)
+    Opening(table).open(CLIENT, order(2, "b 0-8 e"), ids, 0.1)
     effects = steps.batch_failed("out of memory")
     assert not [effect for effect in effects if isinstance(effect, SendClient | Forget)]
     assert table.sessions[SESSION, 0].order.attempt == 2
@@ -220,7 +221,7 @@ def test_a_session_that_lapsed_and_was_opened_again_meanwhile_takes_nothing_from
     table, steps, ids = with_a_prompt()
     (run,) = [one for one in steps.cores_taken(was_contended=False, now=0.0) if isinstance(one, Run)]
     table.sweep(100.0)
-    table.open(CLIENT, order(1, "b 0-8 e"), ids, 100.0)
+    Opening(table).open(CLIENT, order(1, "b 0-8 e"), ids, 100.0)
     list(steps.batch_done(BatchResult(run.batch.number, (), (7,), 0.01), 100.0))
     assert table.sessions[SESSION, 0].ids == [1, 2, 3]
     assert table.sessions[SESSION, 0].cached == 0

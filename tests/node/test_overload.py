@@ -12,7 +12,8 @@ from swarm.errors import PeerError
 from swarm.messages.sampling import Sampling
 from swarm.messages.sessions import Open, Refused, Tail
 from swarm.messages.tensors import ids_tensor
-from swarm.node.hops import sessions
+from swarm.node.batches import MOST_SESSIONS
+from swarm.node.hops import opening
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.wire.codec import encode
 from tests.hostile import Raw
@@ -24,7 +25,7 @@ TOKENS = 60
 
 
 def test_beyond_its_room_a_node_refuses_and_the_admitted_finish(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MOST_SESSIONS", ROOM)
+    monkeypatch.setattr(opening, "MOST_SESSIONS", ROOM)
     monkeypatch.setattr("swarm.client.session.REFUSED_SECONDS", 1.0)
     model = IntegerModel(layer_seconds=0.003)
     prompts = [[number, 7, number] for number in range(10 * ROOM)]
@@ -60,7 +61,7 @@ def test_ten_times_the_sessions_take_no_more_memory_than_those_that_are_admitted
         node = nodes[0]
         raw = Raw(node.address)
         sizes = [psutil.Process(node.popen.pid).memory_info().rss]
-        for number in range(10 * sessions.MOST_SESSIONS):
+        for number in range(10 * MOST_SESSIONS):
             order = Open(
                 session=f"{number:032x}",
                 attempt=1,
@@ -78,12 +79,12 @@ def test_ten_times_the_sessions_take_no_more_memory_than_those_that_are_admitted
             raw.send([bytes(frame) for frame in encode(order, ids)])
             reply = raw.receive()
             answers[reply.code if isinstance(reply, Refused) else type(reply).__name__] += 1
-            if (number + 1) % sessions.MOST_SESSIONS == 0:
+            if (number + 1) % MOST_SESSIONS == 0:
                 sizes.append(psutil.Process(node.popen.pid).memory_info().rss)
         raw.close()
     print(
-        f"MiB at rest, then after each {sessions.MOST_SESSIONS} sessions: {[size >> 20 for size in sizes]}; {answers}"
+        f"MiB at rest, then after each {MOST_SESSIONS} sessions: {[size >> 20 for size in sizes]}; {answers}"
     )
-    assert answers["Opened"] >= sessions.MOST_SESSIONS
-    assert answers["OVERLOADED"] > 5 * sessions.MOST_SESSIONS
+    assert answers["Opened"] >= MOST_SESSIONS
+    assert answers["OVERLOADED"] > 5 * MOST_SESSIONS
     assert sizes[-1] - sizes[1] < sizes[1] - sizes[0], "ten times as many took more than as much again"

@@ -10,6 +10,7 @@ from swarm.messages.tensors import WireTensor
 from swarm.node.batches import ServedPart
 from swarm.node.hops.hop import HopSession, are_ids
 from swarm.parts import Part
+from swarm.wire.events import Asker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class Request:
     more session. needed: bytes of KV. most_kv: that all sessions of the model could ever have here.
     """
 
-    client: str
+    asker: Asker
     order: Open
     part: Part
     tensor: WireTensor | None
@@ -86,7 +87,7 @@ def _is_open(one: Request) -> Refused | None:
 
 
 def _is_its_owners(one: Request) -> Refused | None:
-    if all(hop.owner == one.client for hop in one.mine):
+    if all(hop.owner == one.asker.node for hop in one.mine):
         return None
     return refuse(one.order, "NOT_OWNER", "another key opened this session")
 

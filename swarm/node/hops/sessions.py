@@ -1,46 +1,26 @@
-"""Which sessions this node has room for: opening, closing, leases, KV reservations.
+"""The sessions that this node has: their parts, KV reservations, leases, and what is said of them.
 
-Decides only: messages and times go in, effects come out. What the sessions then do is steps.py's affair.
+Decides only: messages and times go in, effects come out. Who gets one is opening.py's affair, what they then do steps.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from swarm.errors import RequestError
-from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed
-from swarm.messages.tensors import WireTensor, ids_of
+from swarm.messages.sessions import Refused, Renew, Renewed
 from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
-from swarm.node.batches import MOST_SESSIONS, ServedPart
-from swarm.node.effects import Answer, DialData, Effect, Forget, SendClient
-from swarm.node.hops.admission import Request, judge, refuse
+from swarm.node.batches import ServedPart
+from swarm.node.effects import Answer, Effect, Forget, SendClient
+from swarm.node.hops.admission import refuse
 from swarm.node.hops.batching import Pace
 from swarm.node.hops.hop import IDLE_SECONDS, LEASE_SECONDS, HopSession, pages_of
 from swarm.node.hops.running import Running
 from swarm.node.leaving import Leaving
-from swarm.parts import Part, parse_part
+from swarm.parts import Part
 from swarm.wire.events import Asker
 
-MOST_TOMBSTONES = 16_384
-CLOSED_SECONDS = 60.0
-LINK_SECONDS = 3.0
 QUIET_SECONDS = 5.0  # after which a hop that is not the last takes an answer for over
-
-
-@dataclass(frozen=True, slots=True)
-class _WaitingOpen:
-    asker: Asker
-    order: Open
-    tensor: WireTensor | None
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Tombstone:
-    attempt: int
-    until: float
 
 
 class SessionTable:
@@ -57,8 +37,6 @@ class SessionTable:
         self._of_session: dict[str, dict[int, HopSession]] = {}  # the same by session, then hop
         self.running: Running | None = None  # what the compute thread has of them
         self.links: set[str] = set()  # nodes that our data connection reaches
-        self._waiting: list[_WaitingOpen] = []
-        self._tombstones: dict[str, _Tombstone] = {}
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
@@ -100,19 +78,19 @@ class SessionTable:
     def _runs_through(self, hop: HopSession, part: Part) -> bool:
         return not (hop.part & part).is_empty()
 
-    def _is_draining(self, hop: HopSession) -> bool:
+    def is_draining(self, hop: HopSession) -> bool:
         return self.leaving.concerns(hop.model, hop.part)
 
     def hops_of(self, session: str) -> list[HopSession]:
         """What this node is of a session's chain."""
         return list(self._of_session.get(session, {}).values())
 
-    def _add(self, hop: HopSession) -> None:
+    def add(self, hop: HopSession) -> None:
         self.sessions[hop.key] = hop
         self.memory.reserve(hop.model, hop.kv_bytes)
         self._of_session.setdefault(hop.order.session, {})[hop.order.stage] = hop
 
-    def _remove(self, hop: HopSession) -> None:
+    def remove(self, hop: HopSession) -> None:
         session = hop.order.session
         if self.sessions.pop(hop.key, None) is None:
             return
@@ -129,127 +107,9 @@ class SessionTable:
     def queue_length(self) -> int:
         return sum(len(hop.queue) for hop in self.sessions.values())
 
-    # Opening and closing ----------------------------------------------------------------------------------------------
+    # Room ------------------------------------------------------------------------------------------------------------
 
-    def open(self, asker: Asker, order: Open, tensor: WireTensor | None, now: float) -> list[Effect]:
-        """Reserve what a session needs and answer Opened, or Refused with the reason and the numbers."""
-        try:
-            refusal, effects = self._try_open(asker, order, tensor, now)
-        except RequestError as error:
-            refusal, effects = refuse(order, "NOT_SERVING", str(error)), []
-        if refusal is not None:
-            return [*effects, Answer(asker, refusal)]
-        return effects
-
-    def _try_open(
-        self, asker: Asker, order: Open, tensor: WireTensor | None, now: float
-    ) -> tuple[Refused | None, list[Effect]]:
-        served = self._find_served(order)
-        if served is None:
-            return refuse(order, "NOT_SERVING", self._explain_absence(order)), []
-        old = self._find_old(order, served.model)
-        request = self._request(asker, order, tensor, served, old is not None, now)
-        refusal = judge(request)
-        if refusal is not None:
-            return refusal, []
-        known = self.sessions.get((order.session, order.stage))
-        if known is not None and known.order.attempt == order.attempt:
-            return None, [Answer(asker, self._opened(known))]  # asked twice, answered twice
-        if order.next != self.node and order.next not in self.links:
-            # Asked again meanwhile: one answer is enough.
-            self._waiting = [
-                one for one in self._waiting if (one.order.session, one.order.stage) != (order.session, order.stage)
-            ]
-            self._waiting.append(_WaitingOpen(asker, order, tensor, now + LINK_SECONDS))
-            return None, [DialData(order.next)]
-        needed = request.needed
-        replaced = [one for one in (old, self.sessions.get((order.session, order.stage))) if one is not None]
-        freed = sum(one.kv_bytes for one in {one.key: one for one in replaced}.values() if one.model == served.model)
-        effects = self._make_room(served.model, needed - freed, order.session)
-        free = self.kv_free(served.model) + freed
-        if needed > free:
-            message = f"{order.positions} positions need {needed:,} bytes of KV here, {max(free, 0):,} are free"
-            return refuse(order, "KV_FULL", message, retry_seconds=1.0), effects
-        hop = HopSession(
-            order=order,
-            owner=asker.node,
-            model=served.model,
-            part=request.part,
-            lease=now + LEASE_SECONDS,
-            used=now,
-            kv_bytes=needed,
-        )
-        if old is not None:
-            self._remove(old)
-            hop.cached = hop.accepted = min(order.keep, old.cached)
-        if hop.key in self.sessions:  # an earlier attempt had another part here
-            effects += self.forget(self.sessions[hop.key])
-        if order.tail is not None:
-            assert tensor is not None
-            hop.ids = ids_of(tensor)
-            hop.have = len(hop.ids)
-        self._add(hop)
-        return None, [*effects, Answer(asker, self._opened(hop))]
-
-    def _opened(self, hop: HopSession) -> Opened:
-        order = hop.order
-        return Opened(
-            session=order.session,
-            attempt=order.attempt,
-            stage=order.stage,
-            cached=hop.cached,
-            is_draining=self._is_draining(hop),
-        )
-
-    def _request(
-        self, asker: Asker, order: Open, tensor: WireTensor | None, served: ServedPart, goes_on: bool, now: float
-    ) -> Request:
-        """An open with what is known here that bears on it."""
-        part = parse_part(order.part, served.layers)
-        stone = self._tombstones.get(order.session)
-        mine = self.hops_of(order.session)
-        is_known = bool(mine) or any(one.order.session == order.session for one in self._waiting)
-        return Request(
-            client=asker.node,
-            order=order,
-            part=part,
-            tensor=tensor,
-            served=served,
-            mine=mine,
-            goes_on=goes_on,
-            draining=self.leaving.part_of(served.model),
-            is_leaving=self.leaving.is_whole_node,
-            is_closed=stone is not None and order.attempt <= stone.attempt and now < stone.until,
-            has_place=is_known or len(self.sessions) + len(self._waiting) < MOST_SESSIONS,
-            most_sessions=MOST_SESSIONS,
-            needed=served.kv_bytes(part, order.positions),
-            most_kv=min(served.kv_capacity, self.memory.most_kv_room(served.model, served.part)),
-        )
-
-    def _find_served(self, order: Open) -> ServedPart | None:
-        """What an open asks for, in the variant that it asks for: of several, the first that has its part."""
-        fitting = [
-            served
-            for model, served in sorted(self.served.items())
-            if model.id == order.model and order.variant in ("", model.variant)
-        ]
-        complete = (one for one in fitting if one.part.covers(parse_part(order.part, one.layers)))
-        return next(complete, fitting[0] if fitting else None)
-
-    def _explain_absence(self, order: Open) -> str:
-        variants = [f'"{model.variant}"' for model in sorted(self.served) if model.id == order.model]
-        if variants:
-            return f'the model is served here as {" and ".join(variants)}, not "{order.variant}"'
-        return f"model {order.model} is not served here"
-
-    def _find_old(self, order: Open, model: ModelKey) -> HopSession | None:
-        """The session's hop of an earlier attempt whose cache serves the new one as well."""
-        for hop in self.hops_of(order.session):
-            if (hop.model, hop.order.part) == (model, order.part):
-                return hop
-        return None
-
-    def _make_room(self, model: ModelKey, needed: int, session: str) -> list[Effect]:
+    def make_room(self, model: ModelKey, needed: int, session: str) -> list[Effect]:
         """Evict sessions whose answer is over until `needed` bytes are free: the model's own first, longest unused first."""
         effects: list[Effect] = []
         idle = [hop for hop in self.sessions.values() if self._is_idle(hop)]
@@ -280,33 +140,10 @@ class SessionTable:
             return False
         return hop.is_finished or renewed - hop.used > QUIET_SECONDS
 
-    def close(self, asker: Asker, message: Close, now: float) -> list[Effect]:
-        """Free a session for its owner; late steps and opens of its attempts are refused for a minute."""
-        effects: list[Effect] = []
-        for hop in self.hops_of(message.session):
-            if hop.owner == asker.node and hop.order.attempt <= message.attempt:
-                effects += self.forget(hop)
-        self._waiting = [
-            waiting
-            for waiting in self._waiting
-            if (waiting.order.session, waiting.asker.node) != (message.session, asker.node)
-        ]
-        self._tombstones[message.session] = _Tombstone(message.attempt, now + CLOSED_SECONDS)
-        if len(self._tombstones) > MOST_TOMBSTONES:
-            del self._tombstones[next(iter(self._tombstones))]  # the oldest
-        return effects
-
     def forget(self, hop: HopSession) -> list[Effect]:
         """Forget a session's hop, and its cache."""
-        self._remove(hop)
+        self.remove(hop)
         return [Forget(hop.model, hop.order.session, hop.part)]
-
-    def link_up(self, node: str, now: float) -> list[Effect]:
-        """Our data connection to a node is up: answer the opens that waited for it."""
-        self.links.add(node)
-        ready = [waiting for waiting in self._waiting if waiting.order.next == node]
-        self._waiting = [waiting for waiting in self._waiting if waiting.order.next != node]
-        return [effect for waiting in ready for effect in self.open(waiting.asker, waiting.order, waiting.tensor, now)]
 
     def link_down(self, node: str, tick: int) -> list[Effect]:
         """Our data connection to a node broke: clients whose chain goes on there should not hear of it a renewal later."""
@@ -315,7 +152,7 @@ class SessionTable:
 
     def tell_draining(self, tick: int) -> list[Effect]:
         """Clients whose sessions must leave hear of it now: they have little time to have another chain compute them."""
-        return self._tell((hop for hop in self.sessions.values() if self._is_draining(hop)), tick)
+        return self._tell((hop for hop in self.sessions.values() if self.is_draining(hop)), tick)
 
     # Leases -----------------------------------------------------------------------------------------------------------
 
@@ -365,7 +202,7 @@ class SessionTable:
             tick=tick,
             busy_seconds=sum(hop.busy_seconds for hop in hops),
             lost=sorted({hop.order.next for hop in hops} - self.links - {self.node}),
-            is_draining=any(self._is_draining(hop) for hop in hops),
+            is_draining=any(self.is_draining(hop) for hop in hops),
         )
 
     def sweep(self, now: float) -> list[Effect]:
@@ -374,16 +211,4 @@ class SessionTable:
         for hop in list(self.sessions.values()):
             if hop.lease < now or hop.used + IDLE_SECONDS < now:
                 effects += self.forget(hop)
-        for session, stone in list(self._tombstones.items()):
-            if stone.until < now:
-                del self._tombstones[session]
-        late = [waiting for waiting in self._waiting if waiting.until < now]
-        self._waiting = [waiting for waiting in self._waiting if waiting.until >= now]
-        effects += [
-            Answer(
-                waiting.asker,
-                refuse(waiting.order, "LINK_DOWN", f"no connection to the next hop, node {waiting.order.next}"),
-            )
-            for waiting in late
-        ]
         return effects
