@@ -14,10 +14,10 @@ from swarm.messages.files import AskFile, AskModel, ModelCard
 from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, Goodbye, Hello, HoldAnswer, ReleaseHold, Welcome
 from swarm.messages.sessions import Close, Open, Refused, Renew, Resend
 from swarm.messages.steps import Credit, Probe, ProbeAck, StepRefused, Steps
-from swarm.node.batches import ServedPart
+from swarm.node.claims.keeper import ClaimKeeper
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.claims.own import OwnClaims
-from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Load, Report, SendPeer, Unload
+from swarm.node.effects import Advertise, Answer, AnswerFile, Effect, Exit, Report, SendPeer
 from swarm.node.events import (
     AddressSeen,
     BatchDone,
@@ -38,8 +38,6 @@ from swarm.node.hops.sessions import SessionTable
 from swarm.node.hops.steps import StepRunner
 from swarm.node.peers.links import LinkMeter
 from swarm.node.peers.membership import Membership
-from swarm.parts import NOTHING, whole
-from swarm.plan.claims import Placement
 from swarm.wire.events import UNREACHABLE, Arrived, LinkDown, LinkFailed, LinkMessage, LinkRefused, LinkUp
 
 LEAVE_SECONDS = 4.0  # for sessions to go elsewhere, of the 5 in which a node leaves
@@ -55,6 +53,7 @@ class NodeMachine:
         self.opening = Opening(self.sessions)
         self.steps = StepRunner(self.sessions)
         self.moves = MoveRunner(membership.me.node, self.claims, self.sessions, membership.table)
+        self.keeper = ClaimKeeper(self.claims, self.sessions, self.moves, membership, cards)
         self.links = LinkMeter(membership.me.node)
         self._cards = cards
         self._tick = Ticked(0, 0)
@@ -112,15 +111,16 @@ class NodeMachine:
                 said = [_explain_failure(event)] if self.membership.is_news(event.address) else []
                 return [*said, *self.membership.link_failed(event, now)]
             case PartLoaded():
-                return self._loaded(event.served, now)
+                effects = self.keeper.loaded(event.served, now)
+                return [*effects, *self._say(), *self.steps.pump(now)] if effects else []
             case PartProgress():
-                return self._progressed(event)
+                return self.keeper.progressed(event)
             case WeightsDamaged():
-                return self._withdraw(event, now)
+                return [*self.keeper.damaged(event, now), *self._say()]
             case ComputeEnded():
                 return [Report("failed", {"message": event.message}), Exit(1)]
             case PartFailed():
-                return self._failed(event, now)
+                return [*self.keeper.failed(event, now), *self._say()]
             case BatchFailed():
                 return [
                     Report("compute-failed", {"message": event.message}),
@@ -137,7 +137,7 @@ class NodeMachine:
         effects = self.membership.start(event.peers, event.remembered, now)
         if event.placement:
             self._is_fixed = True
-            return [*effects, *self._take_up(dict(event.placement))]
+            return [*effects, *self.keeper.take_up(event.placement), *self._say()]
         return [Report("looking", {}), *effects]
 
     def _stop(self, now: float) -> list[Effect]:
@@ -161,7 +161,7 @@ class NodeMachine:
         if not self._is_fixed and not self.is_leaving and not self.moves.is_moving:
             placement = self.membership.choose(self.claims.placed, not self.sessions.served, now)
             if placement is not None:
-                effects += self._take_up(placement)
+                effects += [*self.keeper.take_up(placement), *self._say()]
         effects += self._leave(now) if self.is_leaving else self._move(now)
         if now - self._last_beat >= BEAT_SECONDS:
             self._last_beat = now
@@ -230,75 +230,6 @@ class NodeMachine:
                 return []
         self._advertised = wanted
         return [wanted]
-
-    # Claims -----------------------------------------------------------------------------------------------------------
-
-    def _take_up(self, placement: Placement) -> list[Effect]:
-        """Give up what was claimed so far for other claims."""
-        effects: list[Effect] = []
-        for model in list(self.claims.by_model):
-            del self.claims.by_model[model]
-            effects += [*self.sessions.withdraw(model), Unload(model)]
-        for model, part in placement.items():
-            self.claims.of(model).loading = part
-            effects.append(Load(model, part))
-        return [*effects, *self._say()]
-
-    def _loaded(self, served: ServedPart, now: float) -> list[Effect]:
-        if not self.claims.of(served.model).wanted.covers(served.part):
-            return []  # the claim has moved on while this was loading
-        self.sessions.serve(served)
-        effects = self.moves.loaded(served.model, served.part, now)
-        return [
-            self._report_ready(served),
-            *effects,
-            *self._say(),
-            *self.steps.pump(now),
-        ]
-
-    def _report_ready(self, served: ServedPart) -> Effect:
-        model, variant = served.model
-        name = self._cards[model].name
-        return Report("ready", {"part": str(served.part), "model": name, "model_id": model, "variant": variant})
-
-    def _failed(self, event: PartFailed, now: float) -> list[Effect]:
-        """What was served goes on; a model of which nothing was is given up here, and a node that has no other ends."""
-        claim = self.claims.of(event.model)
-        effects: list[Effect] = [Report("failed", {"model": str(event.model), "message": event.message})]
-        effects += self.moves.failed(event.model, now)
-        if not claim.serving.is_empty():
-            return effects
-        self.membership.spoil(event.model, whole(claim.layers))
-        del self.claims.by_model[event.model]
-        if all(other.held.is_empty() for other in self.claims.by_model.values()):
-            return [*effects, Exit(1)]
-        return [*effects, *self._say()]
-
-    def _withdraw(self, event: WeightsDamaged, now: float) -> list[Effect]:
-        """Serve nothing that comes from damaged weights; clients go elsewhere at once."""
-        model = event.model
-        claim = self.claims.of(model)
-        self.membership.spoil(model, event.part)
-        bad = claim.held & event.part
-        fields = {"file": event.file, "sha256": event.sha256, "expected": event.expected}
-        effects: list[Effect] = [Report("damaged", fields)]
-        if bad.is_empty():
-            return effects
-        effects += self.moves.drop(model, now)
-        effects += self.sessions.refuse_users(model, bad, f"{event.file} is damaged")
-        left = claim.serving - bad
-        claim.serving, claim.loading, claim.draining = NOTHING, left, NOTHING
-        effects += self.sessions.withdraw(model)
-        effects += [Load(model, left)] if not left.is_empty() else [Unload(model)]
-        if left.is_empty():
-            del self.claims.by_model[model]
-        return [*effects, *self._say()]
-
-    def _progressed(self, event: PartProgress) -> list[Effect]:
-        claim = self.claims.of(event.model)
-        claim.loaded_bytes = event.done
-        fields = {"model": self._cards[event.model.id].name, "part": str(claim.loading)}
-        return [Report("loading", {**fields, "done": event.done, "total": event.total})]
 
     # Messages ---------------------------------------------------------------------------------------------------------
 

@@ -82,9 +82,7 @@ def test_ten_times_the_sessions_take_no_more_memory_than_those_that_are_admitted
             if (number + 1) % MOST_SESSIONS == 0:
                 sizes.append(psutil.Process(node.popen.pid).memory_info().rss)
         raw.close()
-    print(
-        f"MiB at rest, then after each {MOST_SESSIONS} sessions: {[size >> 20 for size in sizes]}; {answers}"
-    )
+    print(f"MiB at rest, then after each {MOST_SESSIONS} sessions: {[size >> 20 for size in sizes]}; {answers}")
     assert answers["Opened"] >= MOST_SESSIONS
     assert answers["OVERLOADED"] > 5 * MOST_SESSIONS
     assert sizes[-1] - sizes[1] < sizes[1] - sizes[0], "ten times as many took more than as much again"

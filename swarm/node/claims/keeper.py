@@ -1,0 +1,97 @@
+"""Keeps this node's claims true: what is taken up, has come, has failed to come, or turns out to be damaged. Pure.
+
+Who moves, and when, is moves.py's affair. That peers hear of what changes is the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from swarm.messages.files import ModelCard
+from swarm.models import ModelKey
+from swarm.node.batches import ServedPart
+from swarm.node.claims.moves import MoveRunner
+from swarm.node.claims.own import OwnClaims
+from swarm.node.effects import Effect, Exit, Load, Report, Unload
+from swarm.node.events import PartFailed, PartProgress, WeightsDamaged
+from swarm.node.hops.sessions import SessionTable
+from swarm.node.peers.membership import Membership
+from swarm.parts import NOTHING, Part, whole
+
+
+class ClaimKeeper:
+    """Follows what becomes of the weights that this node has asked for."""
+
+    def __init__(
+        self,
+        claims: OwnClaims,
+        sessions: SessionTable,
+        moves: MoveRunner,
+        membership: Membership,
+        cards: Mapping[str, ModelCard],
+    ) -> None:
+        """cards: by model id."""
+        self._claims = claims
+        self._sessions = sessions
+        self._moves = moves
+        self._membership = membership
+        self._cards = cards
+
+    def take_up(self, placement: Mapping[ModelKey, Part]) -> list[Effect]:
+        """Give up what was claimed so far for other claims."""
+        effects: list[Effect] = []
+        for model in list(self._claims.by_model):
+            del self._claims.by_model[model]
+            effects += [*self._sessions.withdraw(model), Unload(model)]
+        for model, part in placement.items():
+            self._claims.of(model).loading = part
+            effects.append(Load(model, part))
+        return effects
+
+    def progressed(self, event: PartProgress) -> list[Effect]:
+        """A part is being read."""
+        claim = self._claims.of(event.model)
+        claim.loaded_bytes = event.done
+        fields = {"model": self._cards[event.model.id].name, "part": str(claim.loading)}
+        return [Report("loading", {**fields, "done": event.done, "total": event.total})]
+
+    def loaded(self, served: ServedPart, now: float) -> list[Effect]:
+        """A part is there; nothing comes of it if the claim has moved on meanwhile."""
+        if not self._claims.of(served.model).wanted.covers(served.part):
+            return []
+        self._sessions.serve(served)
+        model, variant = served.model
+        fields = {"part": str(served.part), "model": self._cards[model].name, "model_id": model, "variant": variant}
+        return [Report("ready", fields), *self._moves.loaded(served.model, served.part, now)]
+
+    def failed(self, event: PartFailed, now: float) -> list[Effect]:
+        """What was served goes on; a model of which nothing was is given up here, and a node that has no other ends."""
+        claim = self._claims.of(event.model)
+        effects: list[Effect] = [Report("failed", {"model": str(event.model), "message": event.message})]
+        effects += self._moves.failed(event.model, now)
+        if not claim.serving.is_empty():
+            return effects
+        self._membership.spoil(event.model, whole(claim.layers))
+        del self._claims.by_model[event.model]
+        has_other = any(not other.held.is_empty() for other in self._claims.by_model.values())
+        return effects if has_other else [*effects, Exit(1)]
+
+    def damaged(self, event: WeightsDamaged, now: float) -> list[Effect]:
+        """Serve nothing that comes from damaged weights; clients go elsewhere at once."""
+        model = event.model
+        claim = self._claims.of(model)
+        self._membership.spoil(model, event.part)
+        bad = claim.held & event.part
+        fields = {"file": event.file, "sha256": event.sha256, "expected": event.expected}
+        effects: list[Effect] = [Report("damaged", fields)]
+        if bad.is_empty():
+            return effects
+        effects += self._moves.drop(model, now)
+        effects += self._sessions.refuse_users(model, bad, f"{event.file} is damaged")
+        left = claim.serving - bad
+        claim.serving, claim.loading, claim.draining = NOTHING, left, NOTHING
+        effects += self._sessions.withdraw(model)
+        if not left.is_empty():
+            return [*effects, Load(model, left)]
+        del self._claims.by_model[model]
+        return [*effects, Unload(model)]
