@@ -21,15 +21,22 @@ from swarm.testing.promises import check_tokens
 LOOK_SECONDS = 1.0  # between two looks at the peer table
 
 
+class Carrier(Protocol):
+    """Takes what a client has for nodes to them."""
+
+    def carry_from_client(self, client: str, sent: Send) -> None: ...
+
+    def connect_from_client(self, client: str, target: str, channel: Channel) -> None: ...
+
+
 class Outside(Protocol):
     """What is around a client."""
 
     seed: int
     now: float
 
-    def send_from(self, client: str, sent: Send) -> None: ...
-
-    def connect_from(self, client: str, target: str, channel: Channel) -> None: ...
+    @property
+    def traffic(self) -> Carrier: ...
 
     def show_table(self, client: str) -> list[Beat]: ...
 
@@ -100,9 +107,9 @@ class SimulatedClient:
         for effect in effects:
             match effect:
                 case Send():
-                    self._outside.send_from(self._name, effect)
+                    self._outside.traffic.carry_from_client(self._name, effect)
                 case Connect(target, channel):
-                    self._outside.connect_from(self._name, target, channel)
+                    self._outside.traffic.connect_from_client(self._name, target, channel)
                 case Delivered(ids):
                     self.received += ids
                     self.times += [self._outside.now] * len(ids)

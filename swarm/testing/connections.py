@@ -18,7 +18,7 @@ HEARTBEAT_SECONDS = 6.0  # without an answer, until a connection counts as broke
 class Ends(Protocol):
     """Who is connected."""
 
-    def after(self, delay: float, act: Callable[[], None]) -> None: ...
+    def after(self, delay: float, act: Callable[[], None], /) -> None: ...
 
     def is_listening(self, name: str) -> bool:
         """Whether connections to it can be made."""
