@@ -12,7 +12,7 @@ import torch
 from swarm.keys import make_secret
 from tests import lan
 from tests.checkpoints import save_checkpoint
-from tests.cli.test_commands import ANSWER, QUESTION
+from tests.demo_model import ANSWER, QUESTION
 from tests.processes import DEMO, Node, chat_json, run_command, stop_all
 from tests.swarms import wait_until
 from tests.test_three_nodes import PROMPT, save_tokenizer

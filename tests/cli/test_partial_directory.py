@@ -13,9 +13,9 @@ from swarm.cli.plans import describe_plans, draw_plans
 from swarm.cli.status import draw
 from swarm.messages.members import Claim
 from tests.beats import make_beat
+from tests.demo_model import ANSWER, QUESTION
 from tests.processes import DEMO, Node, run_command, stop_all
 
-ANSWER = "A route is the chain of nodes and parts that covers the whole model exactly once."
 PARTS = ["b 0-2", "2-4", "4-6 e"]
 
 
@@ -39,7 +39,7 @@ def test_three_nodes_that_each_have_a_third_of_the_files_answer(tmp_path: Path) 
             nodes.append(Node(tmp_path, ["--weights", str(weights), *common, *peers]))
         assert [node.wait_ready()[2] for node in nodes] == PARTS
         reach = ["--host", "127.0.0.1", "--no-mdns", "--peer", nodes[0].wait_ready()[4]]
-        answer = run_command("chat", tmp_path, [*reach, "What is a route?"])
+        answer = run_command("chat", tmp_path, [*reach, QUESTION])
         assert (answer.returncode, answer.stdout) == (0, ANSWER + "\n"), answer.stderr
     finally:
         stop_all(nodes)

@@ -12,7 +12,7 @@ import pytest
 
 from swarm.cli.peers import known_peers
 from swarm.keys import make_secret
-from tests.cli.test_commands import ANSWER, LOOPBACK, QUESTION, WEIGHTS
+from tests.demo_model import ANSWER, LOOPBACK, QUESTION, WEIGHTS
 from tests.processes import Node, run_command
 
 OPTIONS = ["--weights", WEIGHTS, *LOOPBACK, "--port", "18990", "--no-mdns", "--device", "cpu"]

@@ -12,7 +12,7 @@ import pytest
 
 from swarm.cli import joining
 from swarm.discovery.lan import Advert, Lan
-from tests.cli.test_commands import ANSWER, LOOPBACK, QUESTION, WEIGHTS
+from tests.demo_model import ANSWER, LOOPBACK, QUESTION, WEIGHTS
 from tests.processes import Node, environment, run_command
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,65 @@
+"""swarm-status as a user meets it: nodes, coverage, memory, the plan."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.demo_model import LOOPBACK, WEIGHTS
+from tests.processes import Node, environment, run_command
+
+
+def test_status_shows_nodes_and_coverage(home: Path, reach: list[str]) -> None:
+    described = json.loads(run_command("status", home, ["--json", *reach]).stdout)
+    assert described["models"] == [
+        {
+            "model": described["models"][0]["model"],
+            "name": "swarm-demo",
+            "layers": 6,
+            "missing": "",
+            "is_complete": True,
+        }
+    ]
+    assert described["nodes"][0]["claims"][0]["state"] == "serving"
+    drawn = run_command("status", home, reach)
+    assert "11111111" in drawn.stdout
+    assert "'b" in drawn.stdout, "the part is not taken for markup"
+    assert "nothing" in drawn.stdout
+
+
+def test_status_cuts_no_word_off_on_a_narrow_terminal(home: Path, reach: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "swarm.cli", "status", "--plan", *reach],
+        env=environment(home) | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "…" not in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    flat = re.sub(r"[│┃\s]", "", done.stdout)
+    assert "swarm-demo" in flat
+
+
+def test_status_tells_what_a_node_may_use(tmp_path: Path) -> None:
+    node = Node(tmp_path, ["--weights", WEIGHTS, *LOOPBACK, "--port", "18980", "--no-mdns", "--memory", "14MB"])
+    try:
+        reached = [*LOOPBACK, "--no-mdns", "--peer", node.wait_ready()[4]]
+        (seen,) = json.loads(run_command("status", tmp_path, ["--json", *reached]).stdout)["nodes"]
+        assert seen["memory_budget"] < 14e6 < seen["memory_total"]
+        assert "of 9" in run_command("status", tmp_path, reached).stdout
+    finally:
+        node.stop()
+
+
+def test_status_shows_the_plan_before_anyone_moves(home: Path, reach: list[str]) -> None:
+    (plan,) = json.loads(run_command("status", home, ["--json", "--plan", *reach]).stdout)["plans"]
+    assert plan["name"] == "swarm-demo"
+    assert plan["moves"] == []
+    assert plan["before"]["tokens_per_second_of_one"] > 0
+    assert plan["before"] == plan["after"]
+    drawn = run_command("status", home, ["--plan", *reach])
+    assert "nobody moves" in drawn.stdout
