@@ -8,8 +8,9 @@ from typing import Any
 from swarm.decoder.description import DecoderFamily
 from swarm.errors import WeightsError
 from swarm.falcon.family import FALCON
+from swarm.llama.family import LLAMA
 
-FAMILIES: Sequence[DecoderFamily] = (FALCON,)
+FAMILIES: Sequence[DecoderFamily] = (FALCON, LLAMA)
 
 
 def family_named(name: str, where: object) -> DecoderFamily:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from swarm.decoder.description import Decoder, Slot
-from swarm.decoder.layer import Head, Layer, Norm
+from swarm.decoder.layer import Head, Layer, LayerNorm, RmsNorm
 from swarm.decoder.linear import PlainLinear
 
 Make = Callable[[tuple[int, ...]], Tensor]  # a tensor of a shape
 
 
 def make_layer(decoder: Decoder, number: int, make: Make) -> Layer:
-    return Layer(decoder, number, {role: _fill(decoder, slot, make) for role, slot in decoder.slots.items()})
+    return Layer(decoder, number, {role: _fill(decoder, slots, make) for role, slots in decoder.fillings.items()})
 
 
 def make_head(decoder: Decoder, make: Make) -> Head:
-    return Head(_fill(decoder, decoder.final_norm, make), _fill(decoder, decoder.head, make))
+    return Head(_fill(decoder, [decoder.final_norm], make), _fill(decoder, [decoder.head], make))
 
 
-def _fill(decoder: Decoder, slot: Slot, make: Make) -> nn.Module:
-    weight, bias = make(slot.shape), make(slot.shape[:1]) if slot.has_bias else None
-    return Norm(weight, bias, decoder.epsilon) if slot.matrix is None else PlainLinear(weight, bias)
+def _fill(decoder: Decoder, slots: Sequence[Slot], make: Make) -> nn.Module:
+    rows = sum(slot.shape[0] for slot in slots)
+    bias = make((rows,)) if slots[0].has_bias else None
+    if slots[0].matrix is not None:
+        return PlainLinear(make((rows, slots[0].shape[1])), bias)
+    weight = make(slots[0].shape)
+    return RmsNorm(weight, decoder.epsilon) if bias is None else LayerNorm(weight, bias, decoder.epsilon)

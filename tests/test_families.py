@@ -37,7 +37,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def by_hand(weights: Path, ids: Tensor) -> Tensor:
     """What the toy is, written down once more: one sequence, logits of its last position."""
     store = {path.stem: load_file(path) for path in weights.glob("*.safetensors")}
-    table = store["begin"]["word_embeddings.weight"]
+    table = store["begin"]["words.weight"]
     norm = torch.nn.functional.layer_norm
     x = table[ids]
     positions = torch.arange(len(ids), dtype=torch.float32)[:, None] / 10000 ** (torch.arange(0, 8, 2) / 8)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from tests.checkpoints import COMMON, save_checkpoint
+from tests import checkpoints
+from tests.checkpoints import COMMON
+from tests.llama import members
 from tests.processes import Node, chat_json, run_command, stop_all
 
 PARTS = ["b 0-1", "1-3", "3-4 e"]
@@ -26,9 +28,10 @@ def save_tokenizer(directory: Path) -> Tokenizer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["7b", "40b", "rw"])
-def test_three_nodes_give_the_tokens_of_transformers(variant: str, tmp_path: Path) -> None:
-    model = save_checkpoint(variant, tmp_path / "checkpoint")
+@pytest.mark.parametrize("layout", ["7b", "40b", "rw", "llama, wide heads", "qwen2, windows"])
+def test_three_nodes_give_the_tokens_of_transformers(layout: str, tmp_path: Path) -> None:
+    made = members if layout in members.MEMBERS else checkpoints
+    model = made.save_checkpoint(layout, tmp_path / "checkpoint")
     tokenizer = save_tokenizer(tmp_path / "checkpoint")
     weights = tmp_path / "weights"
     converted = run_command("weights", tmp_path, ["convert", str(tmp_path / "checkpoint"), str(weights)])

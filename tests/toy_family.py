@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swarm.decoder.description import Decoder, Slot
+from swarm.decoder.description import Decoder, Rope, Slot
 from swarm.sepweight.family import Outline
-from swarm.sepweight.manifest import layer_key
 
 
 class ToyFamily:
@@ -23,6 +22,7 @@ class ToyFamily:
             hidden=hidden,
             heads=4,
             kv_heads=1,
+            head_dim=hidden // 4,
             ffn=ffn,
             vocabulary=raw["words"],
             context=256,
@@ -35,24 +35,18 @@ class ToyFamily:
                 "down": Slot("think_out", (hidden, ffn), has_bias=True),
             },
             final_norm=Slot("last_norm", (hidden,), has_bias=True),
+            ropes=(Rope(rotated=hidden // 4),),
+            embedding="words",
             parallel=True,
-            alibi=False,
+            fused="grouped",
+            norm="layer",
             tied=True,
             activation="relu",
             end_ids=(1,),
         )
 
     def outline(self, config: Mapping[str, Any]) -> Outline:
-        toy = self.read(config)
-        return Outline(
-            layers=toy.layers,
-            files={
-                "begin": {"word_embeddings.weight": (toy.vocabulary, toy.hidden)},
-                **{layer_key(layer): toy.layer_tensors for layer in range(toy.layers)},
-                "end": toy.final_norm.tensors,
-            },
-            aliases={"end": {"lm_head.weight": "begin/word_embeddings.weight"}},
-        )
+        return self.read(config).outline
 
     def checkpoint_names(self, key: str, tensor: str) -> tuple[str, ...]:
         return (f"{key}/{tensor}",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
 def split_evenly(shape: Shape, nodes: int) -> list[Part]:
     """Parts of about equal weight, the head counted as what it reads."""
     decoder = family_of(shape.config).read(shape.config)
-    layer = decoder.fused_width * decoder.hidden + decoder.hidden**2 + 2 * decoder.ffn * decoder.hidden
+    layer = sum(prod(size) for size in decoder.layer_tensors.values())
     costs = [0, *([layer] * decoder.layers), decoder.vocabulary * decoder.hidden]
     parts: list[Part] = []
     start, spent = 0, 0

@@ -12,7 +12,6 @@ four; what is padded is masked.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
+from swarm.decoder.positions import PositionTables, Rotation
 
 QUERY_BLOCK = 32
 # Masks are at most so many rows of keys: with ALiBi they differ from head to head, and are made for a few heads at a time.
@@ -30,112 +30,35 @@ MOST_MASK_ROWS = 512
 
 
 def split_fused(decoder: Decoder, fused: Tensor) -> tuple[Tensor, Tensor]:
-    """[tokens, fused width] → what is rotated, [tokens, kv heads, group + 1, d], a group's queries and then its key; values,
-    [tokens, kv heads, d].
+    """[tokens, fused width] → what may be rotated, [tokens, some, slots, d]; values, [tokens, kv heads, d].
 
-    One key for all queries is one group, and a key for each is groups of one.
+    Rows in groups: a kv head's queries and then its key are its slots; one key for all queries is one group, and a key for
+    each is groups of one. Else all queries, then all keys, each in a slot of its own.
     """
-    grouped = fused.view(fused.shape[0], decoder.kv_heads, -1, decoder.head_dim)
-    return grouped[:, :, :-1], grouped[:, :, -1]
+    if decoder.fused == "grouped":
+        grouped = fused.view(fused.shape[0], decoder.kv_heads, -1, decoder.head_dim)
+        return grouped[:, :, :-1], grouped[:, :, -1]
+    rows = fused.view(fused.shape[0], -1, 1, decoder.head_dim)
+    turned = decoder.heads + decoder.kv_heads
+    return rows[:, :turned], rows[:, turned:, 0]
 
 
-class PositionTables:
-    """What depends on positions alone: RoPE's cosines and sines, ALiBi's biases, a token's mask.
-
-    Computed once, for as many positions as needed.
-    """
-
-    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: Device) -> None:
-        self.device = device
-        self._decoder = decoder
-        self._dtype = dtype
-        self._rope = (torch.empty(0), torch.empty(0))
-        self._bias = torch.empty(0, 0)
-        self._mask = torch.empty(0)
-
-    def rope(self, ranges: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
-        """cos and sin of the positions in some ranges, one after another, [positions, 1, 1, d]; None with ALiBi."""
-        if self._decoder.alibi:
-            return None
-        most = max(stop for _, stop in ranges)
-        if most > self._rope[0].shape[0]:
-            positions = torch.arange(_at_least(most), device=self.device.where)
-            self._rope = rope_tables(self._decoder, positions, self._dtype)
-        cos, sin = (_rows(table, ranges)[:, None, None] for table in self._rope)
-        return cos, sin
-
-    def bias(self, stop: int) -> Tensor | None:
-        """[heads, stop], to be added to the scores; None with RoPE."""
-        if not self._decoder.alibi:
-            return None
-        if stop > self._bias.shape[1]:
-            self._bias = alibi_bias(self._decoder, _at_least(stop), self._dtype, self.device.where)
-        return self._bias[:, :stop]
-
-    def mask(self, stop: int, keys: int) -> Tensor:
-        """[1, keys], additive: hides all but the first `stop` keys, of which at most a block is hidden."""
-        seen = self._mask.shape[0] - self.device.key_block
-        if stop > seen:
-            seen = _at_least(stop)
-            self._mask = torch.zeros(seen + self.device.key_block, dtype=self._dtype, device=self.device.where)
-            self._mask[seen:] = float("-inf")
-        return self._mask[None, seen - stop : seen - stop + keys]
+def part_queries(decoder: Decoder, turned: Tensor) -> tuple[Tensor, Tensor]:
+    """What split_fused gave, rotated → queries, [tokens, kv heads, group, d]; keys, [tokens, kv heads, d]."""
+    if decoder.fused == "grouped":
+        return turned[:, :, :-1], turned[:, :, -1]
+    queries = turned[:, : decoder.heads].view(turned.shape[0], decoder.kv_heads, -1, decoder.head_dim)
+    return queries, turned[:, decoder.heads :, 0]
 
 
-def _at_least(stop: int) -> int:
-    """A table's length: it is computed anew a few times only."""
-    return max(512, 1 << (stop - 1).bit_length())
-
-
-def _rows(table: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    rows = [table[start:stop] for start, stop in ranges]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-
-def rope_tables(decoder: Decoder, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin, [tokens, d], for integer positions.
-
-    Computed in float32: bfloat16 cannot tell position 1001 from 1000.
-    """
-    exponents = torch.arange(0, decoder.head_dim, 2, dtype=torch.float32, device=positions.device) / decoder.head_dim
-    frequencies = 1.0 / (decoder.rope_theta**exponents)
-    angles = positions.to(torch.float32)[:, None] * frequencies
-    doubled = torch.cat((angles, angles), dim=-1)
-    return doubled.cos().to(dtype), doubled.sin().to(dtype)
-
-
-def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply RoPE (rotate-half over the whole head) to [tokens, kv heads, slots, d]."""
+def rotate(x: Tensor, tables: Rotation) -> Tensor:
+    """Apply RoPE (rotate-half) to [tokens, some, slots, d]: to its first dims, if the tables have fewer."""
     cos, sin = tables
+    if cos.shape[-1] < x.shape[-1]:
+        turning, passing = x.split((cos.shape[-1], x.shape[-1] - cos.shape[-1]), dim=-1)
+        return torch.cat((rotate(turning, tables), passing), dim=-1)
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-high, low), dim=-1) * sin
-
-
-def alibi_slopes(heads: int, device: torch.device) -> Tensor:
-    """[heads] float32 slopes (Press et al. 2021, https://arxiv.org/abs/2108.12409)."""
-    closest = 2 ** math.floor(math.log2(heads))
-    slopes = _powers(2 ** (-(2 ** -(math.log2(closest) - 3))), 1 + closest, 1, device)
-    if closest == heads:
-        return slopes
-    odd = _powers(2 ** (-(2 ** -(math.log2(2 * closest) - 3))), 1 + 2 * (heads - closest), 2, device)
-    return torch.cat((slopes, odd))
-
-
-def _powers(base: float, stop: int, step: int, device: torch.device) -> Tensor:
-    """base to the powers 1, 1 + step, … below stop, made on the device itself."""
-    exponents = torch.arange(1, stop, step, dtype=torch.int32, device=device)
-    return torch.pow(torch.full((), base, dtype=torch.float32, device=device), exponents)
-
-
-def alibi_bias(decoder: Decoder, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[heads, stop], scaled as the scores are.
-
-    The product slope x position is rounded to bfloat16: the checkpoints were trained so.
-    """
-    slopes = alibi_slopes(decoder.heads, device).to(torch.bfloat16)
-    positions = torch.arange(stop, device=device)
-    bias = (slopes[:, None] * positions).to(dtype)
-    return bias / math.sqrt(decoder.head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +84,10 @@ def padded_keys(stop: int, device: Device) -> int:
     return -(-stop // device.key_block) * device.key_block
 
 
-def look_back(decoder: Decoder, tables: PositionTables, start: int, stop: int, dtype: torch.dtype) -> list[Sight]:
-    """What positions start..stop see."""
+def look_back(
+    decoder: Decoder, tables: PositionTables, start: int, stop: int, dtype: torch.dtype, window: int | None = None
+) -> list[Sight]:
+    """What positions start..stop see; window: of how many positions at most."""
     device = tables.device
     sights: list[Sight] = []
     first = start
@@ -170,7 +95,7 @@ def look_back(decoder: Decoder, tables: PositionTables, start: int, stop: int, d
         last = min(stop, padded_keys(first + 1, device)) if device.key_block > 1 else stop
         keys = padded_keys(last, device)
         by_group, rows = _rows_of(decoder, last - first, device)
-        mask = _mask(tables, first, last, rows, keys, dtype)
+        mask = _mask(tables, first, last, rows, keys, dtype, window)
         sights.append(Sight(first - start, last - start, by_group, rows, keys, mask, tables.bias(keys)))
         first = last
     return sights
@@ -186,12 +111,18 @@ def _rows_of(decoder: Decoder, length: int, device: Device) -> tuple[bool, int]:
     return False, -(-length // least) * least
 
 
-def _mask(tables: PositionTables, first: int, last: int, rows: int, keys: int, dtype: torch.dtype) -> Tensor | None:
-    """Hides what comes after each position; rows beyond them see what the last one sees."""
+def _mask(
+    tables: PositionTables, first: int, last: int, rows: int, keys: int, dtype: torch.dtype, window: int | None
+) -> Tensor | None:
+    """Hides what comes after each position or lies too far before; rows beyond them see what the last one sees."""
     length = last - first
+    if window is not None and window >= last:
+        window = None
     if length == 1:
-        return tables.mask(last, keys) if tables.device.key_block > 1 else None
+        return tables.mask(last, keys, window) if tables.device.key_block > 1 or window is not None else None
     mask = torch.full((length, keys), float("-inf"), dtype=dtype, device=tables.device.where).triu_(first + 1)
+    if window is not None:
+        mask += torch.full_like(mask, float("-inf")).tril_(first - window)
     return mask if rows == length else torch.cat((mask, mask[-1:].expand(rows - length, -1)))
 
 
@@ -211,7 +142,7 @@ def attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[S
 
 def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
     if sight.by_group:
-        return _attend_by_group(q, k, v, sight)
+        return _attend_by_group(q, k, v, sight, decoder.attention_scale)
     length, _, group, _ = q.shape
     if sight.rows > length:
         q = pad(q, (0, 0, 0, 0, 0, 0, 0, sight.rows - length))
@@ -222,12 +153,12 @@ def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> 
         grouped = rearrange(q, "t kv g d -> kv g t d")
         keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
         mask = None if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
-        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=decoder.attention_scale)
         out = rearrange(out, "kv g t d -> t (kv g d)")
     return out[:length]
 
 
-def _attend_by_group(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+def _attend_by_group(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None) -> Tensor:
     """One position: the heads of a group are rows of one kv head's queries, so that K and V are read once.
 
     2-3.6 times as fast as enable_gqa.
@@ -245,7 +176,7 @@ def _attend_by_group(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
         mask = pad(mask, missing) if mask is not None and sight.bias is not None else mask
     if mask is not None and sight.bias is None:
         mask = mask.expand(1, 1, sight.rows, -1)
-    out = scaled_dot_product_attention(rows, k[None], v[None], attn_mask=mask)
+    out = scaled_dot_product_attention(rows, k[None], v[None], attn_mask=mask, scale=scale)
     return out[:, :, :group].reshape(1, kv * group * d)
 
 

@@ -50,12 +50,12 @@ class _Layer:
 
 
 class KvCache(Protocol):
-    """Keys and values of one session in some layers. `end` is the number of positions that every layer holds."""
+    """Keys and values of one session in some layers. `length` is how many positions every layer holds."""
 
     length: int
 
     def truncate(self, length: int) -> None:
-        """Forget every position from `end` on."""
+        """Forget every position from `length` on."""
         ...
 
     def extend(self, reserve: int) -> None:
@@ -63,10 +63,10 @@ class KvCache(Protocol):
         ...
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [kv, new, d] behind `end` in one layer; return that layer's K and V, [kv, padded_keys(end + new), d].
+        """Put [kv, new, d] behind what one layer has; return its K and V, [kv, padded_keys(length + new), d].
 
-        What is padded is finite. They are valid until the next call. `end` itself moves in `advance`, once every layer has
-        written. What fails for want of memory may be tried again.
+        What is padded is finite. They are valid until the next call. `length` itself moves in `advance`, once every layer
+        has written. What fails for want of memory may be tried again.
         """
         ...
 

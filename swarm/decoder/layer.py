@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.attention import Sight, attend, rotate, split_fused
+from swarm.decoder.attention import Sight, attend, part_queries, rotate, split_fused
 from swarm.decoder.cache import KvCache
 from swarm.decoder.description import Decoder
 from swarm.decoder.linear import Linear
+from swarm.decoder.positions import Rotation
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: Mapping[str, Activation] = {
@@ -36,14 +37,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the positions of a packed tensor mean to every layer: how to rotate them, and what each span's see."""
+    """What the positions of a packed tensor mean to the layers: rotations by rope, and by window what each span's see."""
 
-    rope: tuple[Tensor, Tensor] | None
-    sights: Sequence[Sequence[Sight]]
+    rotations: Mapping[int, Rotation]
+    sights: Mapping[int | None, Sequence[Sequence[Sight]]]
 
 
-class Norm(nn.Module):
-    """Layer norm with weight and bias, [tokens, hidden] → the same."""
+class LayerNorm(nn.Module):
+    """Mean and variance, with weight and bias, [tokens, hidden] → the same."""
 
     def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
         super().__init__()
@@ -55,19 +56,36 @@ class Norm(nn.Module):
         return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
+class RmsNorm(nn.Module):
+    """Root mean square in float32 over the last dimension, then the weight, broadcast, in the dtype of x."""
+
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, x.shape[-1:], None, self.epsilon) * self.weight
+
+
 class Layer(nn.Module):
     """One decoder layer, made of what fills its slots."""
 
     def __init__(self, decoder: Decoder, number: int, filled: Mapping[str, nn.Module]) -> None:
-        """filled: by role, a Norm or a Linear."""
+        """filled: by role, a norm or a Linear."""
         super().__init__()
         self.decoder = decoder
         self.number = number
+        self.kind = decoder.kind(number)
         self.before_attention = filled["before_attention"]
         self.query_key_value = filled["query_key_value"]
+        self.head_norm = (
+            _norm_heads(decoder, filled["query_norm"], filled["key_norm"]) if "key_norm" in filled else None
+        )
         self.out = filled["out"]
         self.before_mlp = filled.get("before_mlp")
-        self.up = filled["up"]
+        self.has_gate = "gate_up" in filled
+        self.up = filled["gate_up" if self.has_gate else "up"]
         self.down = filled["down"]
         self.activation = ACTIVATIONS[decoder.activation]
 
@@ -79,22 +97,32 @@ class Layer(nn.Module):
             if self.before_mlp is not None:
                 normed = self.before_mlp(hidden)
             return hidden + (self._mlp(normed) + attended)
-        hidden = hidden + attended
-        return hidden + self._mlp(hidden if self.before_mlp is None else self.before_mlp(hidden))
+        hidden = self._add(hidden, attended)
+        return self._add(hidden, self._mlp(hidden if self.before_mlp is None else self.before_mlp(hidden)))
+
+    def _add(self, hidden: Tensor, branch: Tensor) -> Tensor:
+        scale = self.decoder.residual_scale
+        return hidden + (branch if scale == 1.0 else branch * scale)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))
+        inner = self.up(x)
+        if self.has_gate:
+            gate, up = inner.chunk(2, dim=-1)
+            return self.down(self.activation(gate) * up)
+        return self.down(self.activation(inner))
 
     def _attend(self, fused: Tensor, spans: Sequence[Span], view: View) -> Tensor:
         """What concerns all rows alike is done at once, the cache and attention by span."""
         turned, values = split_fused(self.decoder, fused)
-        if view.rope is not None:
-            turned = rotate(turned, view.rope)
-        queries, keys = turned[:, :, :-1], turned[:, :, -1].transpose(0, 1)
-        values = values.transpose(0, 1)
+        if self.head_norm is not None:
+            turned = self.head_norm(turned)
+        if self.kind.rope is not None:
+            turned = rotate(turned, view.rotations[self.kind.rope])
+        queries, keys = part_queries(self.decoder, turned)
+        keys, values = keys.transpose(0, 1), values.transpose(0, 1)
         outputs: list[Tensor] = []
         row = 0
-        for span, sights in zip(spans, view.sights, strict=True):
+        for span, sights in zip(spans, view.sights[self.kind.window], strict=True):
             stop = row + span.length
             k, v = span.cache.write(self.number, keys[:, row:stop], values[:, row:stop])
             outputs.append(attend(self.decoder, queries[row:stop], k, v, sights))
@@ -102,13 +130,24 @@ class Layer(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
+def _norm_heads(decoder: Decoder, queries: nn.Module, keys: nn.Module) -> RmsNorm:
+    """One norm of all heads, [tokens, heads + kv heads, 1, d], in place of one of queries and one of keys."""
+    assert isinstance(queries, RmsNorm)
+    assert isinstance(keys, RmsNorm)
+    weights = queries.weight.expand(decoder.heads, -1), keys.weight.expand(decoder.kv_heads, -1)
+    return RmsNorm(torch.cat(weights).unsqueeze(1), decoder.epsilon)
+
+
 class Head(nn.Module):
     """Final norm and output projection: [rows, hidden] → float32 logits [rows, vocabulary]."""
 
-    def __init__(self, norm: Norm, projection: Linear) -> None:
+    def __init__(self, norm: nn.Module, projection: Linear, scale: float = 1.0) -> None:
+        """scale: of the logits."""
         super().__init__()
         self.norm = norm
         self.projection = projection
+        self.scale = scale
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.projection(self.norm(hidden)).float()
+        logits = self.projection(self.norm(hidden))
+        return (logits if self.scale == 1.0 else logits * self.scale).float()

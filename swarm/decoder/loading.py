@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from swarm.decoder.description import Decoder, DecoderFamily, Slot
 from swarm.decoder.device import Device, device_named
-from swarm.decoder.layer import Head, Layer, Norm
+from swarm.decoder.layer import Head, Layer, LayerNorm, RmsNorm
 from swarm.decoder.linear import Linear, PlainLinear
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.plain import PLAIN
@@ -23,8 +23,6 @@ from swarm.parts import Part, parse_part, runs
 from swarm.sepweight.manifest import file_keys, layer_key
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import TensorFile
-
-EMBEDDING, PROJECTION = "word_embeddings.weight", "lm_head.weight"
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
 Embedding = Callable[[Tensor], Tensor]
@@ -124,6 +122,11 @@ def iterate_loading(
     )
 
 
+def _join(tensors: list[Tensor]) -> Tensor:
+    """Rows behind rows."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
 Built = tuple[Embedding | None, dict[int, Layer], Head | None]
 
 
@@ -136,18 +139,19 @@ class _Builder:
         self.device = device
         self.dtype = dtype
         self.scheme = scheme_named(store.manifest.scheme, store.directory)
+        self.embedding, self.projection = f"{decoder.embedding}.weight", f"{decoder.head.tensor}.weight"
         self._shared: dict[tuple[str, str], Tensor] = {}  # by where they lie: matrices that begin and end may both use
 
     def share(self, embed: Embedding | None, head: Head | None) -> None:
         """Use what is loaded for begin or end for the other, too, where they are tied."""
         if isinstance(embed, ResidentEmbedding):
-            self._shared[self._owner("begin", EMBEDDING)] = embed.weight
+            self._shared[self._owner("begin", self.embedding)] = embed.weight
         if self.is_tied and head is not None and isinstance(head.projection, PlainLinear):
-            self._shared[self._owner("end", PROJECTION)] = head.projection.weight.data
+            self._shared[self._owner("end", self.projection)] = head.projection.weight.data
 
     @property
     def is_tied(self) -> bool:
-        return self._owner("end", PROJECTION) == self._owner("begin", EMBEDDING)
+        return self._owner("end", self.projection) == self._owner("begin", self.embedding)
 
     def size_of(self, part: Part) -> int:
         """Bytes to be read."""
@@ -165,41 +169,56 @@ class _Builder:
         layers: dict[int, Layer] = {}
         for number in part.layers:
             filled: dict[str, nn.Module] = {}
-            for role, slot in self.decoder.slots.items():
-                filled[role] = yield from self._fill(layer_key(number), slot)
+            for role, slots in self.decoder.fillings.items():
+                filled[role] = yield from self._fill(layer_key(number), slots)
             layers[number] = Layer(self.decoder, number, filled)
             self._trim()
         head = None
         if part.end:
-            norm = yield from self._fill("end", self.decoder.final_norm)
-            projection = yield from self._fill("end", self.decoder.head)
-            head = Head(cast(Norm, norm), cast(Linear, projection))
+            norm = yield from self._fill("end", [self.decoder.final_norm])
+            projection = yield from self._fill("end", [self.decoder.head])
+            head = Head(norm, cast(Linear, projection), self.decoder.logit_scale)
             self._trim()
         return embed, layers, head
 
-    def _fill(self, key: str, slot: Slot) -> Generator[int, None, nn.Module]:
-        """What a slot's tensors make; a matrix at a time, so that memory peaks at one beyond what is kept."""
-        bias = (yield from self._tensor(key, f"{slot.tensor}.bias")) if slot.has_bias else None
-        if slot.matrix is None:
-            assert bias is not None
-            return Norm((yield from self._tensor(key, f"{slot.tensor}.weight")), bias, self.decoder.epsilon)
-        if slot == self.decoder.head and self.is_tied:
-            return PLAIN.make({"weight": (yield from self._tensor(key, PROJECTION))}, bias, self.dtype, self.device)
-        stored: dict[str, Tensor] = {}
-        for name in self.store.manifest.tensor_names(key):
-            stem, _, suffix = name.rpartition(".")
-            if stem == slot.tensor and suffix != "bias":
-                stored[suffix] = yield from self.store.reading(key, name)
-        return self.scheme.make(stored, bias, self.dtype, self.device)
+    def _fill(self, key: str, slots: Sequence[Slot]) -> Generator[int, None, nn.Module]:
+        """What slots' tensors make; a matrix at a time, so that memory peaks at one beyond what is kept.
+
+        slots: one, or several matrices to be joined.
+        """
+        biases: list[Tensor] = []
+        for slot in slots:
+            if slot.has_bias:
+                biases.append((yield from self._tensor(key, f"{slot.tensor}.bias")))
+        bias = _join(biases) if biases else None
+        if slots[0].matrix is None:
+            return self._norm((yield from self._tensor(key, f"{slots[0].tensor}.weight")), bias)
+        if slots[0] == self.decoder.head and self.is_tied:
+            weight = yield from self._tensor(key, self.projection)
+            return PLAIN.make({"weight": weight}, bias, self.dtype, self.device)
+        stored: dict[str, list[Tensor]] = {}
+        for slot in slots:
+            for name in self.store.manifest.tensor_names(key):
+                stem, _, suffix = name.rpartition(".")
+                if stem == slot.tensor and suffix != "bias":
+                    stored.setdefault(suffix, []).append((yield from self.store.reading(key, name)))
+        joined = {suffix: _join(stored.pop(suffix)) for suffix in list(stored)}
+        return self.scheme.make(joined, bias, self.dtype, self.device)
+
+    def _norm(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        if self.decoder.norm == "rms":
+            return RmsNorm(weight, self.decoder.epsilon)
+        assert bias is not None
+        return LayerNorm(weight, bias, self.decoder.epsilon)
 
     def _owner(self, key: str, name: str) -> tuple[str, str]:
         return self.store.manifest.resolve(key, name)
 
     def _embedding(self) -> Generator[int, None, Embedding]:
         if self.device.is_host:
-            owner, tensor = self._owner("begin", EMBEDDING)
+            owner, tensor = self._owner("begin", self.embedding)
             return StoredEmbedding(self.store.open(owner), tensor, self.dtype)
-        return ResidentEmbedding((yield from self._tensor("begin", EMBEDDING)))
+        return ResidentEmbedding((yield from self._tensor("begin", self.embedding)))
 
     def _trim(self) -> None:
         """Hand the stored copies' memory back: on the host they lie beside what is kept."""

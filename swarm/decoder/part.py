@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.attention import PositionTables, look_back
+from swarm.decoder.attention import look_back
 from swarm.decoder.cache import ContiguousCache, KvCache, Scratch
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
 from swarm.decoder.layer import Head, Span, View
+from swarm.decoder.positions import PositionTables
 from swarm.decoder.shelf import Shelf
 from swarm.errors import RequestError
 from swarm.parts import Part
@@ -44,6 +45,7 @@ class DecoderPart(nn.Module):
         self.device = device
         self._tables = PositionTables(decoder, dtype, device)
         self._scratch = Scratch(decoder, dtype, device)
+        self._kinds = {decoder.kind(number) for number in part.layers}
 
     def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> KvCache:
         """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""
@@ -77,7 +79,10 @@ class DecoderPart(nn.Module):
 
     def enter(self, inputs: Tensor) -> Tensor:
         """Token ids → embeddings where the part has begin; hidden states as they are elsewhere."""
-        return inputs if self.embed is None else self.embed(inputs)
+        if self.embed is None:
+            return inputs
+        embedded = self.embed(inputs)
+        return embedded if self.decoder.embedding_scale == 1.0 else embedded * self.decoder.embedding_scale
 
     @torch.inference_mode()
     def run_layers(
@@ -102,8 +107,11 @@ class DecoderPart(nn.Module):
         return hidden
 
     def _view(self, spans: Sequence[Span]) -> View:
-        if not self.part.layer_count:
-            return View(None, [])
         ranges = [(span.cache.length, span.cache.length + span.length) for span in spans]
-        sights = [look_back(self.decoder, self._tables, start, stop, self.dtype) for start, stop in ranges]
-        return View(self._tables.rope(ranges), sights)
+        return View(
+            {kind.rope: self._tables.rotation(kind.rope, ranges) for kind in self._kinds if kind.rope is not None},
+            {
+                window: [look_back(self.decoder, self._tables, *one, self.dtype, window) for one in ranges]
+                for window in {kind.window for kind in self._kinds}
+            },
+        )

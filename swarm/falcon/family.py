@@ -5,36 +5,20 @@ Pure data; imports no torch. Every spelling that checkpoints use is read here an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from swarm.decoder.description import Decoder, Slot
+from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
+from swarm.decoder.description import Decoder, LayerKind, Rope, Slot
 from swarm.errors import WeightsError
 from swarm.sepweight.family import Outline
-from swarm.sepweight.manifest import layer_key
 
 Norms = Literal["one", "two_parallel", "sequential"]
 
 MODEL_TYPES = ("falcon", "RefinedWebModel", "RefinedWeb")
 
-# Keys that no Falcon computation reads. Anything that is neither here nor read below is refused: it may change the maths.
-_HARMLESS = frozenset(
-    """
-    _name_or_path _attn_implementation architectures attention_dropout auto_map apply_residual_connection_post_layernorm
-    bos_token_id chunk_size_feed_forward dtype eos_token_id finetuning_task hidden_dropout id2label initializer_range
-    is_decoder is_encoder_decoder label2id max_new_tokens model_type name_or_path output_attentions output_hidden_states
-    pad_token_id problem_type return_dict torch_dtype transformers_version unk_token_id use_cache use_return_dict
-    """.split()
-)
-_READ = frozenset(
-    """
-    activation alibi bias ffn_hidden_size head_dim hidden_size layer_norm_epsilon max_position_embeddings multi_query
-    n_embed n_head n_head_kv n_layer new_decoder_architecture num_attention_heads num_hidden_layers num_kv_heads
-    num_ln_in_parallel_attn parallel_attn rope_parameters rope_scaling rope_theta rotary_base seq_length
-    tie_word_embeddings vocab_size
-    """.split()
-)
+# Keys that no Falcon computation reads, besides those of any family.
+_HARMLESS = HARMLESS | {"apply_residual_connection_post_layernorm", "hidden_dropout"}
 
 
 def read_falcon_config(raw: Mapping[str, Any]) -> Decoder:
@@ -42,85 +26,60 @@ def read_falcon_config(raw: Mapping[str, Any]) -> Decoder:
 
     Raises WeightsError naming the key that is missing, unknown or asks for mathematics that is not implemented.
     """
-    if raw.get("model_type") not in MODEL_TYPES:
-        raise WeightsError(
-            f'config: model_type "{raw.get("model_type")}" is unsupported; known: {", ".join(MODEL_TYPES)}'
-        )
-    unknown = sorted(key for key in raw if key not in _HARMLESS | _READ and raw[key] not in (None, False))
-    if unknown:
-        raise WeightsError(
-            f"config: unknown key {', '.join(unknown)}: it may change the mathematics; "
-            "remove it from config.json if you know that it does not"
-        )
-    if raw.get("apply_residual_connection_post_layernorm"):
+    config = Config(raw)
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise WeightsError(f'config: model_type "{kind}" is unsupported; known: {", ".join(MODEL_TYPES)}')
+    if config.flag("apply_residual_connection_post_layernorm"):
         raise WeightsError("config: apply_residual_connection_post_layernorm=true is not implemented")
-    hidden = _number(raw, "hidden_size", "n_embed")
-    heads = _number(raw, "num_attention_heads", "n_head")
-    if raw.get("head_dim") not in (None, hidden // heads):
-        raise WeightsError(f"config: head_dim {raw['head_dim']} is not hidden_size / heads = {hidden // heads}")
-    parallel = bool(raw.get("parallel_attn", True))
-    named_kv_heads = raw.get("num_kv_heads", raw.get("n_head_kv"))
+    hidden = config.number("hidden_size", "n_embed")
+    heads = config.number("num_attention_heads", "n_head")
+    if hidden % heads:
+        raise WeightsError(f"config: hidden_size {hidden} must divide by {heads} heads")
+    head_dim = config.number("head_dim", default=hidden // heads)
+    if head_dim != hidden // heads:
+        raise WeightsError(f"config: head_dim {head_dim} is not hidden_size / heads = {hidden // heads}")
+    parallel = config.flag("parallel_attn", default=True)
     # Legacy 40B files say nothing of the new architecture but give n_head_kv, which 7B and rw files do not have.
-    grouped = bool(raw.get("new_decoder_architecture", raw.get("n_head_kv") is not None))
-    if grouped:
-        kv_heads = heads if named_kv_heads is None else _whole("num_kv_heads", named_kv_heads)
-    else:
-        kv_heads = 1 if raw.get("multi_query", True) else heads
-    ffn = _whole("ffn_hidden_size", raw.get("ffn_hidden_size") or 4 * hidden)
-    norms = _norms(raw, grouped, parallel)
-    fused_width = (heads + 2 * kv_heads) * (hidden // heads)
-    eos = raw.get("eos_token_id", 11)
-    return Decoder(
-        layers=_number(raw, "num_hidden_layers", "n_layer"),
+    grouped = config.flag("new_decoder_architecture", default=config.get("n_head_kv") is not None)
+    kv_heads = config.number("num_kv_heads", "n_head_kv", default=heads)
+    multi_query = config.flag("multi_query", default=True)
+    if not grouped:
+        kv_heads = 1 if multi_query else heads
+    ffn = config.number("ffn_hidden_size", default=4 * hidden)
+    norms = _norms(config, grouped, parallel)
+    alibi = config.flag("alibi")
+    decoder = Decoder(
+        layers=config.number("num_hidden_layers", "n_layer", most=MOST_LAYERS),
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
+        head_dim=head_dim,
         ffn=ffn,
-        vocabulary=_number(raw, "vocab_size"),
-        context=_whole("max_position_embeddings", raw.get("max_position_embeddings") or raw.get("seq_length") or 2048),
-        slots=_slots(norms, hidden, fused_width, ffn, bool(raw.get("bias", False))),
+        vocabulary=config.number("vocab_size"),
+        context=config.number("max_position_embeddings", "seq_length", default=2048),
+        slots=_slots(norms, hidden, (heads + 2 * kv_heads) * head_dim, ffn, config.flag("bias")),
         final_norm=Slot("ln_f", (hidden,), has_bias=True),
+        kinds=(LayerKind(rope=None if alibi else 0),),
+        ropes=(Rope(rotated=head_dim, theta=_rope_theta(config)),),
+        embedding="word_embeddings",
         parallel=norms != "sequential",
-        alibi=bool(raw.get("alibi", False)),
-        tied=bool(raw.get("tie_word_embeddings", True)),
-        epsilon=_real("layer_norm_epsilon", raw.get("layer_norm_epsilon") or 1e-5),
-        rope_theta=_rope_theta(raw),
-        activation=str(raw.get("activation") or "gelu"),
-        end_ids=_ids("eos_token_id", eos),
+        fused="grouped",
+        alibi=alibi,
+        norm="layer",
+        tied=config.flag("tie_word_embeddings", default=True),
+        epsilon=config.real("layer_norm_epsilon", default=1e-5),
+        activation=config.text("activation", default="gelu"),
+        end_ids=config.ids("eos_token_id") if config.has("eos_token_id") else (11,),
     )
+    config.refuse_unread(_HARMLESS)
+    return decoder
 
 
-def _number(raw: Mapping[str, Any], *names: str) -> int:
-    for name in names:
-        if raw.get(name) is not None:
-            value = _whole(name, raw[name])
-            if value <= 0:
-                raise WeightsError(f"config: {name} is {value}; it must be a positive number")
-            return value
-    raise WeightsError(f"config: {' or '.join(names)} is missing")
-
-
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise WeightsError(f"config: {name} is {json.dumps(value)[:60]}; it must be a whole number")
-    return value
-
-
-def _real(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WeightsError(f"config: {name} is {json.dumps(value)[:60]}; it must be a number")
-    return float(value)
-
-
-def _ids(name: str, value: object) -> tuple[int, ...]:
-    values = cast("list[object]", value) if isinstance(value, list) else [] if value is None else [value]
-    return tuple(_whole(name, one) for one in values)
-
-
-def _norms(raw: Mapping[str, Any], grouped: bool, parallel: bool) -> Norms:
+def _norms(config: Config, grouped: bool, parallel: bool) -> Norms:
+    count = config.get("num_ln_in_parallel_attn")
     if not grouped:
         return "one" if parallel else "sequential"
-    count = raw.get("num_ln_in_parallel_attn")
     if count == 2 or count is None:
         return "two_parallel"
     if not parallel:
@@ -128,19 +87,15 @@ def _norms(raw: Mapping[str, Any], grouped: bool, parallel: bool) -> Norms:
     return "one"
 
 
-def _rope_theta(raw: Mapping[str, Any]) -> float:
-    given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(given, dict):
-        raise WeightsError(f"config: rope_parameters is {json.dumps(given)[:60]}; it must be an object")
-    parameters = cast("Mapping[str, Any]", given)
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    odd = sorted(set(parameters) - {"rope_type", "type", "rope_theta"})
+def _rope_theta(config: Config) -> float:
+    told = config.part("rope_parameters", "rope_scaling") or Config({}, "rope_parameters")
+    theta = told.real("rope_theta", default=config.real("rope_theta", "rotary_base", default=10000.0))
+    kind, odd = told.text("rope_type", "type", default="default"), told.unread
     if kind != "default" or odd:
         raise WeightsError(
             f'config: rope scaling of type "{kind}" ({", ".join(odd)}) is not implemented; use "default"'
         )
-    theta = parameters.get("rope_theta") or raw.get("rope_theta") or raw.get("rotary_base") or 10000.0
-    return _real("rope_theta", theta)
+    return theta
 
 
 def _slots(norms: Norms, hidden: int, fused_width: int, ffn: int, has_bias: bool) -> dict[str, Slot]:
@@ -170,18 +125,7 @@ class FalconFamily:
         return read_falcon_config(raw)
 
     def outline(self, config: Mapping[str, Any]) -> Outline:
-        falcon = read_falcon_config(config)
-        embedding = (falcon.vocabulary, falcon.hidden)
-        head = {} if falcon.tied else {"lm_head.weight": embedding}
-        return Outline(
-            layers=falcon.layers,
-            files={
-                "begin": {"word_embeddings.weight": embedding},
-                **{layer_key(layer): falcon.layer_tensors for layer in range(falcon.layers)},
-                "end": {**falcon.final_norm.tensors, **head},
-            },
-            aliases={"end": {"lm_head.weight": "begin/word_embeddings.weight"}} if falcon.tied else {},
-        )
+        return self.read(config).outline
 
     def checkpoint_names(self, key: str, tensor: str) -> tuple[str, ...]:
         if tensor == "word_embeddings.weight":

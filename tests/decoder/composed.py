@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ONE_KERNEL = (torch.ops.aten.linear.default, torch.ops.aten.scaled_dot_product_attention.default)
+ONE_KERNEL = (
+    torch.ops.aten.linear.default,
+    torch.ops.aten.rms_norm.default,
+    torch.ops.aten.scaled_dot_product_attention.default,
+)
 
 
 def run_parts(mode: TorchDispatchMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:

@@ -1,4 +1,4 @@
-"""Weights of every variant, made once."""
+"""Weights of every layout, made once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import VARIANTS, save_sepweight
+from tests import checkpoints
+from tests.decoder.layouts import LAYOUTS, MEMBERS
+from tests.llama import members
 
 
 @pytest.fixture(scope="session")
 def weights_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Variant → sepweight directory."""
-    root = tmp_path_factory.mktemp("variants")
-    for variant in VARIANTS:
-        save_sepweight(variant, root / variant)
-    return {variant: root / variant for variant in VARIANTS}
+    """Layout → sepweight directory."""
+    root = tmp_path_factory.mktemp("layouts")
+    for layout in LAYOUTS:
+        made = members if layout in MEMBERS else checkpoints
+        made.save_sepweight(layout, root / layout)
+    return {layout: root / layout for layout in LAYOUTS}

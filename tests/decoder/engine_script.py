@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from swarm.decoder.device import Device
-from swarm.falcon.family import FALCON
+from swarm.families import family_named
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.models import ModelKey
@@ -20,6 +20,7 @@ from swarm.node.batches import Batch, BatchResult, Want, WorkSpan
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
 from swarm.parts import Part, parse_part
+from swarm.sepweight.manifest import read_manifest
 
 MODEL = ModelKey("1" * 32, "float32")
 LAYERS = 4
@@ -147,7 +148,8 @@ class EngineScript:
 
 
 def loader_of(weights: Path, device: Device) -> DecoderLoader:
-    return DecoderLoader({MODEL: WeightsSource(FALCON, weights, 1 << 30)}, device, None, lambda: None)
+    family = family_named(read_manifest(weights).family, weights)
+    return DecoderLoader({MODEL: WeightsSource(family, weights, 1 << 30)}, device, None, lambda: None)
 
 
 def _want(talk: Talk, length: int) -> Want | None:

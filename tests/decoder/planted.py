@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarm.decoder import attention
-from swarm.decoder.attention import PositionTables
-from swarm.decoder.layer import Norm
+from swarm.decoder import attention, positions
+from swarm.decoder.layer import LayerNorm
+from swarm.decoder.positions import PositionTables
 
 HOST = torch.device("cpu")
 
@@ -26,18 +26,19 @@ def replaced(owner: Any, name: str, made: Callable[..., Any]) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def _table_on_host(make: Callable[..., Any], decoder: Any, positions: Tensor, dtype: torch.dtype) -> Any:
-    return make(decoder, torch.arange(positions.shape[0], device=HOST), dtype)
+def _table_on_host(make: Callable[..., Any], rope: Any, turning: Tensor, positions: Tensor, dtype: torch.dtype) -> Any:
+    turning = torch.ones(turning.shape, device=HOST)
+    return make(rope, turning, torch.arange(positions.shape[0], device=HOST), dtype)
 
 
 def _mask_on_host(
-    make: Callable[..., Any], tables: Any, first: int, last: int, rows: int, keys: int, dtype: Any
+    make: Callable[..., Any], tables: Any, first: int, last: int, rows: int, keys: int, dtype: Any, window: Any
 ) -> Any:
-    made = make(tables, first, last, rows, keys, dtype)
+    made = make(tables, first, last, rows, keys, dtype, window)
     return None if made is None else torch.zeros(rows, keys, dtype=dtype, device=HOST)
 
 
-def _norm_on_host(make: Callable[..., Any], norm: Norm, x: Tensor) -> Tensor:
+def _norm_on_host(make: Callable[..., Any], norm: LayerNorm, x: Tensor) -> Tensor:
     weight = torch.ones(norm.weight.shape, dtype=x.dtype, device=HOST)
     return torch.nn.functional.layer_norm(x, norm.weight.shape, weight, norm.bias, norm.epsilon)
 
@@ -45,8 +46,8 @@ def _norm_on_host(make: Callable[..., Any], norm: Norm, x: Tensor) -> Tensor:
 # name → the variant that shows it, and what makes it
 MISTAKES: dict[str, tuple[str, Callable[[], Any]]] = {
     "mask": ("40b", lambda: replaced(attention, "_mask", _mask_on_host)),
-    "table": ("40b", lambda: replaced(attention, "rope_tables", _table_on_host)),
-    "slope": ("rw", lambda: replaced(attention, "alibi_slopes", lambda make, heads, _: make(heads, HOST))),
+    "table": ("40b", lambda: replaced(positions, "rotation_of", _table_on_host)),
+    "slope": ("rw", lambda: replaced(positions, "alibi_slopes", lambda make, heads, _: make(heads, HOST))),
     "bias": ("rw", lambda: replaced(PositionTables, "bias", lambda make, *args: torch.zeros(make(*args).shape))),
-    "norm": ("7b", lambda: replaced(Norm, "forward", _norm_on_host)),
+    "norm": ("7b", lambda: replaced(LayerNorm, "forward", _norm_on_host)),
 }

@@ -17,9 +17,9 @@ from swarm.node.compute.memory import running_bytes
 from swarm.parts import Part
 from swarm.sepweight.manifest import read_manifest
 from tests.bare_layers import make_head, make_layer
-from tests.checkpoints import VARIANTS
 from tests.decoder.dataless_cuda import DatalessCuda
 from tests.decoder.engine_script import LAYERS, MODEL, EngineScript, loader_of, parse_part
+from tests.decoder.layouts import LAYOUTS
 from tests.decoder.planted import MISTAKES
 from tests.node.test_memory import DRAWS, SHAPES, shape
 
@@ -39,9 +39,9 @@ def play(weights: Path) -> None:
     assert set(map(str, crossings)) == {str(Counter({("cpu", "cuda"): 1, ("cuda", "cpu"): 1}))}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_is_one_upload_and_one_download_and_mixes_no_devices(weights_of: dict[str, Path], variant: str) -> None:
-    play(weights_of[variant])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_step_is_one_upload_and_one_download_and_mixes_no_devices(weights_of: dict[str, Path], layout: str) -> None:
+    play(weights_of[layout])
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -131,10 +131,12 @@ def test_a_tied_embedding_is_held_once_and_a_move_shares_it(weights_of: dict[str
     for spec in ("f", "b 0-4", "0-4 e"):
         script = EngineScript(weights_of[variant], cuda, cuda.running)
         engine = script.load(loader, parse_part(spec, LAYERS), None)
-        tables = sum(table.nbytes for table in engine.part._tables._rope)
+        made = engine.part._tables
+        tables = sum(table.nbytes for table in (*made._frequencies, *made._rotations.get(0, ())))
         held = cuda.seen.alive.now - tables
         *progress, make = loader.load(MODEL, whole, engine)
         read = progress[-1][1] if progress else 0
         assert held + read == stored
-        assert cuda.seen.alive.now - tables == stored
+        frequencies = sum(one.nbytes for one in made._frequencies)  # the new part's own
+        assert cuda.seen.alive.now - tables - frequencies == stored
         del engine, make

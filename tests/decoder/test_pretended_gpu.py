@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from swarm.decoder.device import Cpu
-from tests.checkpoints import VARIANTS
 from tests.decoder.engine_script import EngineScript
+from tests.decoder.layouts import LAYOUTS
 from tests.decoder.planted import MISTAKES
 
 
@@ -24,14 +24,14 @@ def there(weights_of: dict[str, Path]) -> dict[str, Any]:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, timeout=100, check=True).stdout)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_says_there_what_it_says_on_the_cpu(
-    weights_of: dict[str, Path], there: dict[str, Any], variant: str
+    weights_of: dict[str, Path], there: dict[str, Any], layout: str
 ) -> None:
-    here = EngineScript(weights_of[variant], Cpu(), contextlib.nullcontext).play()
-    assert there["played"][variant]["ids"] == here
+    here = EngineScript(weights_of[layout], Cpu(), contextlib.nullcontext).play()
+    assert there["played"][layout]["ids"] == here
     assert len({tuple(ids) for ids in here}) == len(here)
-    assert there["played"][variant]["most"] == {"uploads": 1, "downloads": 1}
+    assert there["played"][layout]["most"] == {"uploads": 1, "downloads": 1}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -11,7 +11,7 @@ from swarm.decoder.device import Cpu
 from swarm.decoder.layer import Span
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.shelf import ResidentShelf
-from swarm.falcon.family import read_falcon_config
+from swarm.families import family_of
 from swarm.messages.sampling import Sampling
 from swarm.node.batches import LARGEST_CHUNK, MOST_SESSIONS, SAMPLED_ROWS
 from swarm.node.compute.memory import running_bytes
@@ -44,11 +44,36 @@ SHAPES = {
         "bias": True,
     },
     "sequential": {"hidden_size": 4544, "num_attention_heads": 71, "multi_query": True, "parallel_attn": False},
+    "llama 8b": {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+    },
+    "mistral 7b": {
+        "model_type": "mistral",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "sliding_window": 4096,
+        "max_position_embeddings": 32768,
+    },
+    "qwen3 32b": {
+        "model_type": "qwen3",
+        "hidden_size": 5120,
+        "intermediate_size": 25600,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096,
+    },
 }
 
 
 def shape(name: str) -> Decoder:
-    return read_falcon_config({"model_type": "falcon", "vocab_size": 65024, "num_hidden_layers": 1} | SHAPES[name])
+    config = {"model_type": "falcon", "vocab_size": 65024, "num_hidden_layers": 1} | SHAPES[name]
+    return family_of(config).read(config)
 
 
 def run_batch(config: Decoder, lengths: list[int]) -> Storages:
@@ -94,5 +119,5 @@ def test_the_account_covers_the_largest_batches(name: str, lengths: list[int]) -
 def test_no_mask_is_larger_than_positions_by_keys(name: str) -> None:
     """Nothing is larger than a chunk's widest activations or its mask, however many heads there are."""
     config = shape(name)
-    widest = max(config.context, config.ffn, config.fused_width)
+    widest = max(config.context, config.mlp_width, config.fused_width)
     assert run_batch(config, CHUNK).largest <= 2 * LARGEST_CHUNK * widest

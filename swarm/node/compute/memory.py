@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from swarm.decoder.description import KEY_BLOCK, Decoder, Slot
 from swarm.decoder.device import Device
 from swarm.decoder.plain import PLAIN
-from swarm.decoder.scheme import Scheme
+from swarm.decoder.scheme import MatrixCosts, Scheme
 from swarm.errors import RequestError
 from swarm.node.batches import LARGEST_CHUNK, MOST_SESSIONS, SAMPLED_ROWS
 from swarm.parts import Part
@@ -68,9 +68,10 @@ def model_memory(
     stored, item = ITEM_BYTES[manifest.dtype], ITEM_BYTES[dtype or manifest.dtype]
     is_tied = bool(manifest.aliases.get("end"))
     embedding = decoder.vocabulary * decoder.hidden * item
-    matrices = [scheme.costs(slot.matrix, stored, item, device) for slot in decoder.slots.values() if slot.matrix]
+    matrices = [_cost(scheme, slots, stored, item, device) for slots in decoder.fillings.values() if slots[0].matrix]
     head = (PLAIN if is_tied else scheme).costs((decoder.vocabulary, decoder.hidden), stored, item, device)
-    layer = sum(matrix.resident for matrix in matrices) + item * _count_vectors(decoder.slots.values())
+    head_norms = (decoder.heads + decoder.kv_heads) * decoder.head_dim if "query_norm" in decoder.slots else 0
+    layer = sum(matrix.resident for matrix in matrices) + item * (_count_vectors(decoder.slots.values()) + head_norms)
     end = head.resident + item * _count_vectors([decoder.final_norm])
     begin = 0 if device.is_host else embedding
     kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
@@ -83,6 +84,13 @@ def model_memory(
         scratch=device.own_bytes + running,
         head_scratch=head_scratch,
     )
+
+
+def _cost(scheme: Scheme, slots: Sequence[Slot], stored: int, item: int, device: Device) -> MatrixCosts:
+    """Of what fills a role: one matrix, or several that are joined, which takes a copy more."""
+    rows, columns = sum(slot.shape[0] for slot in slots), slots[0].shape[1]
+    costs = scheme.costs((rows, columns), stored, item, device)
+    return costs if len(slots) == 1 else replace(costs, making=costs.making + rows * columns * stored)
 
 
 def _count_vectors(slots: Iterable[Slot]) -> int:
@@ -98,10 +106,11 @@ def running_bytes(decoder: Decoder, item: int) -> int:
     item: bytes of a number.
     """
     tokens = LARGEST_CHUNK + MOST_SESSIONS
-    attention = 2 * decoder.fused_width + 2 * decoder.hidden
-    activations = tokens * (max(2 * decoder.ffn, attention) + 4 * decoder.hidden)
-    masks = (LARGEST_CHUNK + (tokens if decoder.alibi else 0)) * (decoder.context + KEY_BLOCK)
-    width = decoder.heads if decoder.alibi else 2 * decoder.head_dim
+    attention = 2 * decoder.fused_width + 2 * decoder.heads * decoder.head_dim
+    activations = tokens * (max(2 * decoder.mlp_width, attention) + 4 * decoder.hidden)
+    windows = len({kind.window for kind in decoder.kinds})
+    masks = (windows * LARGEST_CHUNK + (tokens if decoder.alibi else 0)) * (decoder.context + KEY_BLOCK)
+    width = decoder.heads if decoder.alibi else sum(2 * rope.rotated for rope in decoder.ropes)
     tables = 2 * width * max(512, decoder.context)  # their length is a power of two
     block = 2 * decoder.kv_heads * KEY_BLOCK * decoder.head_dim
     drawing = SAMPLED_ROWS * decoder.vocabulary * LOGIT_BYTES + tokens * decoder.hidden * item
