@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.messages.sessions import Open, Opened, Refused
+from swarm.messages.sessions import Opened, Refused
 from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.batches import ServedPart
@@ -19,6 +19,7 @@ from swarm.node.this_node import LocalModel
 from swarm.parts import NOTHING, Part, parse_part
 from swarm.plan.claims import CellCosts
 from swarm.wire.events import Asker
+from tests.opens import make_open
 
 LAYERS = 4
 LAYER, RESERVE = 100, 40  # bytes of a layer's weights, and of its KV reserve
@@ -114,19 +115,15 @@ def make_table() -> SessionTable:
 def open_session(
     table: SessionTable, session: str, model: ModelKey, positions: int, now: float, attempt: int = 1
 ) -> list[object]:
-    order = Open(
+    order = make_open(
+        "0-2",
         session=session * 32,
         attempt=attempt,
         stage=1,
         model=model.id,
         variant=model.variant,
-        part="0-2",
-        previous="a" * 16,
-        next="a" * 16,
         next_part="2-4 e",
         positions=positions,
-        keep=0,
-        is_first=False,
     )
     return [
         effect.message if isinstance(effect, Answer) else effect

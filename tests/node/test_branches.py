@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.messages.sampling import Sampling
-from swarm.messages.sessions import Open, Tail
+from swarm.messages.sessions import Tail
 from swarm.messages.steps import StepRefused, Steps, StepSpan
 from swarm.messages.tensors import ids_tensor
 from swarm.node.account import MemoryAccount
@@ -18,10 +18,10 @@ from swarm.node.leaving import Leaving
 from swarm.parts import parse_part
 from swarm.testing.integer_model import IntegerEngine, IntegerModel
 from swarm.wire.events import Asker
+from tests.opens import SESSION, make_open
 
 MODEL = IntegerModel(layers=8)
 CLIENT = Asker("c" * 16, "data", b"")
-SESSION = "5" * 32
 FIRST, REST = "b 0-4", "4-8 e"
 
 
@@ -38,20 +38,7 @@ class TwoHops:
         self.computed = 0  # positions, at the first hop
         for stage, (part, following) in enumerate(((FIRST, REST), (REST, FIRST))):
             tail = Tail(sampling=Sampling(), stop_ids=[], limit=len(ids) + 1) if stage else None
-            order = Open(
-                session=SESSION,
-                attempt=1,
-                stage=stage,
-                model=MODEL.model,
-                part=part,
-                previous="a" * 16,
-                next="a" * 16,
-                next_part=following,
-                positions=50,
-                keep=0,
-                is_first=stage == 0,
-                tail=tail,
-            )
+            order = make_open(part, stage=stage, next_part=following, tail=tail)
             Opening(self.table).open(CLIENT, order, ids_tensor(ids) if stage else None, 0.0)
 
     def send(self, ids: list[int], position: int, branch: int) -> None:

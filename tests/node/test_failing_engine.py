@@ -9,7 +9,7 @@ import pytest
 from swarm.client.transcript import Turn
 from swarm.errors import PeerError
 from swarm.messages.sampling import Sampling
-from swarm.messages.sessions import Open, Tail
+from swarm.messages.sessions import Open
 from swarm.messages.steps import Steps, StepSpan
 from swarm.messages.tensors import WireTensor, ids_tensor
 from swarm.node.account import MemoryAccount
@@ -25,12 +25,12 @@ from swarm.testing.integer_model import IntegerEngine, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
 from swarm.wire.events import Asker
+from tests.opens import SESSION, make_open
 from tests.swarms import client_of, generate, integer_swarm
 
 MODEL = IntegerModel(layers=8, layer_seconds=0.002)
 HALVES = ["b 0-4", "4-8 e"]
 CLIENT = Asker("c" * 16, "data", b"")
-SESSION = "5" * 32
 
 
 def start(parts: list[str]) -> tuple[Simulation, list[str]]:
@@ -161,21 +161,7 @@ def table_with_whole_model() -> SessionTable:
 
 
 def order(attempt: int, part: str, stage: int = 0) -> Open:
-    tail = Tail(sampling=Sampling(), stop_ids=[], limit=50) if part.endswith("e") else None
-    return Open(
-        session=SESSION,
-        attempt=attempt,
-        stage=stage,
-        model=MODEL.model,
-        part=part,
-        previous="a" * 16,
-        next="a" * 16,
-        next_part=part,
-        positions=50,
-        keep=0,
-        is_first=part.startswith("b"),
-        tail=tail,
-    )
+    return make_open(part, attempt=attempt, stage=stage)
 
 
 def test_a_later_attempt_on_another_part_gives_up_the_cache_of_the_old_one() -> None:

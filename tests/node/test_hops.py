@@ -6,33 +6,19 @@ import pytest
 from msgspec import structs
 
 from swarm.messages.members import AskPeers, HoldAnswer
-from swarm.messages.sampling import Sampling
-from swarm.messages.sessions import Open, Tail
 from swarm.messages.steps import Score
 from swarm.node.hops.hop import MOST_IDS, MOST_SCORED_IDS, HopSession, pages_of, tokens_of
 from swarm.node.peers import membership
 from swarm.parts import parse_part
-from swarm.testing.integer_model import MODEL_ID, MODEL_KEY, IntegerModel
+from swarm.testing.integer_model import MODEL_KEY, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
 from swarm.wire.events import Arrived, Asker, LinkMessage
+from tests.opens import make_open
 
 
 def finished_hop(tokens: int) -> HopSession:
-    order = Open(
-        session="5" * 32,
-        attempt=1,
-        stage=0,
-        model=MODEL_ID,
-        part="f",
-        previous="a" * 16,
-        next="a" * 16,
-        next_part="f",
-        positions=tokens,
-        keep=0,
-        is_first=True,
-        tail=Tail(sampling=Sampling(), stop_ids=[], limit=tokens),
-    )
+    order = make_open("f", positions=tokens)
     hop = HopSession(order=order, owner="c" * 16, model=MODEL_KEY, part=parse_part("f", 8), lease=1.0, used=0.0)
     hop.ids = list(range(tokens))
     hop.is_finished = True

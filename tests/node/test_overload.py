@@ -9,15 +9,15 @@ import psutil
 import pytest
 
 from swarm.errors import PeerError
-from swarm.messages.sampling import Sampling
-from swarm.messages.sessions import Open, Refused, Tail
+from swarm.messages.sessions import Refused
 from swarm.messages.tensors import ids_tensor
 from swarm.node.batches import MOST_SESSIONS
 from swarm.node.hops import opening
-from swarm.testing.integer_model import MODEL_ID, IntegerModel
+from swarm.testing.integer_model import IntegerModel
 from swarm.wire.codec import encode
 from tests.hostile import Raw
 from tests.integer_processes import node_processes
+from tests.opens import make_open
 from tests.swarms import client_of, generate, integer_swarm
 
 ROOM = 6
@@ -62,20 +62,7 @@ def test_ten_times_the_sessions_take_no_more_memory_than_those_that_are_admitted
         raw = Raw(node.address)
         sizes = [psutil.Process(node.popen.pid).memory_info().rss]
         for number in range(10 * MOST_SESSIONS):
-            order = Open(
-                session=f"{number:032x}",
-                attempt=1,
-                stage=0,
-                model=MODEL_ID,
-                part="f",
-                previous=node.node,
-                next=node.node,
-                next_part="f",
-                positions=2100,
-                keep=0,
-                is_first=True,
-                tail=Tail(sampling=Sampling(), stop_ids=[], limit=2100),
-            )
+            order = make_open("f", session=f"{number:032x}", previous=node.node, next=node.node, positions=2100)
             raw.send([bytes(frame) for frame in encode(order, ids)])
             reply = raw.receive()
             answers[reply.code if isinstance(reply, Refused) else type(reply).__name__] += 1
