@@ -53,7 +53,7 @@ class NodeMachine:
         self.opening = Opening(self.sessions)
         self.steps = StepRunner(self.sessions)
         self.moves = MoveRunner(membership.me.node, self.claims, self.sessions, membership.table)
-        self.keeper = ClaimKeeper(self.claims, self.sessions, self.moves, membership, cards)
+        self.keeper = ClaimKeeper(self.claims, self.sessions, self.moves, membership)
         self.links = LinkMeter(membership.me.node)
         self._cards = cards
         self._tick = Ticked(0, 0)
@@ -219,7 +219,7 @@ class NodeMachine:
     def _advertise(self) -> list[Effect]:
         """The advert follows when the claim changes, or spare memory by more than an eighth."""
         model, part = next(
-            ((self._cards[model.id].name, str(part)) for model, part in sorted(self.claims.placed.items())),
+            ((self.membership.local[model].name, str(part)) for model, part in sorted(self.claims.placed.items())),
             ("", ""),
         )
         last = self._advertised

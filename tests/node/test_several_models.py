@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from swarm.messages.sampling import Sampling
-from swarm.messages.sessions import Open, Opened, Refused, Tail
+from swarm.messages.sessions import Opened, Refused
 from swarm.messages.tensors import ids_tensor
 from swarm.models import ModelKey
-from swarm.node.effects import Answer, Effect, Exit, Forget, Load
+from swarm.node.effects import Answer, Effect, Exit, Forget, Load, Report
 from swarm.node.events import PartFailed, PartLoaded, Started
 from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import Membership
@@ -17,6 +16,7 @@ from swarm.parts import parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
 from swarm.wire.events import Arrived, Asker
+from tests.opens import make_open
 
 LAYERS = 8
 MODEL = IntegerModel(layers=LAYERS)
@@ -28,7 +28,7 @@ CLIENT = Asker("c" * 16, "control", b"")
 def start() -> tuple[NodeMachine, list[Effect]]:
     """A node that loads all of them whole, and what it does first."""
     costs = CellCosts(LAYERS, 1, 1, 1)
-    local = tuple(LocalModel(model, "m", costs, kv_layer_bytes=1) for model in MODELS)
+    local = tuple(LocalModel(model, model.variant, costs, kv_layer_bytes=1) for model in MODELS)
     me = ThisNode(
         node="a" * 16, incarnation=1, name="a", device="cpu", memory_total=99_999, budget=99_999, models=local
     )
@@ -58,30 +58,16 @@ def test_a_node_that_has_no_other_ends() -> None:
 # Variants of one model ------------------------------------------------------------------------------------------------
 
 
-def serve(machine: NodeMachine, model: ModelKey, part: str) -> None:
+def serve(machine: NodeMachine, model: ModelKey, part: str) -> list[Effect]:
     """A part of a model is loaded."""
     engine = IntegerEngine(MODEL, parse_part(part, LAYERS), 1 << 20)
     machine.claims.of(model).loading = engine.served.part
-    list(machine.handle(PartLoaded(structs.replace(engine.served, model=model)), 0.0))
+    return list(machine.handle(PartLoaded(structs.replace(engine.served, model=model)), 0.0))
 
 
 def open_session(machine: NodeMachine, part: str, variant: str, attempt: int = 1) -> list[object]:
     """What a client is answered, and what else happens."""
-    order = Open(
-        session="5" * 32,
-        attempt=attempt,
-        stage=0,
-        model=MODEL_ID,
-        variant=variant,
-        part=part,
-        previous="a" * 16,
-        next="a" * 16,
-        next_part=part,
-        positions=50,
-        keep=10,
-        is_first=part.startswith("b"),
-        tail=Tail(sampling=Sampling(), stop_ids=[], limit=50) if part.endswith("e") else None,
-    )
+    order = make_open(part, attempt=attempt, variant=variant, keep=10)
     tensor = None if order.tail is None else ids_tensor([1, 2, 3])
     effects = machine.handle(Arrived(CLIENT, order, tensor), 1.0)
     return [effect.message if isinstance(effect, Answer) else effect for effect in effects]
@@ -107,6 +93,13 @@ def test_a_session_gets_the_variant_that_it_names_or_the_one_that_has_its_part()
         assert isinstance(refused, Refused)
         assert refused.code == "NOT_SERVING"
         assert said in refused.message
+
+
+def test_each_variant_is_ready_under_the_name_of_its_own_directory() -> None:
+    machine, _ = start()
+    for model in (LARGE, SMALL):
+        (ready,) = (effect for effect in serve(machine, model, "b 0-8 e") if isinstance(effect, Report))
+        assert (ready.kind, ready.fields["model"], ready.fields["variant"]) == ("ready", model.variant, model.variant)
 
 
 def test_what_one_variant_has_cached_is_of_no_use_to_another() -> None:

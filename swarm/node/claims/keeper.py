@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from swarm.messages.files import ModelCard
 from swarm.models import ModelKey
 from swarm.node.batches import ServedPart
 from swarm.node.claims.moves import MoveRunner
@@ -22,20 +21,11 @@ from swarm.parts import NOTHING, Part, whole
 class ClaimKeeper:
     """Follows what becomes of the weights that this node has asked for."""
 
-    def __init__(
-        self,
-        claims: OwnClaims,
-        sessions: SessionTable,
-        moves: MoveRunner,
-        membership: Membership,
-        cards: Mapping[str, ModelCard],
-    ) -> None:
-        """cards: by model id."""
+    def __init__(self, claims: OwnClaims, sessions: SessionTable, moves: MoveRunner, membership: Membership) -> None:
         self._claims = claims
         self._sessions = sessions
         self._moves = moves
         self._membership = membership
-        self._cards = cards
 
     def take_up(self, placement: Mapping[ModelKey, Part]) -> list[Effect]:
         """Give up what was claimed so far for other claims."""
@@ -52,7 +42,7 @@ class ClaimKeeper:
         """A part is being read."""
         claim = self._claims.of(event.model)
         claim.loaded_bytes = event.done
-        fields = {"model": self._cards[event.model.id].name, "part": str(claim.loading)}
+        fields = {"model": self._membership.local[event.model].name, "part": str(claim.loading)}
         return [Report("loading", {**fields, "done": event.done, "total": event.total})]
 
     def loaded(self, served: ServedPart, now: float) -> list[Effect]:
@@ -60,8 +50,9 @@ class ClaimKeeper:
         if not self._claims.of(served.model).wanted.covers(served.part):
             return []
         self._sessions.serve(served)
+        name = self._membership.local[served.model].name
         model, variant = served.model
-        fields = {"part": str(served.part), "model": self._cards[model].name, "model_id": model, "variant": variant}
+        fields = {"part": str(served.part), "model": name, "model_id": model, "variant": variant}
         return [Report("ready", fields), *self._moves.loaded(served.model, served.part, now)]
 
     def failed(self, event: PartFailed, now: float) -> list[Effect]:
