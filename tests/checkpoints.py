@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import FalconConfig, FalconForCausalLM
+from transformers import FalconConfig, FalconForCausalLM, PreTrainedModel
 
 from swarm.falcon.family import FALCON
 from swarm.sepweight.convert import convert
+from swarm.sepweight.family import Family
 
 COMMON = {
     "vocab_size": 97,
@@ -48,11 +49,19 @@ def make_model(variant: str, seed: int = 1, **changes: int) -> FalconForCausalLM
     torch.manual_seed(seed)
     config = FalconConfig(**{**COMMON, **VARIANTS[variant], **changes})
     model = FalconForCausalLM(config).eval()
+    spread(model, ".h.", 0.05)
+    return model
+
+
+def spread(model: PreTrainedModel, layers: str, vectors: float) -> None:
+    """Make a fresh model's weights as large and its norms and biases as random as those that have been trained.
+
+    layers: what is in the names of a layer's parameters. vectors: how far norms and biases go.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            scale = 0.05 if parameter.ndim == 1 else 0.25 if ".h." in name else 0.1
+            scale = vectors if parameter.ndim == 1 else 0.25 if layers in name else 0.1
             parameter.add_(torch.randn_like(parameter) * scale)
-    return model
 
 
 def save_checkpoint(variant: str, directory: Path, seed: int = 1, **changes: int) -> FalconForCausalLM:
@@ -69,7 +78,13 @@ def save_sepweight(
 
     dtype: what the directory holds. changes: of the variant's config.
     """
-    checkpoint = directory.parent / f"{directory.name}-checkpoint"
-    model = save_checkpoint(variant, checkpoint, seed, **changes)
-    convert(checkpoint, directory, FALCON, dtype=dtype)
+    model = make_model(variant, seed, **changes)
+    convert_model(model, directory, FALCON, dtype)
     return model
+
+
+def convert_model(model: PreTrainedModel, directory: Path, family: Family, dtype: str | None) -> None:
+    """Write a model as a sepweight directory, by way of a checkpoint beside it."""
+    checkpoint = directory.parent / f"{directory.name}-checkpoint"
+    model.save_pretrained(checkpoint)
+    convert(checkpoint, directory, family, dtype=dtype)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swarm.decoder.description import Decoder, Rope, Slot
-from swarm.sepweight.family import Outline
+from swarm.decoder.description import Decoder, DecoderFamily, Rope, Slot
 
 
-class ToyFamily:
+class ToyFamily(DecoderFamily):
     """Two parallel branches with relu, each behind a norm of its own, and names of its own."""
 
     name = "toy"
@@ -44,9 +43,6 @@ class ToyFamily:
             activation="relu",
             end_ids=(1,),
         )
-
-    def outline(self, config: Mapping[str, Any]) -> Outline:
-        return self.read(config).outline
 
     def checkpoint_names(self, key: str, tensor: str) -> tuple[str, ...]:
         return (f"{key}/{tensor}",)

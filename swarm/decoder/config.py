@@ -6,6 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
@@ -20,8 +21,6 @@ HARMLESS = frozenset(
     transformers_version unk_token_id use_cache use_return_dict
     """.split()
 )
-
-
 MOST = 1 << 24  # of anything
 MOST_LAYERS = 1 << 14
 
@@ -46,21 +45,21 @@ class Config:
 
     def number(self, *names: str, default: int | None = None, most: int = MOST) -> int:
         """A positive whole number, up to `most`."""
-        name, value = self._find(names, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise WeightsError(f"{self._where}: {name} is {_shown(value)}; it must be a whole number")
+        name, found = self._find(names, default)
+        value = self._whole(name, found)
         if value <= 0:
             raise WeightsError(f"{self._where}: {name} is {value}; it must be a positive number")
         if value > most:
             raise WeightsError(f"{self._where}: {name} is {value}; it must be a number of at most {most}")
         return value
 
-    def real(self, *names: str, default: float | None = None) -> float:
-        """A number."""
-        name, value = self._find(names, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise WeightsError(f"{self._where}: {name} is {_shown(value)}; it must be a number")
-        return float(value)
+    def real(self, *names: str, default: float | None = None, above: float = -math.inf) -> float:
+        """A finite number that is larger than `above`."""
+        name, found = self._find(names, default)
+        value = self._real(name, found)
+        if not value > above:
+            raise WeightsError(f"{self._where}: {name} is {_shown(found)}; it must be a number above {above:g}")
+        return value
 
     def flag(self, name: str, default: bool = False) -> bool:
         """true or false; null is false, as whoever reads it would have it."""
@@ -75,25 +74,29 @@ class Config:
 
     def ids(self, name: str) -> tuple[int, ...]:
         """A token id, or a list of them; none if it is absent."""
-        return tuple(_whole(self._where, name, one) for one in self._values(name))
+        return tuple(self._whole(name, one) for one in self._values(name))
 
     def reals(self, name: str) -> tuple[float, ...]:
         """A list of numbers; none if it is absent."""
-        values = self._values(name)
-        if any(isinstance(one, bool) or not isinstance(one, int | float) for one in values):
-            raise WeightsError(f"{self._where}: {name} is {_shown(values)}; it must be a list of numbers")
-        return tuple(float(cast("float", one)) for one in values)
+        return tuple(self._real(name, one) for one in self._values(name))
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings; none if it is absent."""
         return tuple(str(one) for one in self._values(name))
 
-    def part(self, *names: str) -> Config | None:
-        """An object inside; None if it is absent."""
+    def part(self, *names: str) -> Config:
+        """An object inside; an empty one if it is absent."""
         name, value = self._find(names, {})
         if not isinstance(value, Mapping):
             raise WeightsError(f"{self._where}: {name} is {_shown(value)}; it must be an object")
-        return Config(cast("Mapping[str, Any]", value), name) if value else None
+        return Config(cast("Mapping[str, Any]", value), name)
+
+    def model_type(self, known: Collection[str]) -> str:
+        """Which of the types that a family reads this is."""
+        value = self.get("model_type")
+        if value not in known:
+            raise WeightsError(f'config: model_type "{value}" is unsupported; known: {", ".join(known)}')
+        return str(value)
 
     @property
     def unread(self) -> list[str]:
@@ -123,11 +126,15 @@ class Config:
         value = self.get(name)
         return cast("list[object]", value) if isinstance(value, list) else [] if value is None else [value]
 
+    def _whole(self, name: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise WeightsError(f"{self._where}: {name} is {_shown(value)}; it must be a whole number")
+        return value
 
-def _whole(where: str, name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise WeightsError(f"{where}: {name} is {_shown(value)}; it must be a whole number")
-    return value
+    def _real(self, name: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise WeightsError(f"{self._where}: {name} is {_shown(value)}; it must be a number")
+        return float(value)
 
 
 def _shown(value: object) -> str:

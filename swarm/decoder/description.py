@@ -188,7 +188,7 @@ class Decoder:
 
 
 class DecoderFamily(Family, Protocol):
-    """A family whose members are decoders."""
+    """A family whose members are decoders; a new one inherits from it."""
 
     model_types: tuple[str, ...]
 
@@ -198,3 +198,7 @@ class DecoderFamily(Family, Protocol):
         Raises WeightsError naming the key that is missing, unknown or asks for mathematics that is not implemented.
         """
         ...
+
+    def outline(self, config: Mapping[str, Any]) -> Outline:
+        """See Family: it follows from what is read."""
+        return self.read(config).outline

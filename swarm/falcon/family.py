@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
-from swarm.decoder.description import Decoder, LayerKind, Rope, Slot
+from swarm.decoder.description import Decoder, DecoderFamily, LayerKind, Rope, Slot
 from swarm.errors import WeightsError
-from swarm.sepweight.family import Outline
 
 Norms = Literal["one", "two_parallel", "sequential"]
 
@@ -27,9 +26,7 @@ def read_falcon_config(raw: Mapping[str, Any]) -> Decoder:
     Raises WeightsError naming the key that is missing, unknown or asks for mathematics that is not implemented.
     """
     config = Config(raw)
-    kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise WeightsError(f'config: model_type "{kind}" is unsupported; known: {", ".join(MODEL_TYPES)}')
+    config.model_type(MODEL_TYPES)
     if config.flag("apply_residual_connection_post_layernorm"):
         raise WeightsError("config: apply_residual_connection_post_layernorm=true is not implemented")
     hidden = config.number("hidden_size", "n_embed")
@@ -88,7 +85,7 @@ def _norms(config: Config, grouped: bool, parallel: bool) -> Norms:
 
 
 def _rope_theta(config: Config) -> float:
-    told = config.part("rope_parameters", "rope_scaling") or Config({}, "rope_parameters")
+    told = config.part("rope_parameters", "rope_scaling")
     theta = told.real("rope_theta", default=config.real("rope_theta", "rotary_base", default=10000.0))
     kind, odd = told.text("rope_type", "type", default="default"), told.unread
     if kind != "default" or odd:
@@ -115,7 +112,7 @@ def _slots(norms: Norms, hidden: int, fused_width: int, ffn: int, has_bias: bool
     return slots | {role: Slot(name, (hidden,), has_bias=True) for role, name in before}
 
 
-class FalconFamily:
+class FalconFamily(DecoderFamily):
     """Falcon's spellings: of configs, and of the files, shapes and names of its tensors."""
 
     name = "falcon"
@@ -123,9 +120,6 @@ class FalconFamily:
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:
         return read_falcon_config(raw)
-
-    def outline(self, config: Mapping[str, Any]) -> Outline:
-        return self.read(config).outline
 
     def checkpoint_names(self, key: str, tensor: str) -> tuple[str, ...]:
         if tensor == "word_embeddings.weight":

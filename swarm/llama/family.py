@@ -10,12 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
-from swarm.decoder.description import Decoder, LayerKind, Slot
+from swarm.decoder.description import Decoder, DecoderFamily, LayerKind, Slot
 from swarm.errors import WeightsError
 from swarm.llama import traits
 from swarm.llama.rope import read_rope
 from swarm.llama.traits import TRAITS, Traits
-from swarm.sepweight.family import Outline
 
 PREFIXES = ("model.", "model.language_model.", "language_model.model.")
 
@@ -26,9 +25,7 @@ def read_llama_config(raw: Mapping[str, Any]) -> Decoder:
     Raises WeightsError naming the key that is missing, unknown or asks for mathematics that is not implemented.
     """
     config = Config(raw)
-    kind = config.text("model_type")
-    if kind not in TRAITS:
-        raise WeightsError(f'config: model_type "{kind}" is unsupported; known: {", ".join(TRAITS)}')
+    kind = config.model_type(TRAITS)
     if config.get("quantization_config") is not None:
         raise WeightsError("config: quantization_config: weights that are quantised already are not implemented")
     trait = TRAITS[kind]
@@ -36,6 +33,7 @@ def read_llama_config(raw: Mapping[str, Any]) -> Decoder:
     kv_heads = config.number("num_key_value_heads", default=trait.kv_heads or heads)
     head_dim = config.number("head_dim", default=trait.head_dim or _divide(hidden, heads))
     layers = config.number("num_hidden_layers", most=MOST_LAYERS)
+    ffn = config.number("intermediate_size")
     rope, context = read_rope(
         config, head_dim, trait.theta, config.number("max_position_embeddings"), is_partial=trait.is_partial
     )
@@ -45,10 +43,10 @@ def read_llama_config(raw: Mapping[str, Any]) -> Decoder:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn=config.number("intermediate_size"),
+        ffn=ffn,
         vocabulary=config.number("vocab_size"),
         context=context,
-        slots={},
+        slots=_slots(config, trait, hidden, heads * head_dim, kv_heads * head_dim, head_dim, ffn),
         final_norm=Slot("norm", (hidden,)),
         kinds=_read_kinds(config, trait, layers),
         ropes=(rope,),
@@ -63,9 +61,8 @@ def read_llama_config(raw: Mapping[str, Any]) -> Decoder:
             embedding_scale=config.real("embedding_multiplier", default=1.0),
             residual_scale=config.real("residual_multiplier", default=1.0),
             attention_scale=config.real("attention_multiplier", default=1.0),
-            logit_scale=1 / config.real("logits_scaling", default=1.0),
+            logit_scale=1 / config.real("logits_scaling", default=1.0, above=0),
         )
-    decoder = replace(decoder, slots=_slots(config, trait, decoder))
     config.refuse_unread(HARMLESS | traits.HARMLESS | traits.IGNORED[kind])
     return decoder
 
@@ -76,10 +73,10 @@ def _divide(hidden: int, heads: int) -> int:
     return hidden // heads
 
 
-def _slots(config: Config, trait: Traits, decoder: Decoder) -> dict[str, Slot]:
-    """What a layer's tensors are for, in the order in which a file holds them."""
-    hidden, ffn = decoder.hidden, decoder.ffn
-    queries, keys = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+def _slots(
+    config: Config, trait: Traits, hidden: int, queries: int, keys: int, head_dim: int, ffn: int
+) -> dict[str, Slot]:
+    """What a layer's tensors are for, in the order in which a file holds them. queries, keys: how wide all heads' are."""
     told = trait.attention_bias == "as told" and config.flag("attention_bias")
     has_bias = told or trait.attention_bias == "not of out"
     has_mlp_bias = trait.mlp_bias and config.flag("mlp_bias")
@@ -91,8 +88,8 @@ def _slots(config: Config, trait: Traits, decoder: Decoder) -> dict[str, Slot]:
         slots["key"] = Slot("self_attn.k_proj", (keys, hidden), has_bias)
         slots["value"] = Slot("self_attn.v_proj", (keys, hidden), has_bias)
     if trait.head_norms:
-        slots["query_norm"] = Slot("self_attn.q_norm", (decoder.head_dim,))
-        slots["key_norm"] = Slot("self_attn.k_norm", (decoder.head_dim,))
+        slots["query_norm"] = Slot("self_attn.q_norm", (head_dim,))
+        slots["key_norm"] = Slot("self_attn.k_norm", (head_dim,))
     slots["out"] = Slot("self_attn.o_proj", (hidden, queries), told)
     slots["before_mlp"] = Slot("post_attention_layernorm", (hidden,))
     if trait.is_fused:
@@ -150,7 +147,7 @@ def _read_rotating(config: Config, layers: int) -> list[bool]:
     return [bool(one) for one in told]
 
 
-class LlamaFamily:
+class LlamaFamily(DecoderFamily):
     """The spellings of configs, files and tensors."""
 
     name = "llama"
@@ -158,9 +155,6 @@ class LlamaFamily:
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:
         return read_llama_config(raw)
-
-    def outline(self, config: Mapping[str, Any]) -> Outline:
-        return self.read(config).outline
 
     def checkpoint_names(self, key: str, tensor: str) -> tuple[str, ...]:
         head = ("lm_head.weight", "language_model.lm_head.weight")

@@ -18,26 +18,26 @@ def read_rope(config: Config, head_dim: int, theta: float, context: int, *, is_p
     theta: the type's default. is_partial: whether partial_rotary_factor is read. Raises WeightsError for a kind whose
     rotation of a position depends on how long the sequence becomes.
     """
-    told = config.part("rope_scaling", "rope_parameters") or Config({}, "rope_parameters")
+    told = config.part("rope_scaling", "rope_parameters")
     kind = told.text("rope_type", "type", default="default")
     share = told.real("partial_rotary_factor", default=config.real("partial_rotary_factor", default=1.0))
     rotated = int(head_dim * share) if is_partial else head_dim
-    theta = told.real("rope_theta", default=config.real("rope_theta", default=theta))
+    theta = told.real("rope_theta", default=config.real("rope_theta", default=theta), above=1)
     original = told.number("original_max_position_embeddings", default=context)
     original = config.number("original_max_position_embeddings", default=original)
     match kind:
         case "default":
             rope = Rope(rotated=rotated, theta=theta)
         case "linear":
-            rope = Rope(rotated=rotated, theta=theta, kind="linear", factor=told.real("factor"))
+            rope = Rope(rotated=rotated, theta=theta, kind="linear", factor=told.real("factor", above=0))
         case "llama3":
             rope = Rope(
                 rotated=rotated,
                 theta=theta,
                 kind="llama3",
-                factor=told.real("factor"),
+                factor=told.real("factor", above=0),
                 original=original,
-                low=told.real("low_freq_factor"),
+                low=told.real("low_freq_factor", above=0),
                 high=told.real("high_freq_factor"),
             )
         case "yarn":
@@ -51,7 +51,7 @@ def read_rope(config: Config, head_dim: int, theta: float, context: int, *, is_p
 
 
 def _read_yarn(told: Config, rotated: int, theta: float, context: int, original: int) -> Rope:
-    factor = told.real("factor", default=context / original)
+    factor = told.real("factor", default=context / original, above=0)
     scales = [told.real(name, default=0.0) for name in ("mscale", "mscale_all_dim")]
     scale = _yarn_scale(factor, scales[0]) / _yarn_scale(factor, scales[1]) if all(scales) else _yarn_scale(factor, 1.0)
     return Rope(
@@ -60,8 +60,8 @@ def _read_yarn(told: Config, rotated: int, theta: float, context: int, original:
         kind="yarn",
         factor=factor,
         original=original,
-        low=told.real("beta_slow", default=1.0),
-        high=told.real("beta_fast", default=32.0),
+        low=told.real("beta_slow", default=1.0, above=0),
+        high=told.real("beta_fast", default=32.0, above=0),
         truncate=told.flag("truncate", default=True),
         scale=told.real("attention_factor", default=scale),
     )
@@ -73,7 +73,9 @@ def _yarn_scale(factor: float, weight: float) -> float:
 
 def _read_longrope(told: Config, rotated: int, theta: float, context: int, original: int) -> Rope:
     """As it is up to the original context: beyond that, all positions would have to be rotated anew."""
-    factor = told.real("factor", default=context / original)
+    factor = told.real("factor", default=context / original, above=0)
+    if original == 1:
+        raise WeightsError("config: original_max_position_embeddings is 1; a rotation for one position tells nothing")
     scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     stretch = told.reals("short_factor")
     told.get("long_factor")

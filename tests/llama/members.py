@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from swarm.llama import LLAMA
-from swarm.sepweight.convert import convert
+from swarm.llama.family import LLAMA
+from tests.checkpoints import convert_model, spread
 
 COMMON: dict[str, Any] = {
     "vocab_size": 97,
@@ -86,10 +86,7 @@ def make_model(name: str, seed: int = 1, **changes: Any) -> PreTrainedModel:
     model_type, told = MEMBERS[name]
     config = AutoConfig.for_model(model_type, **{**COMMON, **told, **changes})
     model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            scale = 0.2 if parameter.ndim == 1 else 0.25 if ".layers." in key else 0.1
-            parameter.add_(torch.randn_like(parameter) * scale)
+    spread(model, ".layers.", 0.2)
     return model
 
 
@@ -104,7 +101,6 @@ def save_sepweight(
     name: str, directory: Path, seed: int = 1, dtype: str | None = None, **changes: Any
 ) -> PreTrainedModel:
     """Write a member as a sepweight directory, by way of a checkpoint, and return it."""
-    checkpoint = directory.parent / f"{directory.name}-checkpoint"
-    model = save_checkpoint(name, checkpoint, seed, **changes)
-    convert(checkpoint, directory, LLAMA, dtype=dtype)
+    model = make_model(name, seed, **changes)
+    convert_model(model, directory, LLAMA, dtype)
     return model

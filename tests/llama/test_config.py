@@ -124,6 +124,14 @@ def test_frequencies_of_llama_3_are_the_published_ones() -> None:
         ({"model_type": "smollm3", "num_hidden_layers": 1 << 30}, "num_hidden_layers is 1073741824"),
         ({"hidden_act": "swish2"}, 'activation "swish2" is unsupported'),
         ({"rms_norm_eps": True}, "rms_norm_eps is true; it must be a number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is NaN; it must be a number"),
+        ({"model_type": "granite", "logits_scaling": 0}, "logits_scaling is 0; it must be a number above 0"),
+        ({"rope_theta": 1.0}, "rope_theta is 1.0; it must be a number above 1"),
+        ({"rope_scaling": {"type": "yarn", "factor": 0.0}}, "rope_scaling: factor is 0.0; it must be a number above 0"),
+        (
+            {"model_type": "phi3", "original_max_position_embeddings": 1, "rope_scaling": {"type": "longrope"}},
+            "original_max_position_embeddings is 1",
+        ),
         ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers names 2 layers of 6"),
         (
             {"model_type": "qwen3", "use_sliding_window": True, "layer_types": ["full_attention"]},

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from swarm.decoder.layer import Span
 from swarm.decoder.part import DecoderPart
-from swarm.llama import init_part
+from swarm.loading import init_part
 from tests.llama.members import MEMBERS, save_sepweight
 from tests.processors import same_bits
 

@@ -1,0 +1,29 @@
+"""Parts of any model as plain modules, whatever family it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from swarm.decoder import loading
+from swarm.decoder.device import Device
+from swarm.decoder.part import DecoderPart
+from swarm.families import family_named
+from swarm.parts import Part
+from swarm.sepweight.manifest import read_manifest
+
+
+def init_part(
+    weights_dir: str | Path,
+    spec: str | Part,
+    device: str | torch.device | Device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> DecoderPart:
+    """Load any part of a model as a module ready to run.
+
+    dtype: None keeps the stored one. On a CPU linears are reordered as they are loaded.
+    Raises WeightsError naming the file, RequestError for a bad spec.
+    """
+    family = family_named(read_manifest(Path(weights_dir)).family, weights_dir)
+    return loading.init_part(family, weights_dir, spec, device, dtype)
