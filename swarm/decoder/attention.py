@@ -4,10 +4,10 @@ Knows one session at a time: batch mates never meet here, which is what makes an
 
 On a CPU a position's result has the same bits however its sequence is cut into steps. torch's kernel takes keys in blocks of
 512 and queries in blocks of 32 or more, and rounds otherwise where the last block of keys ends elsewhere, where a block of
-queries has fewer than four rows, where there is no mask, or where a single block is all there is (then the product inside it
-is spread over the cores). So each position takes as many keys as its own number decides, a multiple of 64 (of 512 cost
-prompts a tenth more); positions that take different numbers of keys are computed apart; queries are padded to a multiple of
-four; what is padded is masked.
+queries has too few rows (`query_rows` says how many it takes), where there is no mask, or where a single block is all there
+is (then the product inside it is spread over the cores). So each position takes as many keys as its own number decides, a
+multiple of 64 (of 512 cost prompts a tenth more); positions that take different numbers of keys are computed apart; queries
+are padded to a multiple of what a block needs; what is padded is masked.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from swarm.decoder.description import Decoder
-from swarm.decoder.device import Device
+from swarm.decoder.device import LEAST_ROWS, Device
 from swarm.decoder.positions import PositionTables, Rotation
+from swarm.decoder.processor import has_tiles
 
 QUERY_BLOCK = 32
+MOST_QUERIES = 1 << 30
 # Masks are at most so many rows of keys: with ALiBi they differ from head to head, and are made for a few heads at a time.
 MOST_MASK_ROWS = 512
 
@@ -89,24 +91,38 @@ def look_back(
 ) -> list[Sight]:
     """What positions start..stop see; window: of how many positions at most."""
     device = tables.device
+    least, most = query_rows(decoder.head_dim, dtype, device)
     sights: list[Sight] = []
     first = start
     while first < stop:
-        last = min(stop, padded_keys(first + 1, device)) if device.key_block > 1 else stop
+        last = min(stop, padded_keys(first + 1, device), first + most) if device.key_block > 1 else stop
         keys = padded_keys(last, device)
-        by_group, rows = _rows_of(decoder, last - first, device)
+        by_group, rows = _rows_of(decoder, last - first, least, most)
         mask = _mask(tables, first, last, rows, keys, dtype, window)
         sights.append(Sight(first - start, last - start, by_group, rows, keys, mask, tables.bias(keys)))
         first = last
     return sights
 
 
-def _rows_of(decoder: Decoder, length: int, device: Device) -> tuple[bool, int]:
+def query_rows(head_dim: int, dtype: torch.dtype, device: Device) -> tuple[int, int]:
+    """How many of a head's queries a call takes at least and at most, for their bits to depend on no others.
+
+    Measured, 1 to 96 rows: in float32 Intel's library needs 3, 4, 5, 6, 9, 9 for heads of 64, 80, 96, 128, 192, 256. With
+    AMX tiles, 64 rows or more of 16-bit numbers are packed, which rounds otherwise where a head is no multiple of a tile.
+    """
+    if device.least_rows == 1:
+        return 1, MOST_QUERIES
+    if dtype is torch.float32:
+        return (LEAST_ROWS if head_dim <= 64 else 8 if head_dim <= 128 else 16), MOST_QUERIES
+    is_cut = head_dim > QUERY_BLOCK and head_dim % QUERY_BLOCK != 0
+    return LEAST_ROWS, QUERY_BLOCK if is_cut and has_tiles() else MOST_QUERIES
+
+
+def _rows_of(decoder: Decoder, length: int, least: int, most: int) -> tuple[bool, int]:
     """Sight.by_group and Sight.rows of so many positions."""
-    least = device.least_rows
     rows = max(decoder.heads // decoder.kv_heads, least)
     has_blocks = decoder.kv_heads * -(-rows // QUERY_BLOCK) > 1  # of queries, more than one
-    if length == 1 and (has_blocks or least == 1):
+    if length == 1 and rows <= most and (has_blocks or least == 1):
         return True, rows
     return False, -(-length // least) * least
 

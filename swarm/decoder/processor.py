@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 MATRIX_FLAGS = ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx2")
@@ -12,6 +13,12 @@ def describe_processor(capability: str) -> str:
     """At most 48 characters. capability: what torch itself says, where the system does not tell."""
     name, flags = _read_processor()
     return f"{name[:36]} {next((flag for flag in MATRIX_FLAGS if flag in flags), capability)}"
+
+
+@cache
+def has_tiles() -> bool:
+    """Whether products of 16-bit numbers are made with AMX tiles."""
+    return "amx_bf16" in _read_processor()[1]
 
 
 def _read_processor() -> tuple[str, set[str]]:

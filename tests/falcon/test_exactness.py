@@ -17,9 +17,7 @@ from swarm.decoder.layer import Span
 from swarm.decoder.part import DecoderPart
 from swarm.falcon import init_part
 from tests.checkpoints import VARIANTS, save_sepweight
-from tests.processors import same_bits
 
-pytestmark = same_bits
 DTYPES = [torch.float32, torch.bfloat16]
 LENGTH = 200
 CUTS: dict[str, list[int]] = {

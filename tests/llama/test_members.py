@@ -13,7 +13,6 @@ from swarm.decoder.layer import Span
 from swarm.decoder.part import DecoderPart
 from swarm.loading import init_part
 from tests.llama.members import MEMBERS, save_sepweight
-from tests.processors import same_bits
 
 LENGTH = 200
 CUTS = [[1] * LENGTH, [33] * 6 + [2], [64] * 3 + [8], [35, 67, 5, 31, 1, 61], [125, 6, 69]]
@@ -56,7 +55,6 @@ def test_logits_and_greedy_answers_are_those_of_transformers(pair: tuple[Path, P
     assert len(set(said)) > 1, "a constant answer would prove little"
 
 
-@same_bits
 def test_any_cut_gives_the_bits_of_one_pass(full: DecoderPart) -> None:
     ids = make_ids(LENGTH)
     expected = full(ids)
@@ -66,7 +64,6 @@ def test_any_cut_gives_the_bits_of_one_pass(full: DecoderPart) -> None:
         assert torch.equal(torch.cat([full(piece, cache) for piece in ids.split(cuts)]), expected), cuts
 
 
-@same_bits
 def test_a_long_sequence_has_the_same_bits_in_chunks_and_token_by_token(full: DecoderPart) -> None:
     ids = make_ids(700)
     cache = full.new_cache()
@@ -74,7 +71,6 @@ def test_a_long_sequence_has_the_same_bits_in_chunks_and_token_by_token(full: De
     assert torch.equal(torch.cat(pieces), full(ids))
 
 
-@same_bits
 def test_batch_mates_change_no_bit(full: DecoderPart) -> None:
     sessions = [make_ids(length, seed) for seed, length in enumerate([13, 4, 1, 130, 33])]
     spans = [Span(full.new_cache(), len(ids)) for ids in sessions]
@@ -87,7 +83,6 @@ def test_batch_mates_change_no_bit(full: DecoderPart) -> None:
         assert torch.equal(row, full(torch.cat((ids, torch.tensor([33]))))[-1])
 
 
-@same_bits
 def test_split_at_every_layer_boundary_equals_whole(weights: Path, full: DecoderPart) -> None:
     ids, layers = make_ids(LENGTH), full.decoder.layers
     for boundary in range(layers + 1):
