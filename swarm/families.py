@@ -29,3 +29,12 @@ def family_of(config: Mapping[str, Any]) -> DecoderFamily:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
     raise WeightsError(f'config: model_type "{config.get("model_type")}" is unsupported; known: {known}')
+
+
+def family_of_gguf(architecture: str) -> DecoderFamily:
+    """The family that reads a GGUF file's architecture. Raises WeightsError."""
+    for family in FAMILIES:
+        if architecture in family.gguf_architectures:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.gguf_architectures)
+    raise WeightsError(f'GGUF files of the architecture "{architecture}" are not implemented; known: {known}')

@@ -23,24 +23,25 @@ def weights() -> None:
 
 
 @weights.command()
-@click.argument("source", type=DIRECTORY)
+@click.argument("source", type=click.Path(path_type=Path))
 @click.argument("destination", type=DIRECTORY)
 @click.option(
-    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Convert to this; default: as stored."
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="Convert to this; default: as stored, bfloat16 for what is quantised.",
 )
 @click.option("--name", help="What users call the model; default: the name of DESTINATION.")
-def convert(source: Path, destination: Path, dtype: str | None, name: str | None) -> None:
-    """Convert a Hugging Face checkpoint (or a legacy sepweight directory) SOURCE into DESTINATION.
+@click.option("--tokenizer", type=DIRECTORY, help="Take tokenizer.json and the like from here, for a GGUF file.")
+def convert(source: Path, destination: Path, dtype: str | None, name: str | None, tokenizer: Path | None) -> None:
+    """Convert SOURCE into DESTINATION: a Hugging Face checkpoint, a GGUF file, or a legacy sepweight directory.
 
-    Interrupted, it resumes where it stopped when run again.
+    Of a split GGUF file name any part. Interrupted, it resumes where it stopped when run again.
     """
-    from swarm.families import family_of
-    from swarm.sepweight import convert as converting
-    from swarm.sepweight.checkpoint import read_config
+    from swarm.checkpoints import open_checkpoint
+    from swarm.sepweight.convert import convert_source
 
-    family = family_of(read_config(source))
-    with _ProgressBar("converting") as progress:
-        manifest = converting.convert(source, destination, family, dtype=dtype, name=name, progress=progress)
+    with open_checkpoint(source, tokenizer) as (opened, family), _ProgressBar("converting") as progress:
+        manifest = convert_source(opened, destination, family, dtype=dtype, name=name, progress=progress)
     if "tokenizer.json" not in manifest.documents:
         click.echo(
             f"swarm-weights: {source} has no tokenizer.json, and swarm-chat cannot talk to the model without one; "

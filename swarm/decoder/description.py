@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from swarm.errors import WeightsError
-from swarm.sepweight.family import Family, Outline
+from swarm.sepweight.family import GgufFamily, Outline
 from swarm.sepweight.manifest import layer_key
 
 KEY_BLOCK = 64  # positions that attention on a CPU takes at a time (attention.py says why)
@@ -187,10 +187,11 @@ class Decoder:
         return 2 * self.kv_heads * self.head_dim * item_bytes
 
 
-class DecoderFamily(Family, Protocol):
+class DecoderFamily(GgufFamily, Protocol):
     """A family whose members are decoders; a new one inherits from it."""
 
     model_types: tuple[str, ...]
+    gguf_architectures: tuple[str, ...] = ()
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:
         """The decoder that a checkpoint's config.json describes, in any spelling in use.

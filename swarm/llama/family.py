@@ -12,9 +12,10 @@ from typing import Any
 from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
 from swarm.decoder.description import Decoder, DecoderFamily, LayerKind, Slot
 from swarm.errors import WeightsError
-from swarm.llama import traits
+from swarm.llama import gguf, traits
 from swarm.llama.rope import read_rope
 from swarm.llama.traits import TRAITS, Traits
+from swarm.sepweight.family import GgufFacts, GgufPlace
 
 PREFIXES = ("model.", "model.language_model.", "language_model.model.")
 
@@ -152,6 +153,7 @@ class LlamaFamily(DecoderFamily):
 
     name = "llama"
     model_types: tuple[str, ...] = tuple(TRAITS)
+    gguf_architectures: tuple[str, ...] = tuple(gguf.ARCHITECTURES)
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:
         return read_llama_config(raw)
@@ -164,6 +166,12 @@ class LlamaFamily(DecoderFamily):
             tensor = f"layers.{int(key.removeprefix('mid.'))}.{tensor}"
         names = tuple(prefix + tensor for prefix in PREFIXES)
         return names + head if key == "begin" else names  # a tied checkpoint may store its one matrix under either name
+
+    def read_gguf(self, file: GgufFacts) -> dict[str, Any]:
+        return gguf.read_gguf(file)
+
+    def place_gguf(self, config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
+        return gguf.place_gguf(config, key, tensor)
 
 
 LLAMA = LlamaFamily()

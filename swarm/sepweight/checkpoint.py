@@ -10,33 +10,18 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from swarm.errors import WeightsError
-from swarm.sepweight.family import Family, Outline
+from swarm.sepweight.family import Family
+from swarm.sepweight.manifest import DOCUMENTS
+from swarm.sepweight.source import Source, Stored, in_one_piece
 from swarm.sepweight.tensorfile import TensorFile
 
 _LEGACY_PREFIX = re.compile(r"(?:transformer\.)?h\.\d+\.")
-
-
-class Source(Protocol):
-    """Somewhere to read the tensors of a model from, by sepweight key and tensor name."""
-
-    directory: Path
-    config: Mapping[str, Any]
-
-    def read(self, key: str, tensor: str) -> Tensor:
-        """One tensor as stored. Raises WeightsError naming file and tensor."""
-        ...
-
-    def fingerprint(self) -> dict[str, int]:
-        """Names and sizes of the files read, to notice another checkpoint on resume."""
-        ...
-
-    def close(self) -> None: ...
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -87,19 +72,19 @@ class ShardedSource:
     """A Hugging Face checkpoint, with or without an index."""
 
     def __init__(self, directory: Path, config: Mapping[str, Any], family: Family) -> None:
-        self.directory = directory
+        self.where = directory
         self.config = config
         self._family = family
         self._shard_of = _find_shards(directory)
         self._open: tuple[tuple[str, str], TensorFile | dict[str, Tensor]] | None = None
 
-    def read(self, key: str, tensor: str) -> Tensor:
+    def read(self, key: str, tensor: str) -> Stored:
         names = self._family.checkpoint_names(key, tensor)
         for name in names:
             shard = self._shard_of.get(name)
             if shard is not None:
-                return self._read_from(shard, key, name)
-        raise WeightsError(f"{self.directory}: no shard holds {names[0]} (needed for {key}/{tensor})")
+                return in_one_piece(self._read_from(shard, key, name))
+        raise WeightsError(f"{self.where}: no shard holds {names[0]} (needed for {key}/{tensor})")
 
     def _read_from(self, shard: str, key: str, name: str) -> Tensor:
         # A mapped shard keeps every page that was read; mapped anew for each part, it keeps one part's.
@@ -107,18 +92,21 @@ class ShardedSource:
         wanted = (shard, key if is_mapped else "")
         if self._open is None or self._open[0] != wanted:
             self.close()
-            path = self.directory / shard
+            path = self.where / shard
             self._open = (wanted, load_pickled(path) if is_mapped else TensorFile(path))
         file = self._open[1]
         if isinstance(file, TensorFile):
             return file.read(name)
         if name not in file:
-            raise WeightsError(f"{self.directory / shard} has no tensor {name}")
+            raise WeightsError(f"{self.where / shard} has no tensor {name}")
         return file[name].clone()
+
+    def documents(self) -> Mapping[str, bytes]:
+        return read_documents(self.where)
 
     def fingerprint(self) -> dict[str, int]:
         shards = sorted(set(self._shard_of.values()))
-        return {shard: (self.directory / shard).stat().st_size for shard in shards}
+        return {shard: (self.where / shard).stat().st_size for shard in shards}
 
     def close(self) -> None:
         if self._open is not None and isinstance(self._open[1], TensorFile):
@@ -163,20 +151,23 @@ class LegacySource:
     """A flat legacy sepweight directory: begin.pth, mid.00000.pth …, end.pth, and the checkpoint's config.json."""
 
     def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
-        self.directory = directory
+        self.where = directory
         self.config = config
         self._open: tuple[str, dict[str, Tensor]] | None = None
 
-    def read(self, key: str, tensor: str) -> Tensor:
-        path = self.directory / f"{key}.pth"
+    def read(self, key: str, tensor: str) -> Stored:
+        path = self.where / f"{key}.pth"
         if self._open is None or self._open[0] != key:
             self._open = (key, {_LEGACY_PREFIX.sub("", name): value for name, value in load_pickled(path).items()})
         if tensor not in self._open[1]:
             raise WeightsError(f"{path} has no tensor {tensor}")
-        return self._open[1][tensor].clone()
+        return in_one_piece(self._open[1][tensor].clone())
+
+    def documents(self) -> Mapping[str, bytes]:
+        return read_documents(self.where)
 
     def fingerprint(self) -> dict[str, int]:
-        return {path.name: path.stat().st_size for path in sorted(self.directory.glob("*.pth"))}
+        return {path.name: path.stat().st_size for path in sorted(self.where.glob("*.pth"))}
 
     def close(self) -> None:
         self._open = None
@@ -186,33 +177,32 @@ class NestedLegacySource:
     """The older nesting: start/, mid/N/, end/ with one .pth a tensor."""
 
     def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
-        self.directory = directory
+        self.where = directory
         self.config = config
 
-    def read(self, key: str, tensor: str) -> Tensor:
+    def read(self, key: str, tensor: str) -> Stored:
         if key == "begin":
-            folder = self.directory / "start"
+            folder = self.where / "start"
         elif key == "end":
-            folder = self.directory / "end"
+            folder = self.where / "end"
         else:
-            folder = self.directory / "mid" / str(int(key.removeprefix("mid.")))
+            folder = self.where / "mid" / str(int(key.removeprefix("mid.")))
         for path in sorted(folder.glob("*.pth")):
             if _LEGACY_PREFIX.sub("", path.stem) == tensor:
-                return next(iter(load_pickled(path).values())).clone()
+                return in_one_piece(next(iter(load_pickled(path).values())).clone())
         raise WeightsError(f"{folder} has no file {tensor}.pth")
 
+    def documents(self) -> Mapping[str, bytes]:
+        return read_documents(self.where)
+
     def fingerprint(self) -> dict[str, int]:
-        paths = sorted(self.directory.glob("**/*.pth"))
-        return {str(path.relative_to(self.directory)): path.stat().st_size for path in paths}
+        paths = sorted(self.where.glob("**/*.pth"))
+        return {str(path.relative_to(self.where)): path.stat().st_size for path in paths}
 
     def close(self) -> None:
         """Nothing stays open."""
 
 
-def check_shape(source: Source, outline: Outline, key: str, name: str, tensor: Tensor) -> None:
-    """Raise WeightsError unless a tensor has the shape that the config implies."""
-    wanted = tuple(outline.files[key][name])
-    if tuple(tensor.shape) != wanted:
-        raise WeightsError(
-            f"{source.directory}: {key}/{name} has shape {list(tensor.shape)}, the config implies {list(wanted)}"
-        )
+def read_documents(directory: Path) -> dict[str, bytes]:
+    """The documents that lie in a directory."""
+    return {name: (directory / name).read_bytes() for name in DOCUMENTS if (directory / name).is_file()}

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ from torch import Tensor
 
 from swarm.errors import WeightsError
 from swarm.parts import whole
-from swarm.sepweight.checkpoint import Source, check_shape, open_source, read_config
+from swarm.sepweight.checkpoint import open_source, read_config
 from swarm.sepweight.family import Family, Outline
 from swarm.sepweight.manifest import (
-    DOCUMENTS,
     FORMAT,
     PLAIN_NAME,
     SCHEME_FORMAT,
@@ -41,6 +41,7 @@ from swarm.sepweight.manifest import (
     write_manifest,
 )
 from swarm.sepweight.scheme import StoredScheme, pack_file
+from swarm.sepweight.source import Source
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import bytes_of
 
@@ -74,29 +75,41 @@ def convert(
     name: str | None = None,
     progress: Progress = lambda done, total, key: None,
 ) -> Manifest:
-    """Convert a checkpoint (or legacy sepweight directory) into a sepweight directory; resume if one was begun.
+    """Convert a directory, of a checkpoint or in the legacy layout, into a sepweight directory, as `convert_source`."""
+    source = open_source(source_directory, read_config(source_directory), family)
+    try:
+        return convert_source(source, destination, family, dtype=dtype, name=name, progress=progress)
+    finally:
+        source.close()
+
+
+def convert_source(
+    source: Source,
+    destination: Path,
+    family: Family,
+    *,
+    dtype: str | None = None,
+    name: str | None = None,
+    progress: Progress = lambda done, total, key: None,
+) -> Manifest:
+    """Convert what a source holds into a sepweight directory; resume if one was begun.
 
     dtype: "float32", "float16" or "bfloat16"; None keeps what the checkpoint has. name: what users call
     the model; the destination's own name by default.
     Raises WeightsError naming file and tensor, or how much disk is needed.
     """
-    config = read_config(source_directory)
-    outline = family.outline(config)
-    if (source_directory / "tokenizer.json").is_file():
-        _check_tokenizer(source_directory / "tokenizer.json")
-    source = open_source(source_directory, config, family)
-    try:
-        dtype = dtype or _stored_dtype(source, outline)
-        destination.mkdir(parents=True, exist_ok=True)
-        journal = _open_journal(destination, source, dtype)
-        keys = file_keys(whole(outline.layers))
-        for index, key in enumerate(keys):
-            if key not in journal.done:
-                journal.done[key] = _write_part(source, outline, destination, key, dtype, keys[index:])
-                write_durably(destination / JOURNAL_NAME, msgspec.json.encode(journal))
-            progress(index + 1, len(keys), key)
-    finally:
-        source.close()
+    outline = family.outline(source.config)
+    documents = source.documents()
+    _check_documents(source, documents)
+    dtype = dtype or _stored_dtype(source, outline)
+    destination.mkdir(parents=True, exist_ok=True)
+    journal = _open_journal(destination, source, dtype)
+    keys = file_keys(whole(outline.layers))
+    for index, key in enumerate(keys):
+        if key not in journal.done:
+            journal.done[key] = _write_part(source, outline, destination, key, dtype, keys[index:])
+            write_durably(destination / JOURNAL_NAME, msgspec.json.encode(journal))
+        progress(index + 1, len(keys), key)
     manifest = Manifest(
         format=FORMAT,
         family=family.name,
@@ -104,10 +117,10 @@ def convert(
         model_id=_model_id(outline, journal),
         dtype=dtype,
         layers=outline.layers,
-        config=dict(config),
+        config=dict(source.config),
         files={key: journal.done[key].entry for key in keys},
         aliases={key: dict(names) for key, names in outline.aliases.items()},
-        documents=_copy_documents(source_directory, destination),
+        documents=_write_documents(documents, destination),
     )
     write_manifest(destination, manifest)
     (destination / JOURNAL_NAME).unlink(missing_ok=True)
@@ -115,10 +128,14 @@ def convert(
 
 
 def _stored_dtype(source: Source, outline: Outline) -> str:
-    name = next(iter(outline.files["mid.00000"]))
+    """Of a layer's largest matrix: what all are converted to where nothing is asked for. Quantised ones become bfloat16."""
+    shapes = outline.files["mid.00000"]
+    name = max(shapes, key=lambda one: prod(shapes[one]))
     stored = source.read("mid.00000", name).dtype
+    if stored is None:
+        return "bfloat16"
     if stored not in DTYPE_NAMES:
-        raise WeightsError(f"{source.directory}: mid.00000/{name} is {stored}; pass --dtype {'|'.join(DTYPES)}")
+        raise WeightsError(f"{source.where}: mid.00000/{name} is {stored}; pass --dtype {'|'.join(DTYPES)}")
     return DTYPE_NAMES[stored]
 
 
@@ -163,22 +180,37 @@ def _write_part(
 ) -> _Done:
     tensors: dict[str, Tensor] = {}
     digest = hashlib.sha256()
-    for name in sorted(outline.files[key]):
-        tensor = source.read(key, name)
-        check_shape(source, outline, key, name, tensor)
-        if not tensor.dtype.is_floating_point:
-            raise WeightsError(f"{source.directory}: {key}/{name} is {tensor.dtype}, not a floating-point tensor")
-        tensor = tensor.contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if tensor.numel():
-            digest.update(bytes_of(tensor))
-        tensors[name] = tensor.to(DTYPES[dtype])
+    for name, shape in sorted(outline.files[key].items()):
+        tensors[name] = _read_tensor(source, key, name, tuple(shape), DTYPES[dtype], digest.update)
     if not tensors:  # a tied head: its values live in another file
         return _Done(FileEntry(0, "", {}), digest.hexdigest())
     path = destination / file_name(key)
     _save(path, tensors, lambda: _bytes_needed(outline, remaining, dtype))
     entries = {name: TensorEntry(dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     return _Done(FileEntry(path.stat().st_size, sha256_of(path), entries), digest.hexdigest())
+
+
+def _read_tensor(
+    source: Source, key: str, name: str, shape: tuple[int, ...], dtype: torch.dtype, note: Callable[[Any], None]
+) -> Tensor:
+    """A tensor in another dtype; note: told what it is as stored, bytes after shape and dtype."""
+    stored = source.read(key, name)
+    if stored.shape != shape:
+        raise WeightsError(
+            f"{source.where}: {key}/{name} has shape {list(stored.shape)}, the config implies {list(shape)}"
+        )
+    tensor = torch.empty(shape, dtype=dtype)
+    row = 0
+    for piece in stored.pieces:
+        if not piece.dtype.is_floating_point:
+            raise WeightsError(f"{source.where}: {key}/{name} is {piece.dtype}, not a floating-point tensor")
+        if row == 0:
+            note(f"{name} {piece.dtype} {list(shape)}\n".encode())
+        if piece.numel():
+            note(bytes_of(piece.contiguous()))
+        tensor[row : row + len(piece)] = piece
+        row += len(piece)
+    return tensor
 
 
 def _bytes_needed(outline: Outline, keys: list[str], dtype: str) -> int:
@@ -215,22 +247,22 @@ def _model_id(outline: Outline, journal: _Journal) -> str:
     return digest.hexdigest()[:32]
 
 
-def _copy_documents(source: Path, destination: Path) -> dict[str, DocumentEntry]:
-    entries: dict[str, DocumentEntry] = {}
-    for name in DOCUMENTS:
-        path = source / name
-        if path.is_file():
-            write_durably(destination / name, path.read_bytes())
-            entries[name] = DocumentEntry(path.stat().st_size, sha256_of(path))
-    return entries
+def _write_documents(documents: Mapping[str, bytes], destination: Path) -> dict[str, DocumentEntry]:
+    for name, data in documents.items():
+        write_durably(destination / name, data)
+    return {name: DocumentEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in documents.items()}
 
 
-def _check_tokenizer(path: Path) -> None:
+def _check_documents(source: Source, documents: Mapping[str, bytes]) -> None:
     """Raise WeightsError rather than have the first chat find out."""
+    if "tokenizer.json" not in documents:
+        return
     try:
-        Tokenizer.from_file(str(path))
+        Tokenizer.from_buffer(documents["tokenizer.json"])
     except Exception as error:  # the library raises a bare Exception
-        raise WeightsError(f"{path} is no tokenizer: {error}; copy it from where the checkpoint came from") from None
+        raise WeightsError(
+            f"{source.where}: tokenizer.json is no tokenizer: {error}; copy it from where the checkpoint came from"
+        ) from None
 
 
 def dump(

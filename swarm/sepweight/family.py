@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,4 +36,51 @@ class Family(Protocol):
 
     def checkpoint_names(self, key: str, tensor: str) -> tuple[str, ...]:
         """The names under which a Hugging Face checkpoint may store a tensor; the first one present counts."""
+        ...
+
+
+class GgufFacts(Protocol):
+    """What a GGUF model says of itself. metadata: by the format's names. tensors: by the format's names."""
+
+    @property
+    def architecture(self) -> str: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+    @property
+    def tensors(self) -> Mapping[str, SizedTensor]: ...
+
+    def vector(self, name: str) -> Sequence[float] | None:
+        """The numbers of a small tensor; None without it."""
+        ...
+
+
+class SizedTensor(Protocol):
+    """A tensor whose shape is known, [out, in]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GgufPlace:
+    """Where a GGUF file keeps a tensor. rows: which of its rows are the tensor's, in order; None: all, as they are."""
+
+    name: str
+    rows: Sequence[int] | None = None
+    add: float = 0.0  # to each number
+
+
+class GgufFamily(Family, Protocol):
+    """A family whose models may come as GGUF files."""
+
+    gguf_architectures: Collection[str]
+
+    def read_gguf(self, file: GgufFacts) -> dict[str, Any]:
+        """The config.json that the file's model would have. Raises WeightsError naming what is not implemented."""
+        ...
+
+    def place_gguf(self, config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
+        """Where a tensor lies."""
         ...

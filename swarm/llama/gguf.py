@@ -1,0 +1,157 @@
+"""How GGUF files tell models of the LLaMA family: their config, and where each tensor lies.
+
+Pure data; imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from swarm.decoder.config import Config
+from swarm.errors import WeightsError
+from swarm.sepweight.family import GgufFacts, GgufPlace
+
+# architecture → model_type, where it is called otherwise
+ARCHITECTURES: Mapping[str, str] = {
+    "llama": "llama",  # Mistral's models too
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "phi3": "phi3",
+    "granite": "granite",
+    "smollm3": "smollm3",
+}
+# Their files keep the pairs that rotate side by side in queries and keys; checkpoints keep them half a head apart.
+INTERLEAVED = frozenset({"llama", "granite"})
+LAYER_NAMES: Mapping[str, str] = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+END_NAMES: Mapping[str, str] = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
+# Keys that say nothing that is not known already, or that no computation reads.
+_HARMLESS = frozenset({"vocab_size", "rope.dimension_count", "rope.scaling.finetuned", "context_length"})
+
+
+def read_gguf(file: GgufFacts) -> dict[str, Any]:
+    """The config.json that the model would have. Raises WeightsError naming the key that is missing or not known."""
+    architecture = file.architecture
+    prefix = f"{architecture}."
+    told = Config(
+        {name.removeprefix(prefix): value for name, value in file.metadata.items() if name.startswith(prefix)},
+        architecture,
+    )
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise WeightsError(f"{architecture}: there is no token_embd.weight")
+    heads = told.number("attention.head_count")
+    config: dict[str, Any] = {
+        "model_type": ARCHITECTURES[architecture],
+        "num_hidden_layers": told.number("block_count"),
+        "hidden_size": told.number("embedding_length"),
+        "intermediate_size": told.number("feed_forward_length"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": told.number("attention.head_count_kv", default=heads),
+        "rms_norm_eps": told.real("attention.layer_norm_rms_epsilon"),
+        "rope_theta": told.real("rope.freq_base", default=10000.0),
+        "max_position_embeddings": told.number("context_length"),
+        "vocab_size": embedding.shape[0],
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_output.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
+    }
+    head_dim = told.number("attention.key_length", default=config["hidden_size"] // heads)
+    if told.number("attention.value_length", default=head_dim) != head_dim:
+        raise WeightsError(f"{architecture}: attention.value_length is not attention.key_length; not implemented")
+    config["head_dim"] = head_dim
+    rotated = told.number("rope.dimension_count", default=head_dim)
+    if rotated != head_dim:
+        if architecture != "phi3":
+            raise WeightsError(f"{architecture}: rope.dimension_count is {rotated} for heads of {head_dim}")
+        config["partial_rotary_factor"] = rotated / head_dim
+    if architecture in ("llama", "phi3"):
+        config |= _read_window(told, architecture)
+    if architecture == "granite":
+        config |= {
+            "embedding_multiplier": told.real("embedding_scale", default=1.0),
+            "residual_multiplier": told.real("residual_scale", default=1.0),
+            "attention_multiplier": told.real("attention.scale", default=head_dim**-0.5),
+            "logits_scaling": told.real("logit_scale", default=1.0),
+        }
+    scaling = _read_scaling(told, file, config["max_position_embeddings"])
+    if scaling:
+        config["rope_scaling"] = scaling
+    ends = _end_ids(file.metadata)
+    if ends:
+        config["eos_token_id"] = ends
+    unknown = [name for name in told.unread if name not in _HARMLESS]
+    if unknown:
+        raise WeightsError(f"{architecture}: unknown key {', '.join(unknown)}: it may change the mathematics")
+    return config
+
+
+def _read_window(told: Config, architecture: str) -> dict[str, Any]:
+    window = told.get("attention.sliding_window")
+    if not window:
+        return {}
+    if architecture == "llama":
+        raise WeightsError("llama: attention.sliding_window is not implemented; convert the checkpoint instead")
+    return {"sliding_window": window}
+
+
+def _read_scaling(told: Config, file: GgufFacts, context: int) -> dict[str, Any] | None:
+    """rope_scaling, or None."""
+    kind = told.text("rope.scaling.type", default="none")
+    original = told.number("rope.scaling.original_context_length", default=context)
+    scale = told.get("rope.scaling.attn_factor")
+    stretch = file.vector("rope_freqs.weight")
+    if stretch is not None:  # llama3's scaling, worked out
+        return {"rope_type": "longrope", "short_factor": list(stretch), "attention_factor": 1.0, "factor": 1.0}
+    short = file.vector("rope_factors_short.weight")
+    if short is not None:
+        factors = {"short_factor": list(short), "original_max_position_embeddings": original}
+        return {"rope_type": "longrope", **factors, **({} if scale is None else {"attention_factor": scale})}
+    match kind:
+        case "none":
+            return None
+        case "linear":
+            return {"rope_type": "linear", "factor": told.real("rope.scaling.factor", above=0)}
+        case "yarn":
+            factor = told.real("rope.scaling.factor", above=0)
+            return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+        case _:
+            raise WeightsError(f'rope.scaling.type "{kind}" is not implemented; known: none, linear, yarn, longrope')
+
+
+def _end_ids(metadata: Mapping[str, Any]) -> list[int]:
+    names = ("eos_token_id", "eot_token_id", "eom_token_id")
+    found = (metadata.get(f"tokenizer.ggml.{name}") for name in names)
+    return list(dict.fromkeys(one for one in found if isinstance(one, int)))
+
+
+def place_gguf(config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
+    """Where a tensor lies. config: as read_gguf gave it."""
+    stem, _, kind = tensor.rpartition(".")
+    if not key.startswith("mid."):
+        return GgufPlace(f"{END_NAMES[stem]}.{kind}")
+    name = f"blk.{int(key.removeprefix('mid.'))}.{LAYER_NAMES[stem]}.{kind}"
+    counts = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}
+    if config["model_type"] in INTERLEAVED and stem in counts:
+        return GgufPlace(name, deinterleave(config[counts[stem]], config["head_dim"]))
+    return GgufPlace(name)
+
+
+def deinterleave(heads: int, head_dim: int) -> list[int]:
+    """Of rows whose rotated pairs lie side by side, the order in which they lie half a head apart."""
+    half = head_dim // 2
+    return [head * head_dim + 2 * pair + side for head in range(heads) for side in (0, 1) for pair in range(half)]
