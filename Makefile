@@ -1,5 +1,6 @@
-# make demo            three nodes on this machine serve the demo model; talk to it
+# make demo            three nodes on this machine serve SmolLM2-135M-Instruct (93 MB, fetched once); talk to it
 # make demo PROMPT=…   one answer, then everything is gone again
+# make demo MODEL=toy  the same with a toy of 2.5M parameters that is here already
 # make test            format, lint, types, floors, tests, simulated swarms
 # make simulate        SEEDS=200 histories of simulated swarms; SEED=17 replays one
 # make demo-model      train and convert the demo model anew (minutes)
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: demo test lint types floors pytest simulate format demo-model clean
 
 demo: $(VENV)/installed
-	@$(BIN)/python -m swarm.demo $(if $(PROMPT),"$(PROMPT)")
+	@$(BIN)/python -m swarm.demo $(if $(MODEL),--model $(MODEL)) $(if $(PROMPT),"$(PROMPT)")
 
 SEEDS ?= 200
 

@@ -1,4 +1,4 @@
-"""`python -m swarm.demo [PROMPT]`: three nodes on 127.0.0.1 serve the demo model, and swarm-chat talks to it.
+"""`python -m swarm.demo [--model toy] [PROMPT]`: three nodes on 127.0.0.1 serve a model, and swarm-chat talks to it.
 
 Each node may use too little memory to hold the model alone. They use a secret and folders of their own, so a swarm that
 this machine belongs to is left alone, and they are gone when this ends, however it ends.
@@ -14,13 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from types import FrameType
 
+from swarm.cli.command import cache_dir
+from swarm.demo.models import DemoModel, smollm2, toy
+from swarm.errors import WeightsError
+
 HOST = "127.0.0.1"
 NODES = 3
-MEMORY = "8.4MB"  # the whole model, its KV and scratch need 9.8 MB
 READY_SECONDS = 60.0
 STOP_SECONDS = 6.0
 
@@ -31,11 +33,35 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="swarm-demo-") as folder:
         nodes: list[subprocess.Popen[str]] = []
         try:
-            return _run(Path(folder), nodes, arguments)
+            model, chat = _choose(arguments)
+            return _run(Path(folder), nodes, model, chat)
+        except WeightsError as error:
+            print(f"{error}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             return 130
         finally:
             _stop(nodes)
+
+
+def _choose(arguments: Sequence[str]) -> tuple[DemoModel, Sequence[str]]:
+    """The model asked for, and what the chat is told. Where none is asked for and the real one cannot be had: the toy."""
+    asked, rest = (
+        (arguments[1], arguments[2:]) if arguments[:1] == ["--model"] and len(arguments) > 1 else ("", arguments)
+    )
+    match asked:
+        case "toy":
+            return toy(), rest
+        case "smollm2":
+            return smollm2(cache_dir()), rest
+        case "":
+            try:
+                return smollm2(cache_dir()), rest
+            except WeightsError as error:
+                print(f"{error}\nso the demo runs its toy model, which knows sixty questions", file=sys.stderr)
+                return toy(), rest
+        case _:
+            raise WeightsError(f'there is no demo model "{asked}"; known: smollm2, toy')
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -43,16 +69,15 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _run(folder: Path, nodes: list[subprocess.Popen[str]], arguments: Sequence[str]) -> int:
+def _run(folder: Path, nodes: list[subprocess.Popen[str]], model: DemoModel, arguments: Sequence[str]) -> int:
     environment = {
         **os.environ,
         **{f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CONFIG", "STATE", "CACHE")},
     }
-    weights = resources.files("swarm.demo").joinpath("model")
     port = _free_port()
-    print(f"starting {NODES} nodes with {MEMORY} each ...", file=sys.stderr)
+    print(f"starting {NODES} nodes with {model.memory} each ...", file=sys.stderr)
     for number in range(NODES):
-        command = ["node", "--weights", str(weights), "--memory", MEMORY, "--device", "cpu", "--host", HOST]
+        command = ["node", "--weights", str(model.weights), "--memory", model.memory, "--device", "cpu", "--host", HOST]
         command += [
             "--port",
             str(port),

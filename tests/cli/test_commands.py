@@ -51,7 +51,7 @@ def test_weights_commands(tmp_path: Path) -> None:
 
 def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "swarm.demo", QUESTION],
+        [sys.executable, "-m", "swarm.demo", "--model", "toy", QUESTION],
         env=environment(tmp_path),
         capture_output=True,
         text=True,

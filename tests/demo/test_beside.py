@@ -29,7 +29,7 @@ def own(tmp_path: Path) -> Iterator[Node]:
 
 def test_a_demo_runs_beside_a_node_of_another_swarm(own: Node, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "swarm.demo", QUESTION],
+        [sys.executable, "-m", "swarm.demo", "--model", "toy", QUESTION],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
@@ -75,7 +75,10 @@ def test_after_ones_own_nodes_died_another_swarm_is_not_said_to_be_the_secrets_f
 
 
 def test_a_demo_node_that_fails_shows_why(tmp_path: Path) -> None:
-    code = "import swarm.demo.__main__ as demo, sys; demo.MEMORY = '1MB'; sys.exit(demo.main(['hello']))"
+    code = (
+        "import swarm.demo.__main__ as demo, sys; from dataclasses import replace; toy = demo.toy; "
+        "demo.toy = lambda: replace(toy(), memory='1MB'); sys.exit(demo.main(['--model', 'toy', 'hello']))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
     )
