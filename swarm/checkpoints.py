@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from swarm.sepweight.source import Source
 
 
 @contextmanager
-def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Iterator[tuple[Source, DecoderFamily]]:
+def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Generator[tuple[Source, DecoderFamily]]:
     """A checkpoint's directory, a legacy sepweight directory, or a GGUF file.
 
     tokenizer: a directory with the documents of a model whose GGUF file's own are of no use.

@@ -191,7 +191,6 @@ class DecoderFamily(GgufFamily, Protocol):
     """A family whose members are decoders; a new one inherits from it."""
 
     model_types: tuple[str, ...]
-    gguf_architectures: tuple[str, ...] = ()
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:
         """The decoder that a checkpoint's config.json describes, in any spelling in use.

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
 from swarm.decoder.description import Decoder, DecoderFamily, LayerKind, Rope, Slot
 from swarm.errors import WeightsError
+from swarm.falcon import gguf
+from swarm.sepweight.family import GgufFacts, GgufPlace
 
 Norms = Literal["one", "two_parallel", "sequential"]
 
@@ -117,6 +119,7 @@ class FalconFamily(DecoderFamily):
 
     name = "falcon"
     model_types: tuple[str, ...] = MODEL_TYPES
+    gguf_architectures: tuple[str, ...] = (gguf.ARCHITECTURE,)
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:
         return read_falcon_config(raw)
@@ -130,6 +133,12 @@ class FalconFamily(DecoderFamily):
         if key == "end":
             return (f"transformer.{tensor}",)
         return (f"transformer.h.{int(key.removeprefix('mid.'))}.{tensor}",)
+
+    def read_gguf(self, file: GgufFacts) -> dict[str, Any]:
+        return gguf.read_gguf(file)
+
+    def place_gguf(self, config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
+        return gguf.place_gguf(config, key, tensor)
 
 
 FALCON = FalconFamily()

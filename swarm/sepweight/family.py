@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,7 +75,7 @@ class GgufPlace:
 class GgufFamily(Family, Protocol):
     """A family whose models may come as GGUF files."""
 
-    gguf_architectures: Collection[str]
+    gguf_architectures: tuple[str, ...]
 
     def read_gguf(self, file: GgufFacts) -> dict[str, Any]:
         """The config.json that the file's model would have. Raises WeightsError naming what is not implemented."""
