@@ -2,6 +2,7 @@
 # make demo PROMPT=…   one answer, then everything is gone again
 # make demo MODEL=toy  the same with a toy of 2.5M parameters that is here already
 # make test            format, lint, types, floors, tests, simulated swarms
+# make test-long       the tests that take a minute each or fetch the real model
 # make simulate        SEEDS=200 histories of simulated swarms; SEED=17 replays one
 # make demo-model      train and convert the demo model anew (minutes)
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLING := installing torch and what it needs into $(VENV): 1 to 6 GB, some minutes, once
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types floors pytest simulate format demo-model clean
+.PHONY: demo test test-long lint types floors pytest simulate format demo-model clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m swarm.demo $(if $(MODEL),--model $(MODEL)) $(if $(PROMPT),"$(PROMPT)")
@@ -32,6 +33,9 @@ floors: $(VENV)/installed-dev
 
 pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m long
 
 simulate: $(VENV)/installed-dev
 	$(BIN)/python -m swarm.testing $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

@@ -18,7 +18,7 @@ from tests.integer_client import PROMPT
 from tests.integer_processes import Process, end_nodes, start_node
 from tests.swarms import open_client
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 LAYER_SECONDS = 0.0005
 MODEL = IntegerModel(layer_seconds=LAYER_SECONDS)
 PARTS = ["b 0-4", "4-8", "8-12 e"]

