@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FIND_SECONDS = 6.0
 DEFAULT_MAX_TOKENS = 512
+NO_TEMPLATE = "{name} has no chat template: it is given what you write as it stands, and goes on from there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Options:
     seed: int | None
     stops: tuple[str, ...]
     ignore_eos: bool
+    system: str
+    thinking: bool | None
 
 
 class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
@@ -102,6 +105,13 @@ def swarm_options(function: Any) -> Any:
 @click.option("--seed", type=Setting("seed"), help="Default: drawn anew for each answer.")
 @click.option("--stop", "stops", multiple=True, help="End the answer before this string; may be given again.")
 @click.option("--ignore-eos", is_flag=True, help="Go on past the end-of-text token.")
+@click.option("--system", default="", help="What the model is told before the conversation.")
+@click.option(
+    "--thinking/--no-thinking",
+    "thinking",
+    default=None,
+    help="Whether a model that can think first does; default: as its template has it.",
+)
 @click.option("--raw", is_flag=True, help="Send PROMPT as it stands, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--jsonl", is_flag=True, help="Print the route and each token as JSON lines, then that object.")
@@ -126,6 +136,8 @@ def chat(
     seed: int | None,
     stops: tuple[str, ...],
     ignore_eos: bool,
+    system: str,
+    thinking: bool | None,
     raw: bool,
     as_json: bool,
     jsonl: bool,
@@ -151,10 +163,14 @@ def chat(
         seed=seed,
         stops=stops,
         ignore_eos=ignore_eos,
+        system=system,
+        thinking=thinking,
     )
     with connect(peers, not no_mdns, hosts, secret_file, wait_seconds) as swarm:
         conversation, documents = open_conversation(swarm, model)
         settings = make_settings(options, documents)
+        if conversation.form is None and not raw:
+            click.echo(f"swarm-chat: {NO_TEMPLATE.format(name=conversation.card.name)}", err=True)
         if prompt is None:
             from swarm.cli.terminal import Terminal
 
@@ -253,6 +269,8 @@ def make_settings(options: Options, documents: Documents) -> Settings:
         sampling=Sampling(**merged, seed=seed),
         stops=options.stops,
         ignore_end=options.ignore_eos,
+        system=options.system,
+        thinking=options.thinking,
     )
 
 

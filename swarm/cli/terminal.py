@@ -17,14 +17,16 @@ from swarm.cli.command import state_dir, why_unusable
 from swarm.client.conversation import Conversation, Piece, Report, Settings
 from swarm.client.news import RouteTaken
 from swarm.client.prompts import Message
-from swarm.client.settings import parse_setting
+from swarm.client.settings import SPOKEN, parse_setting, parse_switch
+from swarm.client.text import THOUGHT_BEGIN, ThoughtSplitter
 from swarm.errors import RequestError, SwarmError
 from swarm.messages.sampling import Sampling
 from swarm.plan.routes import Hop
 
 HELP = """\
 /help              this text
-/set NAME VALUE    temperature, top_k, top_p, typical_p, repetition_penalty, seed, max_tokens
+/set NAME VALUE    temperature, top_k, top_p, typical_p, repetition_penalty, seed, max_tokens;
+                   system TEXT (nothing takes it away); thinking on|off
 /show              the model, the route and the settings
 /clear             start a new conversation
 /regenerate        ask the last question again with a new seed
@@ -34,6 +36,7 @@ HELP = """\
 \"\"\"                begins and ends a message of several lines
 Ctrl-C             stops the answer"""
 FENCE = '"""'
+_SWITCH = {None: "as the model is used to", True: "on", False: "off"}
 
 
 class Terminal:
@@ -101,20 +104,18 @@ class Terminal:
             sampling = self._settings.sampling
             self._settings = replace(self._settings, sampling=_with(sampling, seed=secrets.randbelow(1 << 32)))
         events = self._conversation.ask(question, self._settings)
-        is_first = True
+        printer = _Printer(self._conversation)
         routes: list[Sequence[Hop]] = []
         try:
             for event in events:
                 match event:
                     case Piece(_, text):
-                        text = text.lstrip() if is_first else text
-                        is_first = is_first and not text
-                        click.echo(text, nl=False)
+                        printer.show(text)
                     case RouteTaken():
                         routes.append(event.route)
                     case Report():
                         self._last = event
-            click.echo()
+            printer.finish()
             if routes and routes[-1] != routes[0]:
                 click.echo(f"(went on over another chain, attempt {len(routes)})", err=True)
             if self._last is not None and self._last.was_capped:
@@ -128,6 +129,11 @@ class Terminal:
     def _set(self, argument: str) -> None:
         name, _, text = argument.partition(" ")
         try:
+            if name in SPOKEN:
+                said = text.strip()
+                told = {name: said if name == "system" else parse_switch(name, said)}
+                self._settings = replace(self._settings, **told)
+                return
             value = parse_setting(name, text.strip())
         except RequestError as error:
             click.echo(str(error), err=True)
@@ -147,6 +153,8 @@ class Terminal:
         for name in sampling.__struct_fields__:
             click.echo(f"{name:11} {getattr(sampling, name)}")
         click.echo(f"max_tokens  {self._settings.max_tokens}")
+        click.echo(f"system      {self._settings.system}")
+        click.echo(f"thinking    {_SWITCH[self._settings.thinking]}")
 
     def _clear(self) -> None:
         self._conversation.forget()
@@ -182,6 +190,31 @@ class Terminal:
             Path(argument).write_text(text + "\n", "utf-8")
         except OSError as error:
             click.echo(f"{argument} cannot be written: {error}", err=True)
+
+
+class _Printer:
+    """Shows an answer as it comes: what the model thinks dimmed, and no white space before the first word."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._splitter: ThoughtSplitter | None = None
+        self._is_first = True
+
+    def show(self, text: str) -> None:
+        if self._splitter is None:  # not before there is a prompt
+            self._splitter = ThoughtSplitter(self._conversation.prompt.rstrip().endswith(THOUGHT_BEGIN))
+        for piece, is_thought in self._splitter.push(text):
+            self._print(piece, is_thought)
+
+    def finish(self) -> None:
+        for piece, is_thought in self._splitter.finish() if self._splitter else ():
+            self._print(piece, is_thought)
+        click.echo()
+
+    def _print(self, text: str, is_thought: bool) -> None:
+        text = text.lstrip() if self._is_first else text
+        self._is_first = self._is_first and not text
+        click.echo(click.style(text, dim=True) if is_thought and text else text, nl=False)
 
 
 def read_messages(data: bytes) -> list[Message]:

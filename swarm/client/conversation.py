@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from swarm.client.news import Delivered, Finished, RouteTaken
 from swarm.client.prompts import Message, PromptForm
+from swarm.client.renderer import Renderer
 from swarm.client.swarm import Generation, SwarmClient
 from swarm.client.text import StopScanner, TextStream
 from swarm.client.transcript import Turn
@@ -31,6 +32,8 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     ignore_end: bool = False
+    system: str = ""  # what the model is told before the conversation
+    thinking: bool | None = None  # whether a model that can think first does; None: as it is used to
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,17 @@ Event = Piece | RouteTaken | Report
 class Conversation:
     """Turns with one model in one session."""
 
-    def __init__(self, swarm: SwarmClient, card: ModelCard, tokenizer: Tokenizer, form: PromptForm) -> None:
+    def __init__(self, swarm: SwarmClient, card: ModelCard, tokenizer: Tokenizer, form: PromptForm | None) -> None:
+        """form: None for a model that was never taught one; it is given what is said as it stands."""
         self.card = card
         self.messages: list[Message] = []
         self._swarm = swarm
         self._tokenizer = tokenizer
-        self._form = form
+        self.form = form
+        self._renderer = Renderer()
         self._generation: Generation = swarm.open_generation(card)
         self.last: Report | None = None  # of the last answer
+        self.prompt = ""  # of the last answer
         self._text = ""  # what the session's ids spell
         self._ids: list[int] = []
 
@@ -81,16 +87,24 @@ class Conversation:
         Closing the iterator early stops the answer and frees its cache.
         """
         messages = [*self.messages, Message("user", question)]
-        with_stops = replace(settings, stops=(*settings.stops, *self._form.stops))
-        for event in self._generate(self._form.render(messages), with_stops):
+        with_stops = replace(settings, stops=(*settings.stops, *(self.form.stops if self.form else ())))
+        prompt = self._write_prompt(messages, settings)
+        for event in self._generate(prompt, with_stops, is_raw=self.form is None):
             if isinstance(event, Report):
-                event.text = event.text.strip()
+                if self.form is not None:
+                    event.text = event.text.strip()
                 self.messages = [*messages, Message("assistant", event.text)]
             yield event
 
+    def _write_prompt(self, messages: Sequence[Message], settings: Settings) -> str:
+        told = [Message("system", settings.system), *messages] if settings.system else list(messages)
+        if self.form is None:
+            return "".join(message.content for message in told)
+        return self._renderer.render(self.form.template, self.form.variables(told, settings.thinking))
+
     def complete(self, prompt: str, settings: Settings) -> Iterator[Event]:
         """What follows a prompt as it stands, without a template."""
-        return self._generate(prompt, settings)
+        return self._generate(prompt, settings, is_raw=True)
 
     def forget(self) -> None:
         """Start a new conversation."""
@@ -106,15 +120,18 @@ class Conversation:
         del self.messages[-2:]
         return question
 
-    def _encode(self, text: str) -> list[int]:
-        """Ids of a prompt; what continues the session's own text is encoded alone, so that its cache stays of use."""
+    def _encode(self, text: str, *, is_raw: bool) -> list[int]:
+        """Ids of a prompt; what continues the session's own text is encoded alone, so that its cache stays of use.
+
+        is_raw: nobody has written the token that begins a text; a template does that itself.
+        """
         if self._ids and text.startswith(self._text):
             rest = text[len(self._text) :]
             return self._ids + self._tokenizer.encode(rest, add_special_tokens=False).ids
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._tokenizer.encode(text, add_special_tokens=is_raw).ids
 
-    def _generate(self, prompt: str, settings: Settings) -> Iterator[Event]:
-        report = Report(prompt_ids=self._encode(prompt))
+    def _generate(self, prompt: str, settings: Settings, *, is_raw: bool) -> Iterator[Event]:
+        report = Report(prompt_ids=self._encode(prompt, is_raw=is_raw))
         if len(report.prompt_ids) >= self.card.context:
             raise RequestError(
                 f"the prompt has {len(report.prompt_ids)} tokens; the context of {self.card.name} is "
@@ -123,6 +140,7 @@ class Conversation:
         stops = [] if settings.ignore_end else self.card.end_ids
         turn = Turn(ids=report.prompt_ids, max_tokens=settings.max_tokens, sampling=settings.sampling, stop_ids=stops)
         stream, scanner = TextStream(self._tokenizer), StopScanner(settings.stops)
+        self.prompt = prompt
         clock = _Clock()
         events = self._generation.generate(turn)
         is_complete = False

@@ -51,5 +51,5 @@ class Documents:
         except Exception as error:  # the library raises a bare Exception
             raise WeightsError(f"tokenizer.json of {self._card.name} cannot be read: {error}") from None
 
-    def prompt_form(self, tokenizer: Tokenizer) -> PromptForm:
+    def prompt_form(self, tokenizer: Tokenizer) -> PromptForm | None:
         return choose_form(tokenizer, self.read("tokenizer_config.json"), self.read("chat_template.jinja"))

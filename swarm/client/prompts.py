@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from swarm.errors import WeightsError
 from swarm.messages.sampling import SAMPLING_RANGES
 
 TEMPLATE_LIMIT = 256 << 10
+FALCON_TOKEN = ">>ABSTRACT<<"  # in the vocabulary of every Falcon of the first generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +31,14 @@ class PromptForm:
     stops: tuple[str, ...]
     tokens: Mapping[str, str]  # bos_token, eos_token, … for the template
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt that asks for the next answer. Raises WeightsError if the template is broken."""
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        try:
-            return environment.from_string(self.template).render(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
-                add_generation_prompt=True,
-                raise_exception=_raise,
-                **self.tokens,
-            )
-        except jinja2.TemplateError as error:
-            raise WeightsError(f"the model's chat template fails: {error}; use --raw") from None
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
+    def variables(self, messages: Sequence[Message], thinking: bool | None = None) -> dict[str, Any]:
+        """What the template is told for the prompt that asks for the next answer. thinking: None says nothing of it."""
+        return {
+            **self.tokens,
+            **({} if thinking is None else {"enable_thinking": thinking}),
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "add_generation_prompt": True,
+        }
 
 
 INSTRUCT = PromptForm(
@@ -70,8 +60,8 @@ OPEN_ASSISTANT = PromptForm(
 )
 
 
-def choose_form(tokenizer: Tokenizer, config: bytes, template: bytes) -> PromptForm:
-    """The form of a model's prompts.
+def choose_form(tokenizer: Tokenizer, config: bytes, template: bytes) -> PromptForm | None:
+    """The form of a model's prompts; None for a model that was never taught one.
 
     config: tokenizer_config.json; template: chat_template.jinja; either may be empty.
     """
@@ -84,7 +74,7 @@ def choose_form(tokenizer: Tokenizer, config: bytes, template: bytes) -> PromptF
         return PromptForm(text, (), _special_tokens(settings))
     if tokenizer.token_to_id("<|prompter|>") is not None:
         return OPEN_ASSISTANT
-    return INSTRUCT
+    return INSTRUCT if tokenizer.token_to_id(FALCON_TOKEN) is not None else None
 
 
 def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:

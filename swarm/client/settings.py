@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from swarm.errors import RequestError
 from swarm.messages.sampling import SAMPLING_RANGES, Range
 
+SPOKEN = ("system", "thinking")  # set by words: any text; on or off
 SETTINGS: Mapping[str, Range] = {**SAMPLING_RANGES, "max_tokens": Range(int, 1, (1 << 24) - 1)}
 
 
@@ -14,7 +15,7 @@ def parse_setting(name: str, text: str) -> int | float:
     """The value of a setting. Raises RequestError in words: "temperature: 0 to 100, got banana"."""
     allowed = SETTINGS.get(name)
     if allowed is None:
-        raise RequestError(f"{name or 'nothing'} cannot be set; what can: {', '.join(SETTINGS)}")
+        raise RequestError(f"{name or 'nothing'} cannot be set; what can: {', '.join((*SETTINGS, *SPOKEN))}")
     try:
         value = allowed.number(text)
     except ValueError:
@@ -22,3 +23,10 @@ def parse_setting(name: str, text: str) -> int | float:
     if not allowed.holds(value):
         raise RequestError(f"{name}: {allowed}, got {text or 'nothing'}")
     return value
+
+
+def parse_switch(name: str, text: str) -> bool:
+    """on or off. Raises RequestError."""
+    if text not in ("on", "off"):
+        raise RequestError(f"{name}: on or off, got {text or 'nothing'}")
+    return text == "on"

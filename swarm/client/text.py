@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
+
 
 class TextStream:
     """Decodes an answer token by token, holding back bytes of an unfinished character."""
@@ -60,19 +62,51 @@ class StopScanner:
             self._held = ""
             self.is_stopped = True
             return Scanned(shown, True)
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         split = len(self._held) - keep
         shown, self._held = self._held[:split], self._held[split:]
         return Scanned(shown, False)
-
-    def _overlap(self, stop: str) -> int:
-        """How many characters at the end of what is held begin `stop`."""
-        for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
-            if self._held.endswith(stop[:length]):
-                return length
-        return 0
 
     def finish(self) -> str:
         """The tail that turned out to begin no stop string."""
         held, self._held = self._held, ""
         return held
+
+
+class ThoughtSplitter:
+    """Tells what a model thinks from what it says: the first lies between <think> and </think>."""
+
+    def __init__(self, is_thinking: bool = False) -> None:
+        """is_thinking: the prompt has opened a thought already."""
+        self.is_thinking = is_thinking
+        self._held = ""
+
+    def push(self, text: str) -> list[tuple[str, bool]]:
+        """What may be shown now, in order, and whether each piece is thought; a tail that may begin a tag is held back."""
+        self._held += text
+        shown: list[tuple[str, bool]] = []
+        while (at := self._held.find(self._tag)) >= 0:
+            shown.append((self._held[:at], self.is_thinking))
+            self._held = self._held[at + len(self._tag) :]
+            self.is_thinking = not self.is_thinking
+        split = len(self._held) - _overlap(self._held, self._tag)
+        shown.append((self._held[:split], self.is_thinking))
+        self._held = self._held[split:]
+        return [(piece, is_thought) for piece, is_thought in shown if piece]
+
+    def finish(self) -> list[tuple[str, bool]]:
+        """What is still held back."""
+        held, self._held = self._held, ""
+        return [(held, self.is_thinking)] if held else []
+
+    @property
+    def _tag(self) -> str:
+        return THOUGHT_END if self.is_thinking else THOUGHT_BEGIN
+
+
+def _overlap(text: str, word: str) -> int:
+    """How many characters at the end of a text begin a word."""
+    for length in range(min(len(word) - 1, len(text)), 0, -1):
+        if text.endswith(word[:length]):
+            return length
+    return 0

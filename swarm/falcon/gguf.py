@@ -58,9 +58,6 @@ def read_gguf(file: GgufFacts) -> dict[str, Any]:
     }
     if is_new:
         config["num_ln_in_parallel_attn"] = 2 if has_two_norms else 1
-    end = file.metadata.get("tokenizer.ggml.eos_token_id")
-    if isinstance(end, int):
-        config["eos_token_id"] = end
     unknown = [name for name in told.unread if name not in _HARMLESS]
     if unknown:
         raise WeightsError(f"{ARCHITECTURE}: unknown key {', '.join(unknown)}: it may change the mathematics")

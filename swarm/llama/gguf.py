@@ -91,9 +91,6 @@ def read_gguf(file: GgufFacts) -> dict[str, Any]:
     scaling = _read_scaling(told, file, config["max_position_embeddings"])
     if scaling:
         config["rope_scaling"] = scaling
-    ends = _end_ids(file.metadata)
-    if ends:
-        config["eos_token_id"] = ends
     unknown = [name for name in told.unread if name not in _HARMLESS]
     if unknown:
         raise WeightsError(f"{architecture}: unknown key {', '.join(unknown)}: it may change the mathematics")
@@ -131,12 +128,6 @@ def _read_scaling(told: Config, file: GgufFacts, context: int) -> dict[str, Any]
             return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
         case _:
             raise WeightsError(f'rope.scaling.type "{kind}" is not implemented; known: none, linear, yarn, longrope')
-
-
-def _end_ids(metadata: Mapping[str, Any]) -> list[int]:
-    names = ("eos_token_id", "eot_token_id", "eom_token_id")
-    found = (metadata.get(f"tokenizer.ggml.{name}") for name in names)
-    return list(dict.fromkeys(one for one in found if isinstance(one, int)))
 
 
 def place_gguf(config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:

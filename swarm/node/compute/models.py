@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
+
+from swarm.decoder.config import Config
 from swarm.decoder.description import Decoder, DecoderFamily
 from swarm.decoder.device import Device
 from swarm.decoder.schemes import scheme_named
@@ -18,6 +22,8 @@ from swarm.node.compute.verifier import FileToVerify
 from swarm.parts import Part, part_of, part_of_cells, whole
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
+
+MOST_END_IDS = 16  # of a card
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class WeightsSource:
 class LocalWeights:
     """A sepweight directory on this machine.
 
-    memory: on the node's device, in this variant. present: what the directory holds.
+    memory: on the node's device, in this variant. present: what the directory holds. end_ids: that end an answer.
     """
 
     model: ModelKey
@@ -43,6 +49,7 @@ class LocalWeights:
     decoder: Decoder
     memory: ModelMemory
     present: Part
+    end_ids: Sequence[int]
 
     @property
     def name(self) -> str:
@@ -92,7 +99,7 @@ class LocalWeights:
             layers=self.decoder.layers,
             context=self.decoder.context,
             vocabulary=self.decoder.vocabulary,
-            end_ids=list(self.decoder.end_ids),
+            end_ids=list(self.end_ids),
             documents={name: DocumentCard(one.sha256, one.bytes) for name, one in self.manifest.documents.items()},
         )
 
@@ -124,5 +131,27 @@ def read_weights(directories: Sequence[Path], dtype: str | None, device: Device)
             raise WeightsError(
                 f"{directory} holds {MANIFEST_NAME} and no file of weights; copy those of some layers, too"
             )
-        found[model] = LocalWeights(model, directory, manifest, family, decoder, memory, present)
+        end_ids = read_end_ids(directory, decoder)
+        found[model] = LocalWeights(model, directory, manifest, family, decoder, memory, present, end_ids)
     return found
+
+
+def read_end_ids(directory: Path, decoder: Decoder) -> tuple[int, ...]:
+    """Ids that end an answer: those of generation_config.json, those of config.json where that file is missing.
+
+    Raises WeightsError if they are no token ids.
+    """
+    path = directory / "generation_config.json"
+    try:
+        told: object = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        return decoder.end_ids[:MOST_END_IDS]
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from None
+    if not isinstance(told, dict) or "eos_token_id" not in told:
+        return decoder.end_ids[:MOST_END_IDS]
+    ids = Config(cast("dict[str, Any]", told), str(path)).ids("eos_token_id")
+    odd = [one for one in ids if not 0 <= one < decoder.vocabulary]
+    if odd:
+        raise WeightsError(f"{path}: eos_token_id {odd[0]} is no id of {decoder.vocabulary} tokens")
+    return ids[:MOST_END_IDS]

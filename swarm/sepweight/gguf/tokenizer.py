@@ -21,6 +21,9 @@ _LLAMA3_CUT = (
     r"|\s+(?!\S)|\s+"
 )
 _QWEN2_CUT = _LLAMA3_CUT.replace(r"\p{N}{1,3}", r"\p{N}")
+_TURN_ENDS = frozenset(
+    {"<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "</s>"}
+)
 _ROLES = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id"}
 
 
@@ -45,10 +48,24 @@ def make_documents(path: Path, metadata: Mapping[str, Any], directory: Path | No
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         settings["chat_template"] = template
+    ends = _find_ends(metadata, tokens, template if isinstance(template, str) else "")
     return {
+        **({"generation_config.json": json.dumps({"eos_token_id": ends}).encode()} if ends else {}),
         "tokenizer.json": _make_tokenizer(path, metadata, tokens).to_str().encode(),
         "tokenizer_config.json": json.dumps(settings, indent=1).encode(),
     }
+
+
+def _find_ends(metadata: Mapping[str, Any], tokens: Sequence[str], template: str) -> list[int]:
+    """Ids that end an answer: those that the file tells, and control tokens that the template ends turns with."""
+    told = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    types = metadata.get("tokenizer.ggml.token_type", [])
+    told += [
+        number
+        for number, (token, kind) in enumerate(zip(tokens, types, strict=False))
+        if kind == _CONTROL and token in _TURN_ENDS and token in template
+    ]
+    return list(dict.fromkeys(one for one in told if isinstance(one, int)))
 
 
 def _make_tokenizer(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
