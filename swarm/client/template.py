@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
@@ -34,7 +34,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals.update(raise_exception=_raise, strftime_now=_now)
+    cast("dict[str, Any]", environment.globals).update(raise_exception=_raise, strftime_now=_now)
     return environment.from_string(template).render(**variables)
 
 

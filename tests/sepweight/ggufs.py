@@ -89,6 +89,8 @@ def write_gguf(
     """fields: of the architecture, without its prefix; or whole names. matrices: the type of whatever has two dimensions."""
     writer = GGUFWriter(path, architecture)
     for name, value in fields.items():
+        if name == "tokenizer.ggml.model":
+            continue
         whole = name if name.startswith(("tokenizer.", "general.", "split.")) else f"{architecture}.{name}"
         match value:
             case bool():
@@ -102,7 +104,7 @@ def write_gguf(
             case _:
                 writer.add_array(whole, value)
     if tokens is not None:
-        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_model(str(fields.get("tokenizer.ggml.model", "gpt2")))
         writer.add_tokenizer_pre(pre)
         writer.add_token_list(list(tokens))
         writer.add_token_merges(list(merges))

@@ -21,6 +21,19 @@ _LLAMA3_CUT = (
     r"|\s+(?!\S)|\s+"
 )
 _QWEN2_CUT = _LLAMA3_CUT.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN_CUT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CUTS = {
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"), _LLAMA3_CUT),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2_CUT),
+    "tekken": _TEKKEN_CUT,
+}
+# Of these a piece of text that is a token is that token, whatever the merges make of it; and texts begin with a token.
+_WHOLE_FIRST = frozenset(name for name, cut in _CUTS.items() if cut is not _QWEN2_CUT)
+_SPACE = "\u2581"
 _TURN_ENDS = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "</s>"}
 )
@@ -69,33 +82,13 @@ def _find_ends(metadata: Mapping[str, Any], tokens: Sequence[str], template: str
 
 
 def _make_tokenizer(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
-    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2":
-        raise _unknown(path, f'a tokenizer of the model "{kind}"')
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    merges = [_split_merge(path, merge, vocabulary) for merge in metadata.get("tokenizer.ggml.merges", [])]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut in ("llama-bpe", "tekken")))
-    match cut:
-        case "smollm":
-            cutting = [pre_tokenizers.Digits(individual_digits=True), _by_bytes()]
-        case "gpt-2":
-            cutting = [_by_bytes()]
-        case "llama-bpe" | "qwen2":
-            if cut == "qwen2":
-                tokenizer.normalizer = normalizers.NFC()
-            told = Regex(_QWEN2_CUT if cut == "qwen2" else _LLAMA3_CUT)
-            cutting = [pre_tokenizers.Split(told, "isolated"), _by_bytes(use_regex=False)]
-        case "falcon":
-            cutting = [
-                pre_tokenizers.Punctuation("contiguous"),
-                _by_bytes(),
-                pre_tokenizers.Digits(individual_digits=False),
-                pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
-            ]
-        case _:
-            raise _unknown(path, f'text that is cut by the rule "{cut}"')
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cutting)
-    tokenizer.decoder = decoders.ByteLevel()
+    match metadata.get("tokenizer.ggml.model"):
+        case "gpt2":
+            tokenizer = _make_by_merges(path, metadata, tokens)
+        case "llama":
+            tokenizer = _make_by_scores(path, metadata, tokens)
+        case kind:
+            raise _unknown(path, f'a tokenizer of the model "{kind}"')
     tokenizer.post_processor = _begin(metadata, tokens)
     types: Sequence[int] = metadata.get("tokenizer.ggml.token_type", [])
     for token, number in zip(tokens, types, strict=False):
@@ -104,14 +97,76 @@ def _make_tokenizer(path: Path, metadata: Mapping[str, Any], tokens: Sequence[st
     return tokenizer
 
 
+def _make_by_merges(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
+    """Bytes, merged in the order of a list."""
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    merges = [_split_merge(path, merge, vocabulary) for merge in metadata.get("tokenizer.ggml.merges", [])]
+    cut = metadata.get("tokenizer.ggml.pre", "default")
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut in _WHOLE_FIRST))
+    match cut:
+        case "smollm":
+            cutting = [pre_tokenizers.Digits(individual_digits=True), _by_bytes()]
+        case "gpt-2":
+            cutting = [_by_bytes()]
+        case "falcon":
+            cutting = [
+                pre_tokenizers.Punctuation("contiguous"),
+                _by_bytes(),
+                pre_tokenizers.Digits(individual_digits=False),
+                pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+            ]
+        case _ if cut in _CUTS:
+            cutting = [pre_tokenizers.Split(Regex(_CUTS[cut]), "isolated"), _by_bytes(use_regex=False)]
+        case _:
+            raise _unknown(path, f'text that is cut by the rule "{cut}"')
+    if cut == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cutting)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _make_by_scores(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
+    """SentencePiece's: characters, of which the pair is merged whose token has the highest score; bytes where none fits."""
+    scores: Sequence[float] = metadata.get("tokenizer.ggml.scores", [])
+    if len(scores) != len(tokens):
+        raise WeightsError(f"{path}: tokenizer.ggml.scores has {len(scores)} numbers for {len(tokens)} tokens")
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    unknown = tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)]
+    merges = order_merges(vocabulary, scores)
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    has_space = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+    steps: list[normalizers.Normalizer] = [normalizers.Prepend(_SPACE)] if has_space else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    first = [decoders.Strip(" ", 1, 0)] if has_space else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *first]
+    )
+    return tokenizer
+
+
+def order_merges(vocabulary: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """Every pair of tokens that makes a token: first what has the highest score, then what consists of longer ones."""
+    pairs: list[tuple[float, int, int, int, int, int, str, str]] = []
+    for token, number in vocabulary.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in vocabulary and right in vocabulary:
+                order = (-scores[number], -len(left), -len(right), number, vocabulary[left], vocabulary[right])
+                pairs.append((*order, left, right))
+    return [pair[-2:] for pair in sorted(pairs)]
+
+
 def _by_bytes(*, use_regex: bool = True) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
 
 
 def _begin(metadata: Mapping[str, Any], tokens: Sequence[str]) -> processors.PostProcessor:
-    """Puts the first token before a text where the file asks for that."""
+    """Puts the first token before a text where the file asks for that, or says nothing and its kind is used to it."""
     first = metadata.get("tokenizer.ggml.bos_token_id")
-    if not metadata.get("tokenizer.ggml.add_bos_token") or not isinstance(first, int):
+    by_scores = metadata.get("tokenizer.ggml.model") == "llama"
+    usual = by_scores or metadata.get("tokenizer.ggml.pre") in _WHOLE_FIRST
+    if not metadata.get("tokenizer.ggml.add_bos_token", usual) or not isinstance(first, int):
         return processors.ByteLevel(trim_offsets=False)
     token = tokens[first]
     return processors.TemplateProcessing(f"{token} $A", f"{token} $A $B", [(token, first)])
