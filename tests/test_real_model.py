@@ -21,7 +21,7 @@ from swarm.errors import WeightsError
 from swarm.loading import init_part
 from swarm.sepweight.convert import convert_source
 from swarm.sepweight.store import Store
-from tests.processes import Node, chat_json
+from tests.processes import Node, chat_json, peak_memory
 
 pytestmark = pytest.mark.long
 QUESTION = "What is the capital of France?"
@@ -73,6 +73,18 @@ def test_tensors_are_the_files(weights: Path, oracle: Any) -> None:
             assert torch.equal(store.read(f"mid.{layer:05d}", name), theirs[f"model.layers.{layer}.{name}"]), name
     assert torch.equal(store.read("begin", "embed_tokens.weight"), theirs["model.embed_tokens.weight"])
     assert torch.equal(store.read("end", "norm.weight"), theirs["model.norm.weight"])
+
+
+def test_converting_holds_little_more_than_a_part(gguf: Path, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from swarm.checkpoints import open_checkpoint; "
+        "from swarm.sepweight.convert import convert_source\n"
+        f"with open_checkpoint(Path({str(gguf)!r})) as (source, family):\n"
+        f"    convert_source(source, Path({str(tmp_path / 'out')!r}), family, dtype='float32')"
+    )
+    peak = peak_memory(code)
+    largest = max(one.bytes for one in Store(tmp_path / "out").manifest.files.values())
+    assert peak < largest + 500e6, f"{peak / 1e6:.0f} MB; the model has 540, its largest part {largest / 1e6:.0f}"
 
 
 def make_texts() -> list[str]:

@@ -43,9 +43,13 @@ def convert(source: Path, destination: Path, dtype: str | None, name: str | None
     with open_checkpoint(source, tokenizer) as (opened, family), _ProgressBar("converting") as progress:
         manifest = convert_source(opened, destination, family, dtype=dtype, name=name, progress=progress)
     if "tokenizer.json" not in manifest.documents:
+        way = (
+            "copy tokenizer.json there and run this again"
+            if source.is_dir()
+            else "pass --tokenizer DIR, and run this again"
+        )
         click.echo(
-            f"swarm-weights: {source} has no tokenizer.json, and swarm-chat cannot talk to the model without one; "
-            "copy it there and run this again",
+            f"swarm-weights: {source} tells no tokenizer; swarm-chat cannot talk to the model without one: {way}",
             err=True,
         )
     click.echo(

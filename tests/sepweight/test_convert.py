@@ -292,7 +292,7 @@ def test_a_config_that_makes_no_sense_is_named(key: str, value: object, words: s
 def test_a_checkpoint_without_a_tokenizer_is_converted_with_a_word(checkpoint: Path) -> None:
     done = run_command("weights", checkpoint.parent, ["convert", str(checkpoint), str(checkpoint.parent / "out")])
     assert done.returncode == 0
-    assert "has no tokenizer.json, and swarm-chat cannot talk to the model without one" in done.stderr
+    assert "tells no tokenizer; swarm-chat cannot talk to the model without one" in done.stderr
 
 
 def test_a_shard_that_is_cut_short_is_named(checkpoint: Path) -> None:

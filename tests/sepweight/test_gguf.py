@@ -24,6 +24,7 @@ from swarm.sepweight.manifest import Manifest
 from swarm.sepweight.store import Store
 from tests import checkpoints as falcons
 from tests.llama import members
+from tests.processes import run_command
 from tests.sepweight.ggufs import (
     FALCON_NAMES,
     LLAMA_NAMES,
@@ -292,3 +293,15 @@ def test_a_tokenizer_that_cannot_be_made_says_how_to_give_one(
     )
     with open_checkpoint(path, given) as (source, family):
         assert "tokenizer.json" in convert_source(source, tmp_path / "out", family).documents
+
+
+def test_the_command_says_in_a_line_what_is_wrong(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(good.read_bytes()[:5000])
+    for source, message in (("cut.gguf", "has been cut short"), ("none.gguf", "No such file")):
+        done = run_command("weights", tmp_path, ["convert", str(tmp_path / source), str(tmp_path / "out")])
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    done = run_command("weights", tmp_path, ["convert", str(good), str(tmp_path / "out")])
+    assert done.returncode == 0, done.stderr
+    assert "tells no tokenizer; swarm-chat cannot talk to the model without one: pass --tokenizer DIR" in done.stderr
