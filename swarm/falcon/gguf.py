@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swarm.decoder.config import Config
-from swarm.errors import WeightsError
+from swarm.decoder.gguf import count_tokens, open_metadata, refuse_unread
 from swarm.sepweight.family import GgufFacts, GgufPlace
 
 ARCHITECTURE = "falcon"
@@ -22,19 +21,12 @@ _NAMES: Mapping[str, str] = {
     "mlp.dense_h_to_4h": "ffn_up",
     "mlp.dense_4h_to_h": "ffn_down",
 }
-_HARMLESS = frozenset({"tensor_data_layout", "vocab_size", "rope.dimension_count", "attention.key_length"})
+_HARMLESS = frozenset({"tensor_data_layout", "attention.key_length"})
 
 
 def read_gguf(file: GgufFacts) -> dict[str, Any]:
     """The config.json that the model would have: of the 7B's layout, or of the 40B's with one norm or two."""
-    prefix = f"{ARCHITECTURE}."
-    told = Config(
-        {name.removeprefix(prefix): value for name, value in file.metadata.items() if name.startswith(prefix)},
-        ARCHITECTURE,
-    )
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is None:
-        raise WeightsError(f"{ARCHITECTURE}: there is no token_embd.weight")
+    told = open_metadata(file)
     has_two_norms = "blk.0.attn_norm_2.weight" in file.tensors
     kv_heads = told.number("attention.head_count_kv", default=1)
     is_new = has_two_norms or kv_heads > 1
@@ -48,7 +40,7 @@ def read_gguf(file: GgufFacts) -> dict[str, Any]:
         "layer_norm_epsilon": told.real("attention.layer_norm_epsilon"),
         "rope_theta": told.real("rope.freq_base", default=10000.0),
         "max_position_embeddings": told.number("context_length"),
-        "vocab_size": embedding.shape[0],
+        "vocab_size": count_tokens(file),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "new_decoder_architecture": is_new,
         "multi_query": True,
@@ -58,9 +50,7 @@ def read_gguf(file: GgufFacts) -> dict[str, Any]:
     }
     if is_new:
         config["num_ln_in_parallel_attn"] = 2 if has_two_norms else 1
-    unknown = [name for name in told.unread if name not in _HARMLESS]
-    if unknown:
-        raise WeightsError(f"{ARCHITECTURE}: unknown key {', '.join(unknown)}: it may change the mathematics")
+    refuse_unread(told, file, _HARMLESS)
     return config
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarm.decoder.config import Config
+from swarm.decoder.gguf import count_tokens, open_metadata, refuse_unread
 from swarm.errors import WeightsError
 from swarm.sepweight.family import GgufFacts, GgufPlace
 
@@ -39,62 +40,62 @@ LAYER_NAMES: Mapping[str, str] = {
     "mlp.down_proj": "ffn_down",
 }
 END_NAMES: Mapping[str, str] = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
-# Keys that say nothing that is not known already, or that no computation reads.
-_HARMLESS = frozenset({"vocab_size", "rope.dimension_count", "rope.scaling.finetuned", "context_length"})
 
 
 def read_gguf(file: GgufFacts) -> dict[str, Any]:
     """The config.json that the model would have. Raises WeightsError naming the key that is missing or not known."""
     architecture = file.architecture
-    prefix = f"{architecture}."
-    told = Config(
-        {name.removeprefix(prefix): value for name, value in file.metadata.items() if name.startswith(prefix)},
-        architecture,
-    )
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is None:
-        raise WeightsError(f"{architecture}: there is no token_embd.weight")
-    heads = told.number("attention.head_count")
+    told = open_metadata(file)
     config: dict[str, Any] = {
         "model_type": ARCHITECTURES[architecture],
-        "num_hidden_layers": told.number("block_count"),
-        "hidden_size": told.number("embedding_length"),
-        "intermediate_size": told.number("feed_forward_length"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": told.number("attention.head_count_kv", default=heads),
-        "rms_norm_eps": told.real("attention.layer_norm_rms_epsilon"),
-        "rope_theta": told.real("rope.freq_base", default=10000.0),
-        "max_position_embeddings": told.number("context_length"),
-        "vocab_size": embedding.shape[0],
+        "vocab_size": count_tokens(file),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attention_bias": "blk.0.attn_output.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
+        **_read_sizes(told, is_partial=architecture == "phi3"),
     }
-    head_dim = told.number("attention.key_length", default=config["hidden_size"] // heads)
-    if told.number("attention.value_length", default=head_dim) != head_dim:
-        raise WeightsError(f"{architecture}: attention.value_length is not attention.key_length; not implemented")
-    config["head_dim"] = head_dim
-    rotated = told.number("rope.dimension_count", default=head_dim)
-    if rotated != head_dim:
-        if architecture != "phi3":
-            raise WeightsError(f"{architecture}: rope.dimension_count is {rotated} for heads of {head_dim}")
-        config["partial_rotary_factor"] = rotated / head_dim
     if architecture in ("llama", "phi3"):
         config |= _read_window(told, architecture)
     if architecture == "granite":
-        config |= {
-            "embedding_multiplier": told.real("embedding_scale", default=1.0),
-            "residual_multiplier": told.real("residual_scale", default=1.0),
-            "attention_multiplier": told.real("attention.scale", default=head_dim**-0.5),
-            "logits_scaling": told.real("logit_scale", default=1.0),
-        }
+        config |= _read_multipliers(told, config["head_dim"])
     scaling = _read_scaling(told, file, config["max_position_embeddings"])
     if scaling:
         config["rope_scaling"] = scaling
-    unknown = [name for name in told.unread if name not in _HARMLESS]
-    if unknown:
-        raise WeightsError(f"{architecture}: unknown key {', '.join(unknown)}: it may change the mathematics")
+    refuse_unread(told, file)
     return config
+
+
+def _read_sizes(told: Config, *, is_partial: bool) -> dict[str, Any]:
+    """is_partial: whether heads may rotate some of their dims alone."""
+    heads, hidden = told.number("attention.head_count"), told.number("embedding_length")
+    head_dim = told.number("attention.key_length", default=max(1, hidden // heads))
+    values = told.number("attention.value_length", default=head_dim)
+    rotated = told.number("rope.dimension_count", default=head_dim)
+    if values != head_dim:
+        raise WeightsError(f"attention.value_length is {values}, attention.key_length {head_dim}: not implemented")
+    if rotated != head_dim and not is_partial:
+        raise WeightsError(f"rope.dimension_count is {rotated} for heads of {head_dim}: not implemented")
+    return {
+        "num_hidden_layers": told.number("block_count"),
+        "hidden_size": hidden,
+        "intermediate_size": told.number("feed_forward_length"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": told.number("attention.head_count_kv", default=heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": told.real("attention.layer_norm_rms_epsilon"),
+        "rope_theta": told.real("rope.freq_base", default=10000.0),
+        "max_position_embeddings": told.number("context_length"),
+        **({} if rotated == head_dim else {"partial_rotary_factor": rotated / head_dim}),
+    }
+
+
+def _read_multipliers(told: Config, head_dim: int) -> dict[str, Any]:
+    return {
+        "embedding_multiplier": told.real("embedding_scale", default=1.0),
+        "residual_multiplier": told.real("residual_scale", default=1.0),
+        "attention_multiplier": told.real("attention.scale", default=head_dim**-0.5),
+        "logits_scaling": told.real("logit_scale", default=1.0),
+    }
 
 
 def _read_window(told: Config, architecture: str) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def test_a_file_cut_anywhere_is_refused(good: Path, tmp_path: Path) -> None:
         ("qwen2", {"rope.scaling.type": "dynamic"}, 'rope.scaling.type "dynamic" is not implemented'),
         ("qwen2", {"attention.head_count": 0}, "attention.head_count is 0"),
         ("qwen2", {"feed_forward_length": 96}, "has shape .* the config implies"),
-        ("qwen2", {"attention.value_length": 3}, "is not attention.key_length"),
+        ("qwen2", {"attention.value_length": 3}, "attention.value_length is 3, attention.key_length 8"),
         ("qwen2", {"block_count": 5}, "has no tensor blk.4"),
         ("qwen2", {"attention.head_count_kv": [1, 2]}, "must be a whole number"),
     ],
