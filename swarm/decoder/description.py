@@ -83,12 +83,14 @@ class Decoder:
     """What a decoder computes, and with which tensors.
 
     slots: role → tensors, of every layer alike: before_attention, query_key_value (or query, key, value), query_norm,
-    key_norm, out, before_mlp, gate_up (or gate, up; or up alone, without a gate), down; those that are there decide what a
-    layer does. parallel: attention and MLP read the same input, and both are added to it; an MLP without a norm of its own
-    then takes attention's. fused: the order of query_key_value's rows: "grouped" has for each kv head its group's queries,
-    its key, its value; "rows" all queries, then all keys, then all values. final_norm: the end's.
+    key_norm, out, after_attention, before_mlp, gate_up (or gate, up; or up alone, without a gate), down, after_mlp; those
+    that are there decide what a layer does. parallel: attention and MLP read the same input, and both are added to it; an
+    MLP without a norm of its own then takes attention's. fused: the order of query_key_value's rows: "grouped" has for each
+    kv head its group's queries, its key, its value; "rows" all queries, all keys, all values. final_norm: the end's.
     kinds: of the layers in turn, from the first again after the last. alibi: positions are biases of the scores.
-    norm: "layer" has a mean and a bias; "rms" neither. attention_scale: of the scores; None: head_dim ** -0.5.
+    norm: "layer" has a mean and a bias; "rms" neither, and multiplies by the weight; "rms_one" by one more than the weight,
+    in float32. attention_scale: of the scores; None: head_dim ** -0.5. rounds_embedding_scale: to the dtype that is computed
+    in, before it is used.
     residual_scale: of what a branch adds.
     """
 
@@ -109,11 +111,12 @@ class Decoder:
     fused: Literal["grouped", "rows"] = "rows"
     alibi: bool = False
     tied: bool
-    norm: Literal["layer", "rms"] = "rms"
+    norm: Literal["layer", "rms", "rms_one"] = "rms"
     epsilon: float = 1e-5
     activation: str = "silu"
     attention_scale: float | None = None
     embedding_scale: float = 1.0
+    rounds_embedding_scale: bool = False
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     end_ids: tuple[int, ...] = ()

@@ -68,6 +68,13 @@ class RmsNorm(nn.Module):
         return nn.functional.rms_norm(x, x.shape[-1:], None, self.epsilon) * self.weight
 
 
+class RmsOneNorm(RmsNorm):
+    """The same with everything in float32 until the end. weight: float32, what checkpoints have plus one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (nn.functional.rms_norm(x.float(), x.shape[-1:], None, self.epsilon) * self.weight).to(x.dtype)
+
+
 class Layer(nn.Module):
     """One decoder layer, made of what fills its slots."""
 
@@ -83,7 +90,9 @@ class Layer(nn.Module):
             _norm_heads(decoder, filled["query_norm"], filled["key_norm"]) if "key_norm" in filled else None
         )
         self.out = filled["out"]
+        self.after_attention = filled.get("after_attention")
         self.before_mlp = filled.get("before_mlp")
+        self.after_mlp = filled.get("after_mlp")
         self.has_gate = "gate_up" in filled
         self.up = filled["gate_up" if self.has_gate else "up"]
         self.down = filled["down"]
@@ -97,10 +106,14 @@ class Layer(nn.Module):
             if self.before_mlp is not None:
                 normed = self.before_mlp(hidden)
             return hidden + (self._mlp(normed) + attended)
-        hidden = self._add(hidden, attended)
-        return self._add(hidden, self._mlp(hidden if self.before_mlp is None else self.before_mlp(hidden)))
+        hidden = self._add(hidden, attended, self.after_attention)
+        computed = self._mlp(hidden if self.before_mlp is None else self.before_mlp(hidden))
+        return self._add(hidden, computed, self.after_mlp)
 
-    def _add(self, hidden: Tensor, branch: Tensor) -> Tensor:
+    def _add(self, hidden: Tensor, branch: Tensor, after: nn.Module | None) -> Tensor:
+        """after: a norm of what the branch adds."""
+        if after is not None:
+            branch = after(branch)
         scale = self.decoder.residual_scale
         return hidden + (branch if scale == 1.0 else branch * scale)
 
@@ -135,7 +148,7 @@ def _norm_heads(decoder: Decoder, queries: nn.Module, keys: nn.Module) -> RmsNor
     assert isinstance(queries, RmsNorm)
     assert isinstance(keys, RmsNorm)
     weights = queries.weight.expand(decoder.heads, -1), keys.weight.expand(decoder.kv_heads, -1)
-    return RmsNorm(torch.cat(weights).unsqueeze(1), decoder.epsilon)
+    return type(queries)(torch.cat(weights).unsqueeze(1), decoder.epsilon)
 
 
 class Head(nn.Module):

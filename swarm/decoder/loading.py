@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from swarm.decoder.description import Decoder, DecoderFamily, Slot
 from swarm.decoder.device import Device, device_named
-from swarm.decoder.layer import Head, Layer, LayerNorm, RmsNorm
+from swarm.decoder.layer import Head, Layer, LayerNorm, RmsNorm, RmsOneNorm
 from swarm.decoder.linear import Linear, PlainLinear
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.plain import PLAIN
@@ -206,8 +206,13 @@ class _Builder:
         return self.scheme.make(joined, bias, self.dtype, self.device)
 
     def _norm(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        if self.decoder.norm == "rms":
-            return RmsNorm(weight, self.decoder.epsilon)
+        match self.decoder.norm:
+            case "rms":
+                return RmsNorm(weight, self.decoder.epsilon)
+            case "rms_one":
+                return RmsOneNorm(weight.float() + 1, self.decoder.epsilon)
+            case "layer":
+                pass
         assert bias is not None
         return LayerNorm(weight, bias, self.decoder.epsilon)
 

@@ -43,6 +43,8 @@ class DecoderPart(nn.Module):
         self.head = head
         self.dtype = dtype
         self.device = device
+        scale = decoder.embedding_scale
+        self._embedding_scale = torch.tensor(scale, dtype=dtype).item() if decoder.rounds_embedding_scale else scale
         self._tables = PositionTables(decoder, dtype, device)
         self._scratch = Scratch(decoder, dtype, device)
         self._kinds = {decoder.kind(number) for number in part.layers}
@@ -82,7 +84,7 @@ class DecoderPart(nn.Module):
         if self.embed is None:
             return inputs
         embedded = self.embed(inputs)
-        return embedded if self.decoder.embedding_scale == 1.0 else embedded * self.decoder.embedding_scale
+        return embedded if self._embedding_scale == 1.0 else embedded * self._embedding_scale
 
     @torch.inference_mode()
     def run_layers(

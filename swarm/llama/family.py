@@ -12,7 +12,7 @@ from typing import Any
 from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
 from swarm.decoder.description import Decoder, DecoderFamily, LayerKind, Slot
 from swarm.errors import WeightsError
-from swarm.llama import gguf, traits
+from swarm.llama import gemma, gguf, traits
 from swarm.llama.rope import read_rope
 from swarm.llama.traits import TRAITS, Traits
 from swarm.sepweight.family import GgufFacts, GgufPlace
@@ -25,8 +25,10 @@ def read_llama_config(raw: Mapping[str, Any]) -> Decoder:
 
     Raises WeightsError naming the key that is missing, unknown or asks for mathematics that is not implemented.
     """
+    if raw.get("model_type") in gemma.TRAITS:
+        return gemma.read_gemma_config(raw)
     config = Config(raw)
-    kind = config.model_type(TRAITS)
+    kind = config.model_type((*TRAITS, *gemma.TRAITS))
     if config.get("quantization_config") is not None:
         raise WeightsError("config: quantization_config: weights that are quantised already are not implemented")
     trait = TRAITS[kind]
@@ -152,7 +154,7 @@ class LlamaFamily(DecoderFamily):
     """The spellings of configs, files and tensors."""
 
     name = "llama"
-    model_types: tuple[str, ...] = tuple(TRAITS)
+    model_types: tuple[str, ...] = (*TRAITS, *gemma.TRAITS)
     gguf_architectures: tuple[str, ...] = tuple(gguf.ARCHITECTURES)
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:

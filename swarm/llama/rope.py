@@ -19,6 +19,13 @@ def read_rope(config: Config, head_dim: int, theta: float, context: int, *, is_p
     rotation of a position depends on how long the sequence becomes.
     """
     told = config.part("rope_scaling", "rope_parameters")
+    return read_told_rope(config, told, head_dim, theta, context, is_partial=is_partial)
+
+
+def read_told_rope(
+    config: Config, told: Config, head_dim: int, theta: float, context: int, *, is_partial: bool
+) -> tuple[Rope, int]:
+    """The same of an object that tells it; what is not there is read from the config."""
     kind = told.text("rope_type", "type", default="default")
     share = told.real("partial_rotary_factor", default=config.real("partial_rotary_factor", default=1.0))
     rotated = int(head_dim * share) if is_partial else head_dim

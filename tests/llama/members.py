@@ -72,6 +72,21 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
         },
     ),
+    "gemma": ("gemma", {"head_dim": 16}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "head_dim": 16,
+            "tie_word_embeddings": False,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 9,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 100000.0, "factor": 4.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
     "smollm3, windows": (
         "smollm3",

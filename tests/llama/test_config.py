@@ -33,12 +33,14 @@ def read(**changes: Any) -> Any:
         ("phi3", 4, 16, 1e-5, 1e4, False),
         ("granite", 4, 16, 1e-6, 1e4, False),
         ("smollm3", 4, 16, 1e-6, 2e6, True),
+        ("gemma", 16, 256, 1e-6, 1e4, True),
+        ("gemma3_text", 4, 256, 1e-6, 1e6, True),
     ],
 )
 def test_what_a_config_leaves_out_is_its_types_default(
     model_type: str, kv_heads: int, head_dim: int, epsilon: float, theta: float, tied: bool
 ) -> None:
-    decoder = read(model_type=model_type, **({"num_attention_heads": 32} if model_type == "qwen3" else {}))
+    decoder = read(model_type=model_type, num_attention_heads=max(4, kv_heads))
     assert (decoder.kv_heads, decoder.head_dim, decoder.epsilon) == (kv_heads, head_dim, epsilon)
     assert (decoder.ropes[0].theta, decoder.tied) == (theta, tied)
 
@@ -146,3 +148,35 @@ def test_frequencies_of_llama_3_are_the_published_ones() -> None:
 def test_what_cannot_be_computed_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         LLAMA.read({**LEAST, **changes})
+
+
+def test_gemma_3s_windows_and_rotations_follow_its_old_spelling() -> None:
+    """As google/gemma-3-1b's own config.json has them."""
+    decoder = read(
+        model_type="gemma3_text",
+        sliding_window=512,
+        sliding_window_pattern=3,
+        rope_theta=1e6,
+        rope_local_base_freq=1e4,
+        rope_scaling={"rope_type": "linear", "factor": 8.0},
+        query_pre_attn_scalar=168,
+        hidden_activation="gelu_pytorch_tanh",
+    )
+    assert [kind.window for kind in decoder.kinds] == [512, 512, None] * 2
+    assert [kind.rope for kind in decoder.kinds] == [1, 1, 0] * 2
+    assert [(rope.kind, rope.theta) for rope in decoder.ropes] == [("linear", 1e6), ("default", 1e4)]
+    assert decoder.attention_scale == 168**-0.5
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0; soft-caps are not implemented"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention is not implemented"),
+        ({"layer_types": ["full_attention"]}, "names 1 layers of 6"),
+        ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0"),
+    ],
+)
+def test_what_gemma_asks_for_in_vain_is_refused_by_name(told: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        read(model_type="gemma3_text", **told)

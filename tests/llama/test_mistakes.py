@@ -53,6 +53,10 @@ def without_bias(decoder: Decoder) -> Decoder:
     return replace(decoder, slots={role: replace(slot, has_bias=False) for role, slot in decoder.slots.items()})
 
 
+def without(role: str) -> Callable[[Decoder], Decoder]:
+    return lambda one: replace(one, slots={name: slot for name, slot in one.slots.items() if name != role})
+
+
 # what is wrong → the member that shows it, and how it is read
 MISREAD: dict[str, tuple[str, Callable[[Decoder], Decoder]]] = {
     "llama3 scaling left out": ("llama, wide heads", lambda one: replace(one, ropes=(Rope(rotated=16),))),
@@ -66,6 +70,12 @@ MISREAD: dict[str, tuple[str, Callable[[Decoder], Decoder]]] = {
     "the first layers slide, not the last": ("qwen2, windows", with_kinds(lambda kinds: kinds[::-1])),
     "biases of queries, keys and values left out": ("qwen2", without_bias),
     "rotated where nothing is": ("smollm3", with_kinds(lambda kinds: [LayerKind()] * len(kinds))),
+    "norms that multiply by w alone": ("gemma", lambda one: replace(one, norm="rms")),
+    "embedding not scaled": ("gemma", lambda one: replace(one, embedding_scale=1.0)),
+    "local layers slowed, too": ("gemma3", lambda one: replace(one, ropes=(one.ropes[0], one.ropes[0]))),
+    "no norm after attention": ("gemma3", without("after_attention")),
+    "no norm after the MLP": ("gemma3", without("after_mlp")),
+    "scores scaled by the width of a head": ("gemma3", lambda one: replace(one, attention_scale=None)),
     "residual multiplier left out": ("granite", lambda one: replace(one, residual_scale=1.0)),
     "embedding multiplier left out": ("granite", lambda one: replace(one, embedding_scale=1.0)),
     "logits not divided": ("granite", lambda one: replace(one, logit_scale=1.0)),

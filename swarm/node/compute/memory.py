@@ -61,6 +61,9 @@ class ModelMemory:
         return self.fixed(part) + part.layer_count * self.most_kv_layer_bytes
 
 
+FLOAT32 = ITEM_BYTES["float32"]
+
+
 def model_memory(
     manifest: Manifest, decoder: Decoder, scheme: Scheme, dtype: str | None, device: Device
 ) -> ModelMemory:
@@ -71,8 +74,10 @@ def model_memory(
     matrices = [_cost(scheme, slots, stored, item, device) for slots in decoder.fillings.values() if slots[0].matrix]
     head = (PLAIN if is_tied else scheme).costs((decoder.vocabulary, decoder.hidden), stored, item, device)
     head_norms = (decoder.heads + decoder.kv_heads) * decoder.head_dim if "query_norm" in decoder.slots else 0
-    layer = sum(matrix.resident for matrix in matrices) + item * (_count_vectors(decoder.slots.values()) + head_norms)
-    end = head.resident + item * _count_vectors([decoder.final_norm])
+    norm_item = FLOAT32 if decoder.norm == "rms_one" else item
+    vectors = _vector_bytes(decoder.slots.values(), item, norm_item) + norm_item * head_norms
+    layer = sum(matrix.resident for matrix in matrices) + vectors
+    end = head.resident + _vector_bytes([decoder.final_norm], item, norm_item)
     begin = 0 if device.is_host else embedding
     kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
     running = max(running_bytes(decoder, item), *(matrix.making for matrix in matrices))
@@ -93,10 +98,14 @@ def _cost(scheme: Scheme, slots: Sequence[Slot], stored: int, item: int, device:
     return costs if len(slots) == 1 else replace(costs, making=costs.making + rows * columns * stored)
 
 
-def _count_vectors(slots: Iterable[Slot]) -> int:
-    """Numbers in norms and biases."""
-    tensors = [shape for slot in slots for shape in slot.tensors.values()]
-    return sum(shape[0] for shape in tensors if len(shape) == 1)
+def _vector_bytes(slots: Iterable[Slot], item: int, norm_item: int) -> int:
+    """Of norms and biases; norms have numbers of their own size."""
+    return sum(
+        shape[0] * (item if slot.matrix else norm_item)
+        for slot in slots
+        for shape in slot.tensors.values()
+        if len(shape) == 1
+    )
 
 
 def running_bytes(decoder: Decoder, item: int) -> int:
