@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from tests.checkpoints import VARIANTS
 
-MEMBERS = ("llama, biases", "mistral", "qwen3, yarn, biases", "phi3, longrope", "granite", "smollm3, windows")
+MEMBERS = ("llama, biases", "mistral", "qwen3, yarn, biases", "phi3, longrope", "granite", "smollm3, windows", "gemma3")
 LAYOUTS = (*VARIANTS, *MEMBERS)
