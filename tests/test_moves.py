@@ -20,7 +20,7 @@ from tests.integer_client import PROMPT, make_prompt
 from tests.integer_processes import Answer, Process, ask, client_command, end_nodes, node_processes, start_node
 from tests.swarms import open_client
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 MODEL = IntegerModel(layer_seconds=0.004, end_seconds=0.016)  # a head of four layers, as in a small model
 FAST = replace(MODEL, layer_seconds=0.001, end_seconds=0.004)
 MODELS = [replace(MODEL, layer_seconds=seconds) for seconds in (0.001, 0.002, 0.003)]
