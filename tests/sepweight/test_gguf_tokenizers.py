@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, Qwen2Tokenizer
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from swarm.checkpoints import open_checkpoint
+from swarm.errors import WeightsError
 from tests.llama.members import make_model
 from tests.sepweight.ggufs import LLAMA_NAMES, llama_fields, tensors_of, write_gguf
 
@@ -145,3 +146,10 @@ def test_a_template_ends_turns_with_its_own_token(tmp_path: Path) -> None:
         documents = source.documents()
     assert json.loads(documents["generation_config.json"]) == {"eos_token_id": [1, 2]}
     assert json.loads(documents["tokenizer_config.json"])["chat_template"] == template
+
+
+@pytest.mark.parametrize("told", [{"bos_token_id": 4}, {"eos_token_id": 4000}, {"unknown_token_id": 1 << 31}])
+def test_an_id_that_no_token_has_is_an_error(told: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", "qwen2", ["a", "b", "ab", "c"], pre="gpt-2", **told)
+    with pytest.raises(WeightsError, match=r"token_id is \d+, which is no id of 4 tokens"):
+        convert_tokenizer(tmp_path / "model.gguf")

@@ -37,7 +37,7 @@ _SPACE = "\u2581"
 _TURN_ENDS = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "</s>"}
 )
-_ROLES = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id"}
+_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown"}
 
 
 def make_documents(path: Path, metadata: Mapping[str, Any], directory: Path | None) -> dict[str, bytes]:
@@ -50,18 +50,15 @@ def make_documents(path: Path, metadata: Mapping[str, Any], directory: Path | No
         if "tokenizer.json" not in documents:
             raise WeightsError(f"{directory} has no tokenizer.json")
         return documents
-    if "tokenizer.ggml.tokens" not in metadata:
+    if not metadata.get("tokenizer.ggml.tokens"):
         return {}
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-    settings: dict[str, Any] = {
-        role: tokens[metadata[f"tokenizer.ggml.{name}"]]
-        for role, name in _ROLES.items()
-        if isinstance(metadata.get(f"tokenizer.ggml.{name}"), int) and metadata[f"tokenizer.ggml.{name}"] < len(tokens)
-    }
+    roles = {role: _token_id(path, metadata, name) for role, name in _ROLES.items()}
+    settings: dict[str, Any] = {role: tokens[number] for role, number in roles.items() if number is not None}
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         settings["chat_template"] = template
-    ends = _find_ends(metadata, tokens, template if isinstance(template, str) else "")
+    ends = _find_ends(path, metadata, tokens, template if isinstance(template, str) else "")
     return {
         **({"generation_config.json": json.dumps({"eos_token_id": ends}).encode()} if ends else {}),
         "tokenizer.json": _make_tokenizer(path, metadata, tokens).to_str().encode(),
@@ -69,16 +66,27 @@ def make_documents(path: Path, metadata: Mapping[str, Any], directory: Path | No
     }
 
 
-def _find_ends(metadata: Mapping[str, Any], tokens: Sequence[str], template: str) -> list[int]:
+def _token_id(path: Path, metadata: Mapping[str, Any], role: str) -> int | None:
+    """Which token plays a role; None if the file does not say."""
+    key = f"tokenizer.ggml.{role}_token_id"
+    told, count = metadata.get(key), len(metadata["tokenizer.ggml.tokens"])
+    if told is None:
+        return None
+    if not isinstance(told, int) or not 0 <= told < count:
+        raise WeightsError(f"{path}: {key} is {told}, which is no id of {count} tokens")
+    return told
+
+
+def _find_ends(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str], template: str) -> list[int]:
     """Ids that end an answer: those that the file tells, and control tokens that the template ends turns with."""
-    told = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    told = [_token_id(path, metadata, role) for role in ("eos", "eot", "eom")]
     types = metadata.get("tokenizer.ggml.token_type", [])
     told += [
         number
         for number, (token, kind) in enumerate(zip(tokens, types, strict=False))
         if kind == _CONTROL and token in _TURN_ENDS and token in template
     ]
-    return list(dict.fromkeys(one for one in told if isinstance(one, int)))
+    return list(dict.fromkeys(one for one in told if one is not None))
 
 
 def _make_tokenizer(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
@@ -89,11 +97,15 @@ def _make_tokenizer(path: Path, metadata: Mapping[str, Any], tokens: Sequence[st
             tokenizer = _make_by_scores(path, metadata, tokens)
         case kind:
             raise _unknown(path, f'a tokenizer of the model "{kind}"')
-    tokenizer.post_processor = _begin(metadata, tokens)
+    tokenizer.post_processor = _begin(path, metadata, tokens)
     types: Sequence[int] = metadata.get("tokenizer.ggml.token_type", [])
-    for token, number in zip(tokens, types, strict=False):
-        if number in (_CONTROL, _USER_DEFINED):
-            tokenizer.add_tokens([AddedToken(token, special=number == _CONTROL, normalized=False)])
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, special=kind == _CONTROL, normalized=False)
+            for token, kind in zip(tokens, types, strict=False)
+            if kind in (_CONTROL, _USER_DEFINED)
+        ]
+    )
     return tokenizer
 
 
@@ -132,7 +144,7 @@ def _make_by_scores(path: Path, metadata: Mapping[str, Any], tokens: Sequence[st
     if len(scores) != len(tokens):
         raise WeightsError(f"{path}: tokenizer.ggml.scores has {len(scores)} numbers for {len(tokens)} tokens")
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    unknown = tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)]
+    unknown = tokens[_token_id(path, metadata, "unknown") or 0]
     merges = order_merges(vocabulary, scores)
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     has_space = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
@@ -161,12 +173,12 @@ def _by_bytes(*, use_regex: bool = True) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
 
 
-def _begin(metadata: Mapping[str, Any], tokens: Sequence[str]) -> processors.PostProcessor:
+def _begin(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> processors.PostProcessor:
     """Puts the first token before a text where the file asks for that, or says nothing and its kind is used to it."""
-    first = metadata.get("tokenizer.ggml.bos_token_id")
+    first = _token_id(path, metadata, "bos")
     by_scores = metadata.get("tokenizer.ggml.model") == "llama"
     usual = by_scores or metadata.get("tokenizer.ggml.pre") in _WHOLE_FIRST
-    if not metadata.get("tokenizer.ggml.add_bos_token", usual) or not isinstance(first, int):
+    if not metadata.get("tokenizer.ggml.add_bos_token", usual) or first is None:
         return processors.ByteLevel(trim_offsets=False)
     token = tokens[first]
     return processors.TemplateProcessing(f"{token} $A", f"{token} $A $B", [(token, first)])
