@@ -20,6 +20,7 @@ class Talk:
     """A conversation whose answer takes these routes, one after the other."""
 
     def __init__(self, routes: Sequence[Hop]) -> None:
+        self.prompt = ""
         self._routes = routes
 
     def ask(self, question: str, settings: Settings) -> Iterator[Event]:
