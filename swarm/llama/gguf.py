@@ -13,15 +13,8 @@ from swarm.decoder.gguf import count_tokens, open_metadata, refuse_unread
 from swarm.errors import WeightsError
 from swarm.sepweight.family import GgufFacts, GgufPlace
 
-# architecture → model_type, where it is called otherwise
-ARCHITECTURES: Mapping[str, str] = {
-    "llama": "llama",  # Mistral's models too
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "phi3": "phi3",
-    "granite": "granite",
-    "smollm3": "smollm3",
-}
+# Each is called as its model_type is; Mistral's models come as llama.
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "granite", "smollm3")
 # Their files keep the pairs that rotate side by side in queries and keys; checkpoints keep them half a head apart.
 INTERLEAVED = frozenset({"llama", "granite"})
 LAYER_NAMES: Mapping[str, str] = {
@@ -47,7 +40,7 @@ def read_gguf(file: GgufFacts) -> dict[str, Any]:
     architecture = file.architecture
     told = open_metadata(file)
     config: dict[str, Any] = {
-        "model_type": ARCHITECTURES[architecture],
+        "model_type": architecture,
         "vocab_size": count_tokens(file),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attention_bias": "blk.0.attn_output.bias" in file.tensors,
