@@ -281,9 +281,8 @@ def test_a_tokenizer_that_cannot_be_made_says_how_to_give_one(
     model = members.make_model("qwen2")
     path = tmp_path / "model.gguf"
     tokens = ["a", "b", "ab"]
-    write_gguf(
-        path, "qwen2", llama_fields(model), tensors_of(model, LLAMA_NAMES), tokens=tokens, merges=merges, pre=pre
-    )
+    fields = {**llama_fields(model), "tokenizer.ggml.eos_token_id": tokens.index("ab")}
+    write_gguf(path, "qwen2", fields, tensors_of(model, LLAMA_NAMES), tokens=tokens, merges=merges, pre=pre)
     with pytest.raises(WeightsError, match=message):
         convert(path, tmp_path / "out")
     given = tmp_path / "given"
