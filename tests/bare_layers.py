@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from swarm.decoder.description import Decoder, Slot
-from swarm.decoder.layer import Head, Layer, LayerNorm, RmsNorm
+from swarm.decoder.layer import Head, Layer
 from swarm.decoder.linear import PlainLinear
+from swarm.decoder.norms import make_norm
 
 Make = Callable[[tuple[int, ...]], Tensor]  # a tensor of a shape
 
@@ -18,7 +19,7 @@ def make_layer(decoder: Decoder, number: int, make: Make) -> Layer:
 
 
 def make_head(decoder: Decoder, make: Make) -> Head:
-    return Head(_fill(decoder, [decoder.final_norm], make), _fill(decoder, [decoder.head], make))
+    return Head(decoder, _fill(decoder, [decoder.final_norm], make), _fill(decoder, [decoder.head], make))
 
 
 def _fill(decoder: Decoder, slots: Sequence[Slot], make: Make) -> nn.Module:
@@ -26,5 +27,4 @@ def _fill(decoder: Decoder, slots: Sequence[Slot], make: Make) -> nn.Module:
     bias = make((rows,)) if slots[0].has_bias else None
     if slots[0].matrix is not None:
         return PlainLinear(make((rows, slots[0].shape[1])), bias)
-    weight = make(slots[0].shape)
-    return RmsNorm(weight, decoder.epsilon) if bias is None else LayerNorm(weight, bias, decoder.epsilon)
+    return make_norm(decoder, make(slots[0].shape), bias)

@@ -1,19 +1,11 @@
 """Attention of one session's new positions over its cache, with RoPE or ALiBi.
 
 Knows one session at a time: batch mates never meet here, which is what makes an answer independent of them.
-
-On a CPU a position's result has the same bits however its sequence is cut into steps. torch's kernel takes keys in blocks of
-512 and queries in blocks of 32 or more, and rounds otherwise where the last block of keys ends elsewhere, where a block of
-queries has too few rows (`query_rows` says how many it takes), where there is no mask, or where a single block is all there
-is (then the product inside it is spread over the cores). So each position takes as many keys as its own number decides, a
-multiple of 64 (of 512 cost prompts a tenth more); positions that take different numbers of keys are computed apart; queries
-are padded to a multiple of what a block needs; what is padded is masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -21,12 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from swarm.decoder.description import Decoder
-from swarm.decoder.device import LEAST_ROWS, Device
-from swarm.decoder.positions import PositionTables, Rotation
-from swarm.decoder.processor import has_tiles
+from swarm.decoder.positions import Rotation
+from swarm.decoder.sights import Sight
 
-QUERY_BLOCK = 32
-MOST_QUERIES = 1 << 30
 # Masks are at most so many rows of keys: with ALiBi they differ from head to head, and are made for a few heads at a time.
 MOST_MASK_ROWS = 512
 
@@ -63,85 +52,6 @@ def rotate(x: Tensor, tables: Rotation) -> Tensor:
     return x * cos + torch.cat((-high, low), dim=-1) * sin
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What some neighbouring new positions may look at; made once for all layers.
-
-    start, stop: which of a span's rows. by_group: it is one position, and the heads of a group are rows of their kv head;
-    else positions are rows of a head. rows, keys: how many there are, padding included. mask: additive, [rows, keys], or
-    [1, keys] where all rows see the same; None where that is all. bias: ALiBi's, [heads, keys].
-    """
-
-    start: int
-    stop: int
-    by_group: bool
-    rows: int
-    keys: int
-    mask: Tensor | None
-    bias: Tensor | None
-
-
-def padded_keys(stop: int, device: Device) -> int:
-    """How many keys the last of `stop` positions takes."""
-    return -(-stop // device.key_block) * device.key_block
-
-
-def look_back(
-    decoder: Decoder, tables: PositionTables, start: int, stop: int, dtype: torch.dtype, window: int | None = None
-) -> list[Sight]:
-    """What positions start..stop see; window: of how many positions at most."""
-    device = tables.device
-    least, most = query_rows(decoder.head_dim, dtype, device)
-    sights: list[Sight] = []
-    first = start
-    while first < stop:
-        last = min(stop, padded_keys(first + 1, device), first + most) if device.key_block > 1 else stop
-        keys = padded_keys(last, device)
-        by_group, rows = _rows_of(decoder, last - first, least, most)
-        mask = _mask(tables, first, last, rows, keys, dtype, window)
-        sights.append(Sight(first - start, last - start, by_group, rows, keys, mask, tables.bias(keys)))
-        first = last
-    return sights
-
-
-def query_rows(head_dim: int, dtype: torch.dtype, device: Device) -> tuple[int, int]:
-    """How many of a head's queries a call takes at least and at most, for their bits to depend on no others.
-
-    Measured, 1 to 96 rows: in float32 Intel's library needs 3, 4, 5, 6, 9, 9 for heads of 64, 80, 96, 128, 192, 256. With
-    AMX tiles, 64 rows or more of 16-bit numbers are packed, which rounds otherwise where a head is no multiple of a tile.
-    """
-    if device.least_rows == 1:
-        return 1, MOST_QUERIES
-    if dtype is torch.float32:
-        return (LEAST_ROWS if head_dim <= 64 else 8 if head_dim <= 128 else 16), MOST_QUERIES
-    is_cut = head_dim > QUERY_BLOCK and head_dim % QUERY_BLOCK != 0
-    return LEAST_ROWS, QUERY_BLOCK if is_cut and has_tiles() else MOST_QUERIES
-
-
-def _rows_of(decoder: Decoder, length: int, least: int, most: int) -> tuple[bool, int]:
-    """Sight.by_group and Sight.rows of so many positions."""
-    rows = max(decoder.heads // decoder.kv_heads, least)
-    has_blocks = decoder.kv_heads * -(-rows // QUERY_BLOCK) > 1  # of queries, more than one
-    if length == 1 and rows <= most and (has_blocks or least == 1):
-        return True, rows
-    return False, -(-length // least) * least
-
-
-def _mask(
-    tables: PositionTables, first: int, last: int, rows: int, keys: int, dtype: torch.dtype, window: int | None
-) -> Tensor | None:
-    """Hides what comes after each position or lies too far before; rows beyond them see what the last one sees."""
-    length = last - first
-    if window is not None and window >= last:
-        window = None
-    if length == 1:
-        return tables.mask(last, keys, window) if tables.device.key_block > 1 or window is not None else None
-    mask = torch.full((length, keys), float("-inf"), dtype=dtype, device=tables.device.where).triu_(first + 1)
-    if window is not None:
-        mask += torch.full_like(mask, float("-inf")).tril_(first - window)
-    return mask if rows == length else torch.cat((mask, mask[-1:].expand(rows - length, -1)))
-
-
 def attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[Sight]) -> Tensor:
     """Causal attention of the last positions over all of k and v.
 
@@ -161,8 +71,10 @@ def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> 
         return _attend_by_group(q, k, v, sight, decoder.attention_scale)
     length, _, group, _ = q.shape
     if sight.rows > length:
-        q = pad(q, (0, 0, 0, 0, 0, 0, 0, sight.rows - length))
-    if sight.bias is not None:
+        q = pad(q, (0, 0, 0, 0, 0, 0, sight.before, sight.rows - length - sight.before))
+    if decoder.attention_cap is not None:
+        out = _attend_capped(decoder, q, k, v, sight.mask, decoder.attention_cap)
+    elif sight.bias is not None:
         heads = rearrange(q, "t kv g d -> (kv g) t d")
         out = rearrange(_attend_with_bias(heads, k, v, sight.mask, sight.bias, group), "h t d -> t (h d)")
     else:
@@ -171,7 +83,18 @@ def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> 
         mask = None if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
         out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=decoder.attention_scale)
         out = rearrange(out, "kv g t d -> t (kv g d)")
-    return out[:length]
+    return out[sight.before : sight.before + length]
+
+
+def _attend_capped(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float) -> Tensor:
+    """Scores that a tangent keeps below a cap (Gemma 2): no fused kernel has them. q: [rows, kv heads, group, d]."""
+    group, scale = q.shape[2], decoder.attention_scale or decoder.head_dim**-0.5
+    scores = rearrange(q, "t kv g d -> kv (t g) d") @ k.transpose(1, 2)
+    scores = scores.mul_(scale).div_(cap).tanh_().mul_(cap)
+    if mask is not None:
+        rearrange(scores, "kv (t g) keys -> kv t g keys", g=group).add_(mask[:, None])
+    shares = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)
+    return rearrange(shares @ v, "kv (t g) d -> t (kv g d)", g=group)
 
 
 def _attend_by_group(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None) -> Tensor:

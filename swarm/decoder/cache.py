@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from swarm.decoder.attention import padded_keys
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
+from swarm.decoder.sights import padded_keys
 
 FIRST_POSITIONS = 64
 

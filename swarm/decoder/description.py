@@ -90,8 +90,8 @@ class Decoder:
     kinds: of the layers in turn, from the first again after the last. alibi: positions are biases of the scores.
     norm: "layer" has a mean and a bias; "rms" neither, and multiplies by the weight; "rms_one" by one more than the weight,
     in float32. attention_scale: of the scores; None: head_dim ** -0.5. rounds_embedding_scale: to the dtype that is computed
-    in, before it is used.
-    residual_scale: of what a branch adds.
+    in, before it is used. residual_scale: of what a branch adds. attention_cap, logit_cap: which a tangent keeps scores and
+    logits below.
     """
 
     layers: int
@@ -115,10 +115,12 @@ class Decoder:
     epsilon: float = 1e-5
     activation: str = "silu"
     attention_scale: float | None = None
+    attention_cap: float | None = None
     embedding_scale: float = 1.0
     rounds_embedding_scale: bool = False
     residual_scale: float = 1.0
     logit_scale: float = 1.0
+    logit_cap: float | None = None
     end_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -129,6 +131,8 @@ class Decoder:
             raise WeightsError(f"config: {self.heads} heads must divide by {self.kv_heads} kv heads")
         if "query_norm" in self.slots and self.fused != "rows":
             raise WeightsError("config: norms of queries and keys need them in rows of their own")
+        if self.alibi and self.attention_cap is not None:
+            raise WeightsError("config: biases by position and a cap of the scores together are not implemented")
         if self.activation not in ACTIVATIONS:
             raise WeightsError(
                 f'config: activation "{self.activation}" is unsupported; known: {", ".join(ACTIVATIONS)}'

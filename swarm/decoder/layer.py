@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.attention import Sight, attend, part_queries, rotate, split_fused
+from swarm.decoder.attention import attend, part_queries, rotate, split_fused
 from swarm.decoder.cache import KvCache
 from swarm.decoder.description import Decoder
 from swarm.decoder.linear import Linear
+from swarm.decoder.norms import join_head_norms
 from swarm.decoder.positions import Rotation
+from swarm.decoder.sights import Sight
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: Mapping[str, Activation] = {
@@ -43,38 +45,6 @@ class View:
     sights: Mapping[int | None, Sequence[Sequence[Sight]]]
 
 
-class LayerNorm(nn.Module):
-    """Mean and variance, with weight and bias, [tokens, hidden] → the same."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias, requires_grad=False)
-        self.epsilon = epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-
-class RmsNorm(nn.Module):
-    """Root mean square in float32 over the last dimension, then the weight, broadcast, in the dtype of x."""
-
-    def __init__(self, weight: Tensor, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.epsilon = epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.rms_norm(x, x.shape[-1:], None, self.epsilon) * self.weight
-
-
-class RmsOneNorm(RmsNorm):
-    """The same with everything in float32 until the end. weight: float32, what checkpoints have plus one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (nn.functional.rms_norm(x.float(), x.shape[-1:], None, self.epsilon) * self.weight).to(x.dtype)
-
-
 class Layer(nn.Module):
     """One decoder layer, made of what fills its slots."""
 
@@ -87,7 +57,7 @@ class Layer(nn.Module):
         self.before_attention = filled["before_attention"]
         self.query_key_value = filled["query_key_value"]
         self.head_norm = (
-            _norm_heads(decoder, filled["query_norm"], filled["key_norm"]) if "key_norm" in filled else None
+            join_head_norms(decoder, filled["query_norm"], filled["key_norm"]) if "key_norm" in filled else None
         )
         self.out = filled["out"]
         self.after_attention = filled.get("after_attention")
@@ -143,24 +113,20 @@ class Layer(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _norm_heads(decoder: Decoder, queries: nn.Module, keys: nn.Module) -> RmsNorm:
-    """One norm of all heads, [tokens, heads + kv heads, 1, d], in place of one of queries and one of keys."""
-    assert isinstance(queries, RmsNorm)
-    assert isinstance(keys, RmsNorm)
-    weights = queries.weight.expand(decoder.heads, -1), keys.weight.expand(decoder.kv_heads, -1)
-    return type(queries)(torch.cat(weights).unsqueeze(1), decoder.epsilon)
-
-
 class Head(nn.Module):
     """Final norm and output projection: [rows, hidden] → float32 logits [rows, vocabulary]."""
 
-    def __init__(self, norm: nn.Module, projection: Linear, scale: float = 1.0) -> None:
-        """scale: of the logits."""
+    def __init__(self, decoder: Decoder, norm: nn.Module, projection: Linear) -> None:
         super().__init__()
         self.norm = norm
         self.projection = projection
-        self.scale = scale
+        self.scale = decoder.logit_scale
+        self.cap = decoder.logit_cap
 
     def forward(self, hidden: Tensor) -> Tensor:
         logits = self.projection(self.norm(hidden))
-        return (logits if self.scale == 1.0 else logits * self.scale).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.cap is not None:
+            logits = logits.div_(self.cap).tanh_().mul_(self.cap)
+        return logits.float()

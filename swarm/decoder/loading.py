@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from swarm.decoder.description import Decoder, DecoderFamily, Slot
 from swarm.decoder.device import Device, device_named
-from swarm.decoder.layer import Head, Layer, LayerNorm, RmsNorm, RmsOneNorm
+from swarm.decoder.layer import Head, Layer
 from swarm.decoder.linear import Linear, PlainLinear
+from swarm.decoder.norms import make_norm
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.plain import PLAIN
 from swarm.decoder.schemes import scheme_named
@@ -177,7 +178,7 @@ class _Builder:
         if part.end:
             norm = yield from self._fill("end", [self.decoder.final_norm])
             projection = yield from self._fill("end", [self.decoder.head])
-            head = Head(norm, cast(Linear, projection), self.decoder.logit_scale)
+            head = Head(self.decoder, norm, cast(Linear, projection))
             self._trim()
         return embed, layers, head
 
@@ -192,7 +193,7 @@ class _Builder:
                 biases.append((yield from self._tensor(key, f"{slot.tensor}.bias")))
         bias = _join(biases) if biases else None
         if slots[0].matrix is None:
-            return self._norm((yield from self._tensor(key, f"{slots[0].tensor}.weight")), bias)
+            return make_norm(self.decoder, (yield from self._tensor(key, f"{slots[0].tensor}.weight")), bias)
         if slots[0] == self.decoder.head and self.is_tied:
             weight = yield from self._tensor(key, self.projection)
             return PLAIN.make({"weight": weight}, bias, self.dtype, self.device)
@@ -204,17 +205,6 @@ class _Builder:
                     stored.setdefault(suffix, []).append((yield from self.store.reading(key, name)))
         joined = {suffix: _join(stored.pop(suffix)) for suffix in list(stored)}
         return self.scheme.make(joined, bias, self.dtype, self.device)
-
-    def _norm(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        match self.decoder.norm:
-            case "rms":
-                return RmsNorm(weight, self.decoder.epsilon)
-            case "rms_one":
-                return RmsOneNorm(weight.float() + 1, self.decoder.epsilon)
-            case "layer":
-                pass
-        assert bias is not None
-        return LayerNorm(weight, bias, self.decoder.epsilon)
 
     def _owner(self, key: str, name: str) -> tuple[str, str]:
         return self.store.manifest.resolve(key, name)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.attention import look_back
 from swarm.decoder.cache import ContiguousCache, KvCache, Scratch
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
 from swarm.decoder.layer import Head, Span, View
 from swarm.decoder.positions import PositionTables
 from swarm.decoder.shelf import Shelf
+from swarm.decoder.sights import look_back
 from swarm.errors import RequestError
 from swarm.parts import Part
 

@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from tests.checkpoints import VARIANTS
 
-MEMBERS = ("llama, biases", "mistral", "qwen3, yarn, biases", "phi3, longrope", "granite", "smollm3, windows", "gemma3")
+MEMBERS = (
+    "llama, biases",
+    "mistral",
+    "qwen3, yarn, biases",
+    "phi3, longrope",
+    "granite",
+    "smollm3, windows",
+    "gemma2",
+    "gemma3",
+)
 LAYOUTS = (*VARIANTS, *MEMBERS)

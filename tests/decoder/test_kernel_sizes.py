@@ -51,6 +51,18 @@ def test_a_row_of_a_product_is_the_same_in_any_company(shape: tuple[int, int], d
 def test_any_cut_gives_the_bits_of_one_pass_whatever_the_width_of_a_head(
     head_dim: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
+    compare_cuts("llama", head_dim, dtype, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [128, 144, 256])
+def test_any_cut_gives_the_bits_of_one_pass_where_scores_have_a_cap(
+    head_dim: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    compare_cuts("gemma2", head_dim, dtype, tmp_path)
+
+
+def compare_cuts(member: str, head_dim: int, dtype: torch.dtype, tmp_path: Path) -> None:
     for heads, kv_heads in ((6, 2), (2, 2), (4, 1)):
         weights = tmp_path / f"{heads}-{kv_heads}"
         changes: dict[str, Any] = {
@@ -59,7 +71,7 @@ def test_any_cut_gives_the_bits_of_one_pass_whatever_the_width_of_a_head(
             "num_key_value_heads": kv_heads,
             "num_hidden_layers": 1,
         }
-        save_sepweight("llama", weights, **changes)
+        save_sepweight(member, weights, **changes)
         part = init_part(weights, "f", dtype=dtype)
         ids = torch.randint(0, 90, (LENGTH,), generator=torch.Generator().manual_seed(1))
         whole = part(ids)

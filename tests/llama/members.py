@@ -73,6 +73,16 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gemma": ("gemma", {"head_dim": 16}),
+    "gemma2": (
+        "gemma2",
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 9,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 8.0,
+        },
+    ),
     "gemma3": (
         "gemma3_text",
         {

@@ -34,6 +34,7 @@ def read(**changes: Any) -> Any:
         ("granite", 4, 16, 1e-6, 1e4, False),
         ("smollm3", 4, 16, 1e-6, 2e6, True),
         ("gemma", 16, 256, 1e-6, 1e4, True),
+        ("gemma2", 4, 256, 1e-6, 1e4, True),
         ("gemma3_text", 4, 256, 1e-6, 1e6, True),
     ],
 )
@@ -171,7 +172,7 @@ def test_gemma_3s_windows_and_rotations_follow_its_old_spelling() -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0; soft-caps are not implemented"),
+        ({"final_logit_softcapping": 0.0}, "final_logit_softcapping is 0.0; it must be a number above 0"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention is not implemented"),
         ({"layer_types": ["full_attention"]}, "names 1 layers of 6"),
         ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0"),
@@ -180,3 +181,19 @@ def test_gemma_3s_windows_and_rotations_follow_its_old_spelling() -> None:
 def test_what_gemma_asks_for_in_vain_is_refused_by_name(told: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         read(model_type="gemma3_text", **told)
+
+
+def test_gemma_2s_windows_and_caps_are_its_types_defaults() -> None:
+    decoder = read(model_type="gemma2", num_attention_heads=8, query_pre_attn_scalar=144)
+    assert [kind.window for kind in decoder.kinds] == [4096, None] * 3
+    assert {kind.rope for kind in decoder.kinds} == {0}
+    assert (decoder.attention_cap, decoder.logit_cap, decoder.attention_scale) == (50.0, 30.0, 144**-0.5)
+    uncapped = read(model_type="gemma2", attn_logit_softcapping=None, final_logit_softcapping=None)
+    assert (uncapped.attention_cap, uncapped.logit_cap) == (None, None)
+
+
+def test_what_the_larger_gemma_3s_leave_out_is_their_types_default() -> None:
+    told = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}
+    decoder = LLAMA.read({"model_type": "gemma3_text", **told, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})
+    assert (decoder.heads, decoder.kv_heads, decoder.head_dim) == (8, 4, 256)
+    assert (decoder.vocabulary, decoder.context) == (262208, 131072)

@@ -68,6 +68,15 @@ SHAPES = {
         "num_key_value_heads": 8,
         "max_position_embeddings": 4096,
     },
+    "gemma2 27b": {
+        "model_type": "gemma2",
+        "hidden_size": 4608,
+        "intermediate_size": 36864,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+    },
 }
 
 
