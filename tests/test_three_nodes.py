@@ -1,18 +1,35 @@
-"""Three real nodes serve a converted checkpoint of each layout; the answer is that of transformers."""
+"""Three real nodes serve converted checkpoints of every family; each answer is that of transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM
 
-from tests import checkpoints
+from swarm.checkpoints import open_checkpoint
+from swarm.sepweight.convert import convert_source
 from tests.checkpoints import COMMON
-from tests.llama import members
-from tests.processes import Node, chat_json, run_command, stop_all
+from tests.layouts import maker_of
+from tests.processes import Node, chat_json, stop_all
 
+FALCONS = ("7b", "40b", "rw")
+LLAMAS = (
+    "llama, wide heads",
+    "mistral",
+    "qwen2, windows",
+    "qwen3",
+    "phi3, longrope",
+    "granite",
+    "smollm3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+)
+LAYOUTS = (*FALCONS, *LLAMAS)
 PARTS = ["b 0-1", "1-3", "3-4 e"]
 PROMPT = "abcdefgh hgfedcba"
 
@@ -27,27 +44,38 @@ def save_tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["7b", "40b", "rw", "llama, wide heads", "qwen2, windows"])
-def test_three_nodes_give_the_tokens_of_transformers(layout: str, tmp_path: Path) -> None:
-    made = members if layout in members.MEMBERS else checkpoints
-    model = made.save_checkpoint(layout, tmp_path / "checkpoint")
-    tokenizer = save_tokenizer(tmp_path / "checkpoint")
-    weights = tmp_path / "weights"
-    converted = run_command("weights", tmp_path, ["convert", str(tmp_path / "checkpoint"), str(weights)])
-    assert converted.returncode == 0, converted.stderr
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The home of three nodes, each with its part of every model, and an address; checkpoints lie in the home."""
+    home = tmp_path_factory.mktemp("swarm")
+    all_weights: list[str] = []
+    for layout in LAYOUTS:
+        checkpoint, weights = home / "checkpoints" / layout, home / "weights" / layout
+        maker_of(layout).save_checkpoint(layout, checkpoint)
+        save_tokenizer(checkpoint)
+        with open_checkpoint(checkpoint) as (source, family):
+            convert_source(source, weights, family)
+        all_weights += ["--weights", str(weights)]
     nodes: list[Node] = []
     try:
         for part in PARTS:
             peers = [word for node in nodes for word in ("--peer", node.wait_ready()[4])]
-            common = ["--weights", str(weights), "--host", "127.0.0.1", "--port", "18800", "--no-mdns"]
-            nodes.append(Node(tmp_path, [*common, "--part", part, *peers]))
-        address = nodes[-1].wait_ready()[4]
-        asked = ["--raw", "--temperature", "0", "--max-tokens", "64", "--ignore-eos"]
-        answer = chat_json(tmp_path, [*asked, "--peer", address, "--no-mdns", "--host", "127.0.0.1", PROMPT])
+            common = [*all_weights, "--host", "127.0.0.1", "--port", "18800", "--no-mdns"]
+            nodes.append(Node(home, [*common, "--part", part, *peers]))
+        yield home, nodes[-1].wait_ready()[4]
     finally:
         stop_all(nodes)
-    ids = tokenizer.encode(PROMPT).ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_three_nodes_give_the_tokens_of_transformers(swarm: tuple[Path, str], layout: str) -> None:
+    home, address = swarm
+    common = ["--peer", address, "--no-mdns", "--host", "127.0.0.1"]
+    asked = ["--raw", "--temperature", "0", "--max-tokens", "64", "--ignore-eos", "--wait", "30"]
+    answer = chat_json(home, ["--model", layout, *asked, *common, PROMPT])
+    model = AutoModelForCausalLM.from_pretrained(home / "checkpoints" / layout)
+    ids = Tokenizer.from_file(str(home / "weights" / layout / "tokenizer.json")).encode(PROMPT).ids
     expected = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, eos_token_id=None)
     assert answer["prompt_token_ids"] == ids
     assert answer["token_ids"] == expected[0, len(ids) :].tolist()

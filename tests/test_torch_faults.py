@@ -18,11 +18,12 @@ from swarm.client.news import Delivered, RouteTaken
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.client.transcript import Turn
 from swarm.errors import PeerError
-from swarm.falcon import init_part
 from swarm.keys import derive_keys, new_identity, read_secret
+from swarm.loading import init_part
 from swarm.messages.sampling import Sampling
 from swarm.plan.routes import Hop
 from tests.checkpoints import save_sepweight
+from tests.layouts import maker_of
 from tests.processes import Node, run_command, stop_all
 from tests.swarms import HOST, wait_until
 
@@ -109,16 +110,17 @@ def expect(model: torch.nn.Module, tokens: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("variant", "dtype"),
+    ("layout", "dtype"),
     [
         ("7b", "float32"),
-        ("40b", "float32"),
         ("40b", "bfloat16"),
         ("rw", "bfloat16"),
+        ("llama, wide heads", "float32"),
+        ("gemma2", "bfloat16"),
     ],
 )
-def test_killed_hops_change_no_token(variant: str, dtype: str, tmp_path: Path) -> None:
-    model = save_sepweight(variant, tmp_path / "weights", dtype=dtype)
+def test_killed_hops_change_no_token(layout: str, dtype: str, tmp_path: Path) -> None:
+    model = maker_of(layout).save_sepweight(layout, tmp_path / "weights", dtype=dtype)
     expected = expect(model, KILL_TOKENS) if dtype == "float32" else expect_unbroken(tmp_path / "weights", KILL_TOKENS)
     swarm = Swarm(tmp_path / "weights", tmp_path)
     try:
@@ -145,10 +147,11 @@ def test_killed_hops_change_no_token(variant: str, dtype: str, tmp_path: Path) -
         swarm.stop()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_node_joins_and_leaves_under_running_answers(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layout", "dtype"), [("7b", "bfloat16"), ("llama, wide heads", "float32")])
+def test_a_node_joins_and_leaves_under_running_answers(layout: str, dtype: str, tmp_path: Path) -> None:
     """Each answer goes on until it has changed its route and said some more."""
-    model = save_sepweight("7b", tmp_path / "weights", dtype=dtype, max_position_embeddings=MOVE_TOKENS + len(IDS))
+    changes = {"max_position_embeddings": MOVE_TOKENS + len(IDS)}
+    model = maker_of(layout).save_sepweight(layout, tmp_path / "weights", dtype=dtype, **changes)
     swarm = Swarm(tmp_path / "weights", tmp_path)
     try:
         swarm.start("b 0-2").wait_ready()

@@ -70,7 +70,9 @@ class Options:
 @click.option(
     "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Compute in this; default: as stored."
 )
-@click.option("--part", help='Serve exactly this part, for example "b 0-16"; default: what the swarm lacks.')
+@click.option(
+    "--part", help='Serve exactly this part of each model, for example "b 0-16"; default: what the swarm lacks.'
+)
 @click.option("--host", "hosts", multiple=True, help="Listen and announce on this address; default: every LAN address.")
 @click.option(
     "--port",

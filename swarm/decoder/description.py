@@ -5,9 +5,9 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, Protocol, cast
 
 from swarm.errors import WeightsError
 from swarm.sepweight.family import GgufFamily, Outline
@@ -187,11 +187,30 @@ class Decoder:
             aliases={"end": {name: f"begin/{next(iter(embedding))}" for name in self.head.tensors}}
             if self.tied
             else {},
+            mathematics=self.mathematics,
         )
+
+    @property
+    def mathematics(self) -> str:
+        """What is computed, beside the weights: with the same ones, two decoders of one text give the same answers.
+
+        Fields that are as by default are left out, so that one more of them changes no text.
+        """
+        return _tell(self, leaving=("slots", "final_norm", "context", "end_ids"))
 
     def cache_bytes(self, item_bytes: int) -> int:
         """KV bytes of one position in one layer (K and V, unbroadcast)."""
         return 2 * self.kv_heads * self.head_dim * item_bytes
+
+
+def _tell(value: object, leaving: Collection[str] = ()) -> str:
+    if isinstance(value, tuple):
+        return f"({' '.join(map(_tell, cast('tuple[object, ...]', value)))})"
+    if not is_dataclass(value):
+        return repr(value)
+    told = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in leaving}
+    defaults = {field.name: field.default for field in fields(value)}
+    return f"({' '.join(f'{name}={_tell(one)}' for name, one in told.items() if one != defaults[name])})"
 
 
 class DecoderFamily(GgufFamily, Protocol):

@@ -240,8 +240,9 @@ def _save(path: Path, tensors: Mapping[str, Tensor], bytes_needed: Callable[[], 
 
 
 def _model_id(outline: Outline, journal: _Journal) -> str:
-    """Names the source weights: the same for every dtype and layout that one checkpoint is converted to."""
-    digest = hashlib.sha256(b"swarm model id 1\n")
+    """Names the source weights and what is computed with them: the same for every dtype and layout that one checkpoint is
+    converted to, another where its config asks for another rotation, say."""
+    digest = hashlib.sha256(f"swarm model id 2\n{outline.mathematics}\n".encode())
     for key in file_keys(whole(outline.layers)):
         digest.update(f"{key} {journal.done[key].source_digest}\n".encode())
     return digest.hexdigest()[:32]

@@ -15,11 +15,13 @@ class Outline:
 
     files: key → unprefixed tensor name → shape, with aliased tensors left out.
     aliases: key → tensor → `key/tensor` that holds the same values.
+    mathematics: what is computed with them, so far as the config decides it; a part of what a model is known by.
     """
 
     layers: int
     files: Mapping[str, FileTensors]
     aliases: Mapping[str, Mapping[str, str]]
+    mathematics: str
 
 
 class Family(Protocol):

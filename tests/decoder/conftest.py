@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import checkpoints
-from tests.decoder.layouts import LAYOUTS, MEMBERS
-from tests.llama import members
+from tests.decoder.layouts import LAYOUTS
+from tests.layouts import maker_of
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +15,5 @@ def weights_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Layout → sepweight directory."""
     root = tmp_path_factory.mktemp("layouts")
     for layout in LAYOUTS:
-        made = members if layout in MEMBERS else checkpoints
-        made.save_sepweight(layout, root / layout)
+        maker_of(layout).save_sepweight(layout, root / layout)
     return {layout: root / layout for layout in LAYOUTS}

@@ -71,6 +71,17 @@ def test_another_dtype_keeps_the_model_id(tmp_path: Path, checkpoint: Path) -> N
     assert next(iter(load(tmp_path / "b", "0-1")["mid.00000"].values())).dtype == torch.bfloat16
 
 
+def test_another_way_of_computing_is_another_model(tmp_path: Path, checkpoint: Path) -> None:
+    """A chain of both would say what neither does."""
+    usual = convert(checkpoint, tmp_path / "a", FALCON)
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"transformers_version": "5.0"}))
+    assert convert(checkpoint, tmp_path / "b", FALCON).model_id == usual.model_id
+    path.write_text(json.dumps(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}}))
+    assert convert(checkpoint, tmp_path / "c", FALCON).model_id != usual.model_id
+
+
 def test_an_interrupted_conversion_resumes(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole_manifest = convert(checkpoint, tmp_path / "whole", FALCON)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.decoder.device import Device, best_device, device_named
-from swarm.errors import RequestError
 from swarm.keys import BorrowedName, NameLock, SwarmKeys, machine_id
 from swarm.models import ModelKey
 from swarm.node.compute.memory import (
@@ -30,7 +29,7 @@ from swarm.sizes import parse_size
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a node has to give: a device, models whose weights lie here, and the part asked for of a model, if any.
+    """What a node has to give: a device, models whose weights lie here, and the part asked for of each, if any.
 
     dtype: to compute in; None: as stored. doubts: what the user should know of the device.
     """
@@ -52,8 +51,6 @@ def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: st
     doubts = [doubt, *(place.doubt(dtype or one.manifest.dtype) for one in models.values())]
     placement: dict[ModelKey, Part] = {}
     if part is not None:
-        if len(models) > 1:
-            raise RequestError("--part needs exactly one --weights")
         placement = {model: parse_part(part, one.decoder.layers) for model, one in models.items()}
         for model, asked in placement.items():
             models[model].check(asked)
@@ -63,7 +60,7 @@ def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: st
 def promise_memory(offer: Offer, memory: str | None, ledger: Ledger) -> int:
     """Bytes of the device that this node may use: what is of use to it, what --memory allows, what others leave.
 
-    Raises RequestError if that is too little for a layer, or for the part asked for.
+    Raises RequestError if that is too little for a layer, or for the parts asked for.
     """
     useful = sum(one.memory.useful(offer.placement.get(model) or one.present) for model, one in offer.models.items())
     most = useful if memory is None else min(useful, parse_size(memory))
@@ -71,8 +68,11 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger) -> int:
     for model, one in offer.models.items():
         if model not in offer.placement:
             check_budget(one.name, one.memory, budget)
+    left = budget
     for model, part in offer.placement.items():
-        check_part(offer.models[model].name, offer.models[model].memory, part, budget)
+        memory_of = offer.models[model].memory
+        check_part(offer.models[model].name, memory_of, part, left)
+        left -= memory_of.weights(part) + memory_of.kv_reserve(part)
     return budget
 
 
