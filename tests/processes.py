@@ -69,6 +69,11 @@ class Node:
                 self._ready.set()
         self._ready.set()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has said so."""
+        return any(READY.match(line) for line in self.lines)
+
     def wait_ready(self, seconds: float = 60) -> re.Match[str]:
         """The last ready line: id, part, model, address."""
         assert self._ready.wait(seconds), f"not ready after {seconds} s: {self.errors}"

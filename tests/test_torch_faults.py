@@ -162,7 +162,7 @@ def test_killed_hops_change_no_token(layout: str, dtype: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("layout", "dtype"), [("7b", "bfloat16"), ("llama, wide heads", "float32")])
 def test_a_node_joins_and_leaves_under_running_answers(layout: str, dtype: str, tmp_path: Path) -> None:
-    """Each answer goes on until it has changed its route and said some more."""
+    """Each answer goes on until it has changed its route, as a node of it leaves, and said some more."""
     changes = {"max_position_embeddings": MOVE_TOKENS + len(IDS)}
     model = maker_of(layout).save_sepweight(layout, tmp_path / "weights", dtype=dtype, **changes)
     swarm = Swarm(tmp_path / "weights", tmp_path)
@@ -172,21 +172,28 @@ def test_a_node_joins_and_leaves_under_running_answers(layout: str, dtype: str, 
         with swarm.client() as client:
             late: list[Node] = []
 
+            left: list[Node] = []
+
+            def leave_once(node: Node) -> None:
+                if node not in left:
+                    left.append(node)
+                    node.process.terminate()
+
             def join(count: int, route: Sequence[Hop]) -> bool:
                 if not late:
                     late.append(swarm.start("f"))
+                if late[0].is_ready:
+                    leave_once(swarm.nodes[1])
                 return enough_after(count, len(route) == 1)
 
-            left: list[None] = []
-
             def leave(count: int, route: Sequence[Hop]) -> bool:
-                if count >= LEAVE_AT and not left:
-                    left.append(None)
-                    late[0].process.terminate()
+                if count >= LEAVE_AT:
+                    leave_once(late[0])
                 return enough_after(count, len(route) == 2)
 
             enough_after = make_enough()
             joined, joined_routes = answer(client, MOVE_TOKENS, join)
+            swarm.start("2-4 e").wait_ready()
             enough_after = make_enough()
             leaving, left_routes = answer(client, MOVE_TOKENS, leave)
             check_engines_are_empty(client)
