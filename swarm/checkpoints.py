@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from swarm.decoder.description import DecoderFamily
 from swarm.errors import WeightsError
 from swarm.families import family_of, family_of_gguf
-from swarm.sepweight.checkpoint import open_source, read_config
+from swarm.sepweight.checkpoint import find_shards, open_source, read_config
 from swarm.sepweight.source import Source
+
+# Of models with eyes or ears, where their text model's config does not say what it is.
+TEXT_TYPES: Mapping[str, str] = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral"}
+# What such a model's config says of the text model, too.
+SHARED_KEYS = ("bos_token_id", "eos_token_id", "quantization_config")
+TEXT_GROUPS = frozenset({"language_model", "embed_tokens", "layers", "norm", "lm_head"})
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A text model to convert. left_out: what the checkpoint holds besides, by the names of its groups of tensors."""
+
+    source: Source
+    family: DecoderFamily
+    left_out: Collection[str] = ()
 
 
 @contextmanager
-def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Generator[tuple[Source, DecoderFamily]]:
+def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Generator[Checkpoint]:
     """A checkpoint's directory, a legacy sepweight directory, or a GGUF file.
 
     tokenizer: a directory with the documents of a model whose GGUF file's own are of no use.
     Raises WeightsError for what this version does not run.
     """
     if path.suffix == ".gguf":
-        from swarm.sepweight.gguf.file import GgufFile
-        from swarm.sepweight.gguf.source import GgufSource
-
-        file = GgufFile(path)
-        family = family_of_gguf(file.architecture)
-        source: Source = GgufSource(file, family, tokenizer)
+        opened = _open_gguf(path, tokenizer)
     elif tokenizer is not None:
         raise WeightsError("--tokenizer is for GGUF files; a checkpoint has its own")
     else:
-        config = read_config(path)
-        family = family_of(config)
-        source = open_source(path, config, family)
+        opened = _open_directory(path)
     try:
-        yield source, family
+        yield opened
     finally:
-        source.close()
+        opened.source.close()
+
+
+def _open_gguf(path: Path, tokenizer: Path | None) -> Checkpoint:
+    from swarm.sepweight.gguf.file import GgufFile
+    from swarm.sepweight.gguf.source import GgufSource
+
+    file = GgufFile(path)
+    family = family_of_gguf(file.architecture)
+    return Checkpoint(GgufSource(file, family, tokenizer), family)
+
+
+def _open_directory(path: Path) -> Checkpoint:
+    config = read_config(path)
+    if not isinstance(config.get("text_config"), Mapping):
+        family = family_of(config)
+        return Checkpoint(open_source(path, config, family), family)
+    names = find_shards(path)
+    config = read_text_config(config, has_head=any(name.endswith("lm_head.weight") for name in names))
+    family = family_of(config)
+    groups = {name.removeprefix("model.").partition(".")[0] for name in names}
+    return Checkpoint(open_source(path, config, family), family, sorted(groups - TEXT_GROUPS))
+
+
+def read_text_config(config: Mapping[str, Any], *, has_head: bool) -> dict[str, Any]:
+    """The config of a text model that others wrap.
+
+    has_head: whether a head is stored. It decides whether that is tied: the two configs often contradict each other.
+    """
+    text = cast("Mapping[str, Any]", config["text_config"])
+    shared = {name: config[name] for name in SHARED_KEYS if text.get(name) is None and name in config}
+    kind = text.get("model_type") or TEXT_TYPES.get(str(config.get("model_type")))
+    return {**text, **shared, "model_type": kind, "tie_word_embeddings": not has_head}

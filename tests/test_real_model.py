@@ -39,8 +39,8 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def weights(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("converted") / "smollm2"
-    with open_checkpoint(gguf) as (source, family):
-        convert_source(source, directory, family, dtype="float32")
+    with open_checkpoint(gguf) as opened:
+        convert_source(opened.source, directory, opened.family, dtype="float32")
     return directory
 
 
@@ -79,8 +79,8 @@ def test_converting_holds_little_more_than_a_part(gguf: Path, tmp_path: Path) ->
     code = (
         "from pathlib import Path; from swarm.checkpoints import open_checkpoint; "
         "from swarm.sepweight.convert import convert_source\n"
-        f"with open_checkpoint(Path({str(gguf)!r})) as (source, family):\n"
-        f"    convert_source(source, Path({str(tmp_path / 'out')!r}), family, dtype='float32')"
+        f"with open_checkpoint(Path({str(gguf)!r})) as opened:\n"
+        f"    convert_source(opened.source, Path({str(tmp_path / 'out')!r}), opened.family, dtype='float32')"
     )
     peak = peak_memory(code)
     largest = max(one.bytes for one in Store(tmp_path / "out").manifest.files.values())

@@ -53,8 +53,8 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
         checkpoint, weights = home / "checkpoints" / layout, home / "weights" / layout
         maker_of(layout).save_checkpoint(layout, checkpoint)
         save_tokenizer(checkpoint)
-        with open_checkpoint(checkpoint) as (source, family):
-            convert_source(source, weights, family)
+        with open_checkpoint(checkpoint) as opened:
+            convert_source(opened.source, weights, opened.family)
         all_weights += ["--weights", str(weights)]
     nodes: list[Node] = []
     try:

@@ -40,8 +40,12 @@ def convert(source: Path, destination: Path, dtype: str | None, name: str | None
     from swarm.checkpoints import open_checkpoint
     from swarm.sepweight.convert import convert_source
 
-    with open_checkpoint(source, tokenizer) as (opened, family), _ProgressBar("converting") as progress:
-        manifest = convert_source(opened, destination, family, dtype=dtype, name=name, progress=progress)
+    with open_checkpoint(source, tokenizer) as opened, _ProgressBar("converting") as progress:
+        if opened.left_out:
+            click.echo(
+                f"swarm-weights: converting the text model alone, without {', '.join(opened.left_out)}", err=True
+            )
+        manifest = convert_source(opened.source, destination, opened.family, dtype=dtype, name=name, progress=progress)
     if "tokenizer.json" not in manifest.documents:
         way = (
             "copy tokenizer.json there and run this again"

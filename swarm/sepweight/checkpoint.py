@@ -17,7 +17,7 @@ from torch import Tensor
 
 from swarm.errors import WeightsError
 from swarm.sepweight.family import Family
-from swarm.sepweight.manifest import DOCUMENTS
+from swarm.sepweight.manifest import DOCUMENTS, TEMPLATE_NAME
 from swarm.sepweight.source import Source, Stored, in_one_piece
 from swarm.sepweight.tensorfile import TensorFile
 
@@ -75,7 +75,7 @@ class ShardedSource:
         self.where = directory
         self.config = config
         self._family = family
-        self._shard_of = _find_shards(directory)
+        self._shard_of = find_shards(directory)
         self._open: tuple[tuple[str, str], TensorFile | dict[str, Tensor]] | None = None
 
     def read(self, key: str, tensor: str) -> Stored:
@@ -114,8 +114,8 @@ class ShardedSource:
         self._open = None
 
 
-def _find_shards(directory: Path) -> dict[str, str]:
-    """Tensor name → file name, from the index or from the files themselves."""
+def find_shards(directory: Path) -> dict[str, str]:
+    """Tensor name → file name, from the index or from the files themselves. Raises WeightsError."""
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         path = directory / index_name
         if path.exists():
@@ -204,5 +204,14 @@ class NestedLegacySource:
 
 
 def read_documents(directory: Path) -> dict[str, bytes]:
-    """The documents that lie in a directory."""
-    return {name: (directory / name).read_bytes() for name in DOCUMENTS if (directory / name).is_file()}
+    """The documents that lie in a directory. A template that is a processor's own counts where the tokenizer has none."""
+    documents = {name: (directory / name).read_bytes() for name in DOCUMENTS if (directory / name).is_file()}
+    told = b'"chat_template"' in documents.get("tokenizer_config.json", b"")
+    path = directory / "chat_template.json"
+    if TEMPLATE_NAME in documents or told or not path.is_file():
+        return documents
+    try:
+        template = json.loads(path.read_text("utf-8"))["chat_template"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path} holds no chat template: {error!r}") from None
+    return {**documents, TEMPLATE_NAME: str(template).encode()}

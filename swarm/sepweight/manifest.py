@@ -21,12 +21,13 @@ SCHEME_FORMAT = 2  # of directories whose matrices are not stored plain: what kn
 PLAIN_NAME = "plain"
 MANIFEST_NAME = "sepweight.json"
 MANIFEST_LIMIT = 64 << 20
+TEMPLATE_NAME = "chat_template.jinja"
 DOCUMENTS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    TEMPLATE_NAME,
 )
 AGAIN = "copy it from another machine, or convert the checkpoint again"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -42,8 +42,8 @@ WRITABLE = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1".split()
 
 
 def convert(path: Path, destination: Path, **options: Any) -> Manifest:
-    with open_checkpoint(path) as (source, family):
-        return convert_source(source, destination, family, **options)
+    with open_checkpoint(path) as opened:
+        return convert_source(opened.source, destination, opened.family, **options)
 
 
 def save_llama(model: PreTrainedModel, path: Path, architecture: str, more: Mapping[str, Any] | None = None) -> None:
@@ -290,8 +290,8 @@ def test_a_tokenizer_that_cannot_be_made_says_how_to_give_one(
     (given / "tokenizer.json").write_bytes(
         (Path(falcons.__file__).parents[1] / "swarm/demo/model/tokenizer.json").read_bytes()
     )
-    with open_checkpoint(path, given) as (source, family):
-        assert "tokenizer.json" in convert_source(source, tmp_path / "out", family).documents
+    with open_checkpoint(path, given) as opened:
+        assert "tokenizer.json" in convert_source(opened.source, tmp_path / "out", opened.family).documents
 
 
 def test_the_command_says_in_a_line_what_is_wrong(good: Path, tmp_path: Path) -> None:

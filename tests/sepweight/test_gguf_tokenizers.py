@@ -52,8 +52,8 @@ def make_texts() -> list[str]:
 
 
 def convert_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, bytes]]:
-    with open_checkpoint(path) as (source, _):
-        documents = dict(source.documents())
+    with open_checkpoint(path) as opened:
+        documents = dict(opened.source.documents())
     return Tokenizer.from_buffer(documents["tokenizer.json"]), documents
 
 
@@ -142,8 +142,8 @@ def test_a_template_ends_turns_with_its_own_token(tmp_path: Path) -> None:
     told = {"pre": "gpt-2", "token_type": [1, 3, 3, 3], "eos_token_id": 1}
     template = "{{ messages[0].content }}<|im_end|>"
     write(path, "qwen2", tokens, **told, whole={"tokenizer.chat_template": template})
-    with open_checkpoint(path) as (source, _):
-        documents = source.documents()
+    with open_checkpoint(path) as opened:
+        documents = opened.source.documents()
     assert json.loads(documents["generation_config.json"]) == {"eos_token_id": [1, 2]}
     assert json.loads(documents["tokenizer_config.json"])["chat_template"] == template
 
