@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from swarm.decoder.description import Decoder
 from swarm.families import family_of
 from swarm.parts import Part, part_of_cells
 from swarm.sepweight.convert import DTYPES, dump
@@ -59,9 +60,8 @@ def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
     return dump(directory, family, shape.config, read, name="bench", model_id="b" * 32, dtype=shape.dtype)
 
 
-def split_evenly(shape: Shape, nodes: int) -> list[Part]:
+def split_evenly(decoder: Decoder, nodes: int) -> list[Part]:
     """Parts of about equal weight, the head counted as what it reads."""
-    decoder = family_of(shape.config).read(shape.config)
     layer = sum(prod(size) for size in decoder.layer_tensors.values())
     costs = [0, *([layer] * decoder.layers), decoder.vocabulary * decoder.hidden]
     parts: list[Part] = []

@@ -10,10 +10,12 @@ from pathlib import Path
 from statistics import median
 
 from swarm.bench.bare_hop import measure_bare_hop_ms
-from swarm.bench.checkpoint import Shape, make_checkpoint, split_evenly
+from swarm.bench.checkpoint import split_evenly
 from swarm.bench.rival import Rival
 from swarm.bench.swarm_side import StreamFigures, SwarmSide
+from swarm.families import family_named
 from swarm.parts import whole
+from swarm.sepweight.manifest import read_manifest
 
 PORT = 19700
 
@@ -22,7 +24,6 @@ PORT = 19700
 class Plan:
     """What to run."""
 
-    shape: Shape
     nodes: int
     prompt_tokens: int = 128
     new_tokens: int = 64
@@ -32,17 +33,19 @@ class Plan:
     rival: bool = False
 
 
-def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
-    """Every figure by name: medians over interleaved rounds after one warm-up round."""
-    say("making the checkpoint")
-    weights = folder / "weights"
-    make_checkpoint(plan.shape, weights)
+def run(plan: Plan, weights: Path, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
+    """Every figure by name: medians over interleaved rounds after one warm-up round.
+
+    weights: a sepweight directory. folder: for what the nodes keep. Raises WeightsError.
+    """
+    manifest = read_manifest(weights)
+    decoder = family_named(manifest.family, weights).read(manifest.config)
     with contextlib.ExitStack() as stack:
         say(f"starting {plan.nodes} node(s)")
-        ours = stack.enter_context(SwarmSide(weights, split_evenly(plan.shape, plan.nodes), folder / "many", PORT))
+        ours = stack.enter_context(SwarmSide(weights, split_evenly(decoder, plan.nodes), folder / "many", PORT))
         alone = ours
         if plan.nodes > 1:
-            alone = stack.enter_context(SwarmSide(weights, [whole(plan.shape.layers)], folder / "one", PORT + 500))
+            alone = stack.enter_context(SwarmSide(weights, [whole(decoder.layers)], folder / "one", PORT + 500))
         rival = None
         if plan.rival:
             say("starting transformers")

@@ -39,9 +39,9 @@ class Rival:
 
 
 def load_model(weights: Path) -> Any:
-    """A transformers Falcon with the directory's weights."""
+    """transformers' own model with the directory's weights."""
     import torch
-    from transformers import FalconConfig, FalconForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from swarm.families import family_named
     from swarm.parts import whole
@@ -51,10 +51,9 @@ def load_model(weights: Path) -> Any:
     store = Store(weights)
     manifest = store.manifest
     family = family_named(manifest.family, weights)
-    config = FalconConfig(**{name: value for name, value in manifest.config.items() if name != "model_type"})
-    dtype = getattr(torch, manifest.dtype)
-    torch.set_default_dtype(dtype)
-    model: Any = FalconForCausalLM(config).eval()
+    model: Any = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**manifest.config), dtype=getattr(torch, manifest.dtype)
+    ).eval()
     parameters = dict(model.named_parameters())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.no_grad():

@@ -16,10 +16,15 @@ from swarm.cli.command import OPENMP_SPINS, run, version_option
 @click.group(name="swarm-bench", context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
 def bench() -> None:
-    """Measure the swarm on this machine, on loopback, with random weights."""
+    """Measure the swarm on this machine, on loopback."""
 
 
 @bench.command()
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A sepweight directory; default: random weights of a Falcon of the shape that is told.",
+)
 @click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True)
 @click.option("--layers", type=click.IntRange(1), default=12, show_default=True)
 @click.option("--hidden", type=click.IntRange(1), default=2048, show_default=True)
@@ -34,6 +39,7 @@ def bench() -> None:
 @click.option("--against", type=click.Choice(["transformers"]), help="A rival to run in turn on the same weights.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
 def decode(
+    weights: Path | None,
     nodes: int,
     layers: int,
     hidden: int,
@@ -46,16 +52,20 @@ def decode(
     against: str | None,
     as_json: bool,
 ) -> None:
-    """Decode and prompt speed of NODES node processes that share a random Falcon."""
+    """Decode and prompt speed of NODES node processes that share a model."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # for every process of both sides
-    from swarm.bench.checkpoint import Shape
+    from swarm.bench.checkpoint import Shape, make_checkpoint
     from swarm.bench.decode import Plan
     from swarm.bench.decode import run as measure
 
     shape = Shape(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary, dtype=dtype)
-    plan = Plan(shape=shape, nodes=nodes, rounds=rounds, new_tokens=new_tokens, rival=against is not None)
+    plan = Plan(nodes=nodes, rounds=rounds, new_tokens=new_tokens, rival=against is not None)
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
-        figures = measure(plan, Path(folder), lambda text: click.echo(text, err=True))
+        if weights is None:
+            click.echo("making the checkpoint", err=True)
+            weights = Path(folder) / "weights"
+            make_checkpoint(shape, weights)
+        figures = measure(plan, weights, Path(folder), lambda text: click.echo(text, err=True))
     _print(figures, as_json)
 
 
