@@ -257,7 +257,7 @@ class SessionMachine:
         said = self.transcript
         orders = self._chain.orders(self.session, self._attempt, self.card.model, said.limit, said.keep, said.tail)
         return [
-            Send(self.route[order.stage].node, "control", order, None if order.tail is None else ids_tensor(said.ids))
+            Send(self.route[order.stage].node, "control", order, None if order.tail is None else ids_tensor(said.known))
             for order in orders
         ]
 
@@ -266,7 +266,7 @@ class SessionMachine:
             return []
         self.phase = "running"
         self._start = min(*self._chain.cached.values(), len(self.transcript.ids) - 1)
-        self._fed = len(self.transcript.ids)
+        self._fed = self.transcript.fed
         return [RouteTaken(tuple(self.route), self.attempts), self._feed()]
 
     def _feed(self) -> Send:
@@ -274,7 +274,7 @@ class SessionMachine:
         first = self.route[0]
         span = StepSpan(self.session, self._attempt, 0, self._start, self._fed - self._start, True)
         steps = Steps(model=self.card.model, part=str(first.part), spans=[span])
-        return Send(first.node, "data", steps, ids_tensor(self.transcript.ids[self._start : self._fed]))
+        return Send(first.node, "data", steps, ids_tensor(self.transcript.known[self._start : self._fed]))
 
     def _refused(self, node: str, message: Refused, now: float) -> list[Effect]:
         if self.phase == "idle":

@@ -17,7 +17,7 @@ class Turn:
     """One answer asked for.
 
     ids: the whole prompt, whatever of it is cached already. scores: how likely each token is wanted, and so many likeliest;
-    None: not.
+    None: not. given: how the answer begins; it is not drawn, but comes as if it were, for its scores.
     """
 
     ids: Sequence[int]
@@ -25,6 +25,7 @@ class Turn:
     sampling: Sampling
     stop_ids: Sequence[int]
     scores: int | None = None
+    given: Sequence[int] = ()
 
 
 class Transcript:
@@ -39,6 +40,7 @@ class Transcript:
         self.limit = 0
         self._context = context
         self._turn: Turn | None = None
+        self._given: list[int] = []  # what comes next without being drawn
         self._cached: list[int] = []  # what the hops' caches may hold a prefix of
 
     def begin(self, turn: Turn) -> None:
@@ -47,10 +49,14 @@ class Transcript:
             raise RequestError("the prompt is empty")
         if len(turn.ids) >= self._context:
             raise RequestError(f"the prompt has {len(turn.ids)} tokens; the model's context is {self._context}")
+        if len(turn.ids) + len(turn.given) > self._context:
+            told = f"the prompt and the given answer have {len(turn.ids)} and {len(turn.given)} tokens"
+            raise RequestError(f"{told}; the model's context is {self._context}")
         self._cached = self.ids[: common_prefix(self.ids, turn.ids)]
         self.ids = list(turn.ids)
+        self._given = list(turn.given)
         self._turn = turn
-        self.limit = min(len(turn.ids) + turn.max_tokens, self._context)
+        self.limit = min(len(turn.ids) + max(turn.max_tokens, len(turn.given)), self._context)
 
     def take(self, message: Tokens) -> Delivered | None:
         """What is new of the last hop's tokens; None if nothing is, or something before it is missing."""
@@ -59,11 +65,13 @@ class Transcript:
             return None  # the last hop will send what is missing again
         new = message.ids[skip:]
         self.ids += new
+        del self._given[: len(new)]
         return Delivered(tuple(new), tuple(message.scores[skip:]))
 
     def cut(self, keep: int) -> None:
         """Token ids from `keep` on never were."""
         del self.ids[keep:]
+        self._given = []
         self.are_cached()
 
     def are_cached(self) -> None:
@@ -84,13 +92,29 @@ class Transcript:
         """What the last hop must know of the turn."""
         assert self._turn is not None
         turn = self._turn
-        return Tail(sampling=turn.sampling, stop_ids=list(turn.stop_ids), limit=self.limit, scores=turn.scores)
+        return Tail(
+            sampling=turn.sampling,
+            stop_ids=list(turn.stop_ids),
+            limit=self.limit,
+            scores=turn.scores,
+            given=len(self._given),
+        )
+
+    @property
+    def known(self) -> list[int]:
+        """What was said, and what is given of the rest."""
+        return [*self.ids, *self._given]
+
+    @property
+    def fed(self) -> int:
+        """How many known ids the hops compute; of a given answer's last token nothing is wanted but how likely it is."""
+        return len(self.ids) + max(0, len(self._given) - 1)
 
     @property
     def rest(self) -> Turn:
         """What is left to be answered of the turn."""
         assert self._turn is not None
-        return replace(self._turn, ids=list(self.ids), max_tokens=self.tokens_left)
+        return replace(self._turn, ids=list(self.ids), max_tokens=self.tokens_left, given=list(self._given))
 
     @property
     def tokens_left(self) -> int:

@@ -13,7 +13,10 @@ MOST_LIKELIEST = 20
 
 
 class Tail(Struct, frozen=True, kw_only=True):
-    """What the last hop alone needs: how to sample and when to stop. Its token ids travel as a tensor beside it."""
+    """What the last hop alone needs: how to sample and when to stop. Its token ids travel as a tensor beside it.
+
+    given: so many of them, the last ones, are an answer that is not drawn; each is told once how likely it is is known.
+    """
 
     sampling: Sampling
     stop_ids: Annotated[list[TokenId], Meta(max_length=64)]
@@ -21,6 +24,7 @@ class Tail(Struct, frozen=True, kw_only=True):
     scores: Annotated[int, Meta(ge=0, le=MOST_LIKELIEST)] | None = (
         None  # with each token: how many likeliest; None: nothing
     )
+    given: Small = 0
 
 
 class Open(Message, frozen=True, tag="open"):

@@ -16,7 +16,7 @@ from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.members import Beat
 from swarm.messages.sampling import Sampling
-from swarm.testing.promises import check_tokens
+from swarm.testing.promises import check_scores, check_tokens
 
 LOOK_SECONDS = 1.0  # between two looks at the peer table
 
@@ -48,6 +48,8 @@ class SimulatedClient:
         self.machine = machine
         self.expected: list[int] = []
         self.received: list[int] = []
+        self.expected_scores: list[float] = []
+        self.scores: list[float] = []
         self.times: list[float] = []  # when it asked, then when each token came
         self.finished = ""
         self.error: SwarmError | None = None
@@ -65,12 +67,20 @@ class SimulatedClient:
         """Seconds between two tokens."""
         return max(later - earlier for earlier, later in itertools.pairwise(self.times[1:]))
 
-    def ask(self, prompt: Sequence[int], expected: list[int]) -> None:
-        """Ask for as many tokens as are expected."""
+    def ask(self, prompt: Sequence[int], expected: list[int], scores: list[float], given: int = 0) -> None:
+        """Ask for as many tokens as are expected, and how likely each is. given: so many of them are not drawn."""
         self.expected, self.received, self.times = expected, [], [self._outside.now]
+        self.expected_scores, self.scores = scores, []
         self.finished, self.error = "", None
         self._look()
-        turn = Turn(ids=list(prompt), max_tokens=len(expected), sampling=Sampling(), stop_ids=[])
+        turn = Turn(
+            ids=list(prompt),
+            max_tokens=len(expected),
+            sampling=Sampling(),
+            stop_ids=[],
+            scores=0,
+            given=expected[:given],
+        )
         self._perform(self.machine.begin(turn, self._outside.now))
 
     def tick(self) -> None:
@@ -110,10 +120,12 @@ class SimulatedClient:
                     self._outside.traffic.carry_from_client(self._name, effect)
                 case Connect(target, channel):
                     self._outside.traffic.connect_from_client(self._name, target, channel)
-                case Delivered(ids):
+                case Delivered(ids, scores):
                     self.received += ids
+                    self.scores += [one.log_probability for one in scores]
                     self.times += [self._outside.now] * len(ids)
                     check_tokens(self._outside.seed, self._name, self.received, self.expected)
+                    check_scores(self._outside.seed, self._name, self.scores, self.expected_scores, len(self.received))
                 case Finished(reason):
                     self.finished = reason
                 case Failed(error):

@@ -68,18 +68,23 @@ class IntegerModel:
         """What an undisturbed run generates."""
         return [token for token, _ in self.answer_with_scores(prompt, count, sampling)]
 
+    def score(self, prompt: Sequence[int], given: Sequence[int]) -> list[float]:
+        """How likely each token of a given answer is."""
+        return [score for _, score in self.answer_with_scores(prompt, len(given), given=given)]
+
     def answer_with_scores(
-        self, prompt: Sequence[int], count: int, sampling: Sampling | None = None
+        self, prompt: Sequence[int], count: int, sampling: Sampling | None = None, given: Sequence[int] = ()
     ) -> list[tuple[int, float]]:
-        """The same, with each token's log-probability."""
+        """The same, with each token's log-probability. given: how it begins; that is not drawn."""
         states = [0] * self.layers
         ids = list(prompt)
         value = 0
         for position, token in enumerate(ids):
             value = self._through(token, position, states)
         scores: list[float] = []
-        for _ in range(count):
-            ids.append(draw(value, len(ids), sampling or Sampling(), self.vocabulary))
+        for index in range(count):
+            drawn = draw(value, len(ids), sampling or Sampling(), self.vocabulary)
+            ids.append(given[index] if index < len(given) else drawn)
             scores.append(how_likely(value, ids[-1]))
             value = self._through(ids[-1], len(ids) - 1, states)
         return list(zip(ids[len(prompt) :], scores, strict=True))

@@ -45,6 +45,14 @@ def check_present(seed: int, machine: NodeMachine, part: Part) -> None:
         raise BrokenPromiseError(seed, f'{machine.node[:4]} loads "{part}", which it has not got')
 
 
+def check_scores(seed: int, client: str, scores: list[float], expected: list[float], tokens: int) -> None:
+    """With each token how likely it is, exactly."""
+    if scores != expected[:tokens]:
+        raise BrokenPromiseError(
+            seed, f"client {client[:4]} got {len(scores)} scores for {tokens} tokens, or wrong ones"
+        )
+
+
 def check_tokens(seed: int, client: str, received: list[int], expected: list[int]) -> None:
     """Each token once, in order, and the right one."""
     if received != expected[: len(received)]:

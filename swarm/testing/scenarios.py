@@ -40,7 +40,9 @@ def run_scenario(seed: int) -> Simulation:
     simulation.run(rng.uniform(4, 8))
     for _ in range(rng.randint(1, 4)):
         prompt = [rng.randrange(1000) for _ in range(rng.choice([3, 40, 400]))]
-        simulation.ask(prompt, rng.choice([20, 100]), WAIT_SECONDS)
+        count = rng.choice([20, 100])
+        given = [rng.randrange(90) for _ in range(rng.choice([0, 0, count // 2, count]))]
+        simulation.ask(prompt, count, WAIT_SECONDS, given=given)
         simulation.run(rng.uniform(0, 1))
     trouble(simulation, rng)
     _calm(simulation)

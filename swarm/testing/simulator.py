@@ -125,14 +125,23 @@ class Simulation:
         self.after(self.rng.random() * TICK_SECONDS, node.advance)
         self.traffic.connections.mend(name)
 
-    def ask(self, prompt: Sequence[int], count: int, wait_seconds: float = 0.0, *, stays: bool = False) -> str:
+    def ask(
+        self,
+        prompt: Sequence[int],
+        count: int,
+        wait_seconds: float = 0.0,
+        *,
+        stays: bool = False,
+        given: Sequence[int] = (),
+    ) -> str:
         """A client that asks a question now. stays: it keeps its session when it has been answered, for another one."""
         machine = GenerationMachine(
             self.model.card, lambda: f"{self.rng.getrandbits(128):032x}", self.rng.random(), wait_seconds
         )
         name = f"{self.rng.getrandbits(64):016x}"
         client = self.clients[name] = SimulatedClient(name, machine, self)
-        client.ask(prompt, self.model.answer(prompt, count))
+        answer = self.model.answer_with_scores(prompt, count, given=given)
+        client.ask(prompt, [token for token, _ in answer], [score for _, score in answer], len(given))
         self.after(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
         return name
 

@@ -119,9 +119,13 @@ def _fits_the_memory(one: Request) -> Refused | None:
 
 
 def _brings_its_ids(one: Request) -> Refused | None:
-    if one.order.tail is None or are_ids(one.tensor, one.order.positions, one.served.vocabulary):
+    if one.order.tail is None:
         return None
-    return refuse(one.order, "BAD_MESSAGE", "the last hop needs the token ids, each below the vocabulary's size")
+    if not are_ids(one.tensor, one.order.positions, one.served.vocabulary):
+        return refuse(one.order, "BAD_MESSAGE", "the last hop needs the token ids, each below the vocabulary's size")
+    if one.tensor is not None and one.tensor.shape[0] <= one.order.tail.given:
+        return refuse(one.order, "BAD_MESSAGE", "a given answer needs a token before it")
+    return None
 
 
 JUDGES: Sequence[Judge] = (

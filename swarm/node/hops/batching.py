@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from msgspec import Struct
 
-from swarm.node.batches import LARGEST_CHUNK, Batch, BatchResult, ServedPart
+from swarm.node.batches import LARGEST_CHUNK, Batch, BatchResult, ServedPart, WorkSpan
 
 STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled
@@ -84,6 +84,11 @@ def chunk_tokens(token_seconds: float, decode_seconds: float | None, chunk_secon
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(limit / token_seconds)))
 
 
+def _is_plain_prompt(span: WorkSpan) -> bool:
+    """Whether what it costs is told by its tokens and layers: not so where many rows of logits are looked at."""
+    return span.is_prompt and (span.want is None or span.want.rows == 1)
+
+
 class Pace:
     """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer.
 
@@ -116,6 +121,6 @@ class Pace:
         seconds = max(0.0, result.seconds - self.end_seconds * bool(result.drawn))
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
             self.layer_seconds += 0.1 * (seconds / layers - self.layer_seconds)
-        elif all(span.is_prompt for span in batch.spans) and batch.tokens >= 16:
+        elif all(_is_plain_prompt(span) for span in batch.spans) and batch.tokens >= 16:
             each = max(0.0, seconds / layers - self.chunk_seconds) / batch.tokens
             self.prompt_seconds += 0.2 * (each - self.prompt_seconds)

@@ -73,6 +73,7 @@ class HopSession:
     queue: deque[Pending] = field(default_factory=deque[Pending])
     kept: list[Kept] = field(default_factory=list[Kept])
     ids: list[int] = field(default_factory=list[int])  # the last hop's: every token id so far
+    given: list[int] = field(default_factory=list[int])  # those that come next and are not drawn
     scores: list[Score] = field(default_factory=list[Score])  # of the newest ids, where the client wants them
     have: int = 0  # token ids that the client said it holds
     decoded: float = float("-inf")  # when a decode step last ran

@@ -107,7 +107,9 @@ class Opening:
             effects += self._table.forget(self._table.sessions[hop.key])
         if order.tail is not None:
             assert request.tensor is not None
-            hop.ids = ids_of(request.tensor)
+            ids = ids_of(request.tensor)
+            known = len(ids) - order.tail.given
+            hop.ids, hop.given = ids[:known], ids[known:]
             hop.have = len(hop.ids)
         self._table.add(hop)
         return None, [*effects, Answer(request.asker, self._opened(hop))]

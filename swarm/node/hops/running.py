@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from swarm.messages.sampling import Sampling
+from swarm.messages.sessions import Tail
 from swarm.messages.tensors import WireTensor
 from swarm.node.batches import DRAWN, Batch, Want, WorkSpan
 from swarm.node.hops.hop import HopSession, Pending
@@ -43,7 +45,7 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
                 pending.length,
                 hop.order.positions,
                 pending.is_prompt,
-                _want(hop) if hop.tail is not None and pending.stop == len(hop.ids) else None,
+                _want(hop, hop.tail, pending) if hop.tail is not None else None,
             )
         )
         inputs.append(pending.tensor)
@@ -57,11 +59,16 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
     return Running(batch, tuple(hop for hop, _ in work), tuple(pendings))
 
 
-def _want(hop: HopSession) -> Want:
-    """The next token, and how likely it is if the client wants to know."""
-    assert hop.tail is not None
-    sampling, scores = hop.tail.sampling, hop.tail.scores
-    ids = hop.ids if sampling.repetition_penalty != 1.0 else None
-    if scores is None:
-        return Want(sampling, len(hop.ids), ids)
-    return Want(sampling, len(hop.ids), ids, given=(DRAWN,), top=scores)
+def _want(hop: HopSession, tail: Tail, pending: Pending) -> Want | None:
+    """The next token, and how likely it is if the client wants to know; or how likely those are that are given."""
+    position = len(hop.ids)
+    if hop.given:
+        rows = min(pending.stop - position + 1, len(hop.given))
+        given = tuple(hop.given[:rows])
+        return Want(Sampling(), position, None, rows, given, tail.scores or 0) if rows > 0 else None
+    if pending.stop != position:
+        return None
+    ids = hop.ids if tail.sampling.repetition_penalty != 1.0 else None
+    if tail.scores is None:
+        return Want(tail.sampling, position, ids)
+    return Want(tail.sampling, position, ids, given=(DRAWN,), top=tail.scores)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from swarm.messages.sessions import Refused, Resend
 from swarm.messages.steps import Credit, Score, StepRefused, Steps, StepSpan
 from swarm.messages.tensors import WireTensor, ids_tensor
-from swarm.node.batches import BatchResult, ServedPart
+from swarm.node.batches import BatchResult, Drawn, ServedPart
 from swarm.node.effects import Answer, AskCores, Effect, GiveCores, Report, Run, SendClient
 from swarm.node.hops.admission import refuse
-from swarm.node.hops.hop import HopSession, Kept, are_ids, finish_of, pages_of, tokens_of
+from swarm.node.hops.hop import HopSession, Kept, are_ids, finish_of, pages_of
 from swarm.node.hops.outgoing import grant_credit, next_id, next_stage, progress, refuse_step, send_steps, step_span
 from swarm.node.hops.place import Place
 from swarm.node.hops.running import Running, start_batch
@@ -143,7 +143,8 @@ class StepRunner:
         effects: list[Effect] = []
         if hop.have < len(hop.ids):
             effects += [SendClient(hop.owner, page) for page in pages_of(hop, hop.have)]
-        if not hop.is_finished and hop.cached and hop.cached == len(hop.ids) - 1 and hop.order.next != self._table.node:
+        is_drawn_next = not hop.is_finished and not hop.given and hop.cached > 0 and hop.cached == len(hop.ids) - 1
+        if is_drawn_next and hop.order.next != self._table.node:
             kept = next_id(hop)
             effects.append(send_steps([hop], [kept], kept.tensor))
         return effects
@@ -280,9 +281,9 @@ class StepRunner:
     def _deliver(
         self, running: Running, result: BatchResult, current: Sequence[HopSession | None], now: float
     ) -> Iterator[Effect]:
-        """Sampled tokens: as the next steps to the first hops, and to the clients."""
+        """Tokens: those that were drawn as the next steps to the first hops, and all to the clients."""
         ring: dict[tuple[str, str], list[HopSession]] = {}
-        told: list[HopSession] = []
+        told: list[tuple[HopSession, int]] = []
         drawn = iter(result.drawn)
         for span, pending, hop in zip(running.batch.spans, running.pendings, current, strict=True):
             if span.want is None:
@@ -290,13 +291,9 @@ class StepRunner:
             one = next(drawn)
             if hop is None or hop.tail is None or len(hop.ids) != span.want.position or pending.branch != hop.branch:
                 continue
-            (token,) = one.ids
-            hop.ids.append(token)
-            if one.given:
-                hop.scores.append(Score(one.given[0], list(one.top[0]) if one.top else []))
-            told.append(hop)
-            hop.is_finished = bool(finish_of(hop, token))
-            if not hop.is_finished:
+            told.append((hop, len(hop.ids)))
+            _note_drawn(hop, one)
+            if not hop.is_finished and not hop.given:
                 ring.setdefault((hop.order.next, hop.order.next_part), []).append(hop)
         for (node, _), hops in ring.items():
             steps = [next_id(hop) for hop in hops]
@@ -306,8 +303,19 @@ class StepRunner:
             else:
                 ids = steps[0].tensor if len(steps) == 1 else ids_tensor([hop.ids[-1] for hop in hops])
                 yield send_steps(hops, steps, ids)
-        for hop in told:
-            yield SendClient(hop.owner, tokens_of(hop, len(hop.ids) - 1))
+        for hop, start in told:
+            for page in pages_of(hop, start):
+                yield SendClient(hop.owner, page)
+
+
+def _note_drawn(hop: HopSession, drawn: Drawn) -> None:
+    """The next tokens of the last hop's session are known: those drawn, or as many of those given."""
+    new = hop.given[: len(drawn.ids)] or drawn.ids
+    hop.ids += new
+    del hop.given[: len(new)]
+    for row, log_probability in enumerate(drawn.given):
+        hop.scores.append(Score(log_probability, list(drawn.top[row]) if drawn.top else []))
+    hop.is_finished = bool(finish_of(hop, hop.ids[-1]))
 
 
 def _is_hop_before(hop: HopSession, node: str, attempt: int) -> bool:
