@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from swarm.decoder.description import DecoderFamily
 from swarm.errors import WeightsError
-from swarm.families import family_of, family_of_gguf
+from swarm.families import SHARDED, family_of, family_of_gguf
 from swarm.sepweight.checkpoint import find_shards, open_source, read_config
 from swarm.sepweight.source import Source
 
@@ -32,7 +32,7 @@ class Checkpoint:
 
 @contextmanager
 def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Generator[Checkpoint]:
-    """A checkpoint's directory, a legacy sepweight directory, or a GGUF file.
+    """A checkpoint's directory, in Hugging Face's form or Meta's, a legacy sepweight directory, or a GGUF file.
 
     tokenizer: a directory with the documents of a model whose GGUF file's own are of no use.
     Raises WeightsError for what this version does not run.
@@ -59,6 +59,14 @@ def _open_gguf(path: Path, tokenizer: Path | None) -> Checkpoint:
 
 
 def _open_directory(path: Path) -> Checkpoint:
+    if (
+        (path / "params.json").is_file()
+        and any(path.glob("consolidated.*.pth"))
+        and not (path / "config.json").exists()
+    ):
+        from swarm.sepweight.consolidated import ConsolidatedSource
+
+        return Checkpoint(ConsolidatedSource(path, SHARDED), SHARDED)
     config = read_config(path)
     if not isinstance(config.get("text_config"), Mapping):
         family = family_of(config)

@@ -11,6 +11,7 @@ from swarm.falcon.family import FALCON
 from swarm.llama.family import LLAMA
 
 FAMILIES: Sequence[DecoderFamily] = (FALCON, LLAMA)
+SHARDED = LLAMA  # whose models come in shards that hold a piece of every tensor
 
 
 def family_named(name: str, where: object) -> DecoderFamily:

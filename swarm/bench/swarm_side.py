@@ -99,6 +99,17 @@ class SwarmSide:
                     note(time.perf_counter())
         return answer
 
+    def answer(self, prompt: Sequence[int], tokens: int, given: Sequence[int] = ()) -> list[tuple[int, float]]:
+        """Greedy tokens, or those given, each with its log-probability."""
+        turn = Turn(ids=prompt, max_tokens=tokens, sampling=Sampling(), stop_ids=[], scores=0, given=given)
+        with self._generation() as generation:
+            events = [event for event in generation.generate(turn) if isinstance(event, Delivered)]
+        return [
+            (token, score.log_probability)
+            for event in events
+            for token, score in zip(event.ids, event.scores, strict=True)
+        ]
+
     def measure_stream(self, prompt_tokens: int, new_tokens: int, seed: int) -> StreamFigures:
         """One stream alone: first a prompt for its first token, then a turn that decodes behind it."""
         generation = self._generation()

@@ -65,7 +65,31 @@ def decode(
             click.echo("making the checkpoint", err=True)
             weights = Path(folder) / "weights"
             make_checkpoint(shape, weights)
-        figures = measure(plan, weights, Path(folder), lambda text: click.echo(text, err=True))
+        figures = measure(plan, weights, Path(folder), _say)
+    _print(figures, as_json)
+
+
+@bench.command()
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A sepweight directory with a tokenizer, for the nodes.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The same model for transformers, in another dtype; default: WEIGHTS.",
+)
+@click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def fidelity(weights: Path, reference: Path | None, nodes: int, as_json: bool) -> None:
+    """Greedy answers and a text's perplexity over NODES node processes, beside transformers."""
+    from swarm.bench.fidelity import FidelityPlan
+    from swarm.bench.fidelity import run as measure
+
+    with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
+        figures = measure(FidelityPlan(nodes=nodes), weights, reference or weights, Path(folder), _say)
     _print(figures, as_json)
 
 
@@ -81,8 +105,12 @@ def plan(nodes: int, layers: int, rounds: int, as_json: bool) -> None:
     _print(measure_planning(nodes, layers, rounds), as_json)
 
 
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
 def _print(figures: Mapping[str, float], as_json: bool) -> None:
-    rounded = {name: round(value, 3) for name, value in figures.items()}
+    rounded = {name: float(f"{value:.4g}") if abs(value) < 1 else round(value, 3) for name, value in figures.items()}
     if as_json:
         click.echo(json.dumps(rounded))
         return

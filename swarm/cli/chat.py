@@ -113,6 +113,14 @@ def swarm_options(function: Any) -> Any:
     help="Whether a model that can think first does; default: as its template has it.",
 )
 @click.option("--raw", is_flag=True, help="Send PROMPT as it stands, without the chat template.")
+@click.option("--score", "scores", is_flag=True, help="Do not answer: say how likely each answer of --of is.")
+@click.option("--of", "answers", multiple=True, help="An answer for --score; may be given again.")
+@click.option(
+    "--likeliest",
+    type=click.IntRange(0, 20),
+    default=0,
+    help="With --score and --jsonl: also so many likeliest tokens at each place.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--jsonl", is_flag=True, help="Print the route and each token as JSON lines, then that object.")
 @click.option(
@@ -139,6 +147,9 @@ def chat(
     system: str,
     thinking: bool | None,
     raw: bool,
+    scores: bool,
+    answers: tuple[str, ...],
+    likeliest: int,
     as_json: bool,
     jsonl: bool,
     wait_seconds: float,
@@ -152,6 +163,8 @@ def chat(
     With PROMPT, or input from a pipe, prints the answer and ends; else opens a conversation.
     """
     prompt = read_prompt(prompt)
+    if scores != bool(answers) or (scores and not prompt):
+        raise click.UsageError("--score takes a PROMPT and an answer or more: --of ANSWER")
     options = Options(
         model=model,
         max_tokens=max_tokens,
@@ -171,6 +184,22 @@ def chat(
         settings = make_settings(options, documents)
         if conversation.form is None and not raw:
             click.echo(f"swarm-chat: {NO_TEMPLATE.format(name=conversation.card.name)}", err=True)
+        if prompt and scores:
+            from swarm.cli.scores import print_scores
+
+            with swarm.open_generation(conversation.card) as generation:
+                print_scores(
+                    generation,
+                    conversation,
+                    prompt,
+                    answers,
+                    settings,
+                    likeliest,
+                    is_raw=raw,
+                    as_json=as_json,
+                    each_token=jsonl,
+                )
+            return
         if prompt is None:
             from swarm.cli.terminal import Terminal
 

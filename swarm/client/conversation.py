@@ -72,7 +72,7 @@ class Conversation:
         self.card = card
         self.messages: list[Message] = []
         self._swarm = swarm
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.form = form
         self._renderer = Renderer()
         self._generation: Generation = swarm.open_generation(card)
@@ -88,7 +88,7 @@ class Conversation:
         """
         messages = [*self.messages, Message("user", question)]
         with_stops = replace(settings, stops=(*settings.stops, *(self.form.stops if self.form else ())))
-        prompt = self._write_prompt(messages, settings)
+        prompt = self.write_prompt(messages, settings)
         for event in self._generate(prompt, with_stops, is_raw=self.form is None):
             if isinstance(event, Report):
                 if self.form is not None:
@@ -96,7 +96,8 @@ class Conversation:
                 self.messages = [*messages, Message("assistant", event.text)]
             yield event
 
-    def _write_prompt(self, messages: Sequence[Message], settings: Settings) -> str:
+    def write_prompt(self, messages: Sequence[Message], settings: Settings) -> str:
+        """What asks the model for the next answer."""
         told = [Message("system", settings.system), *messages] if settings.system else list(messages)
         if self.form is None:
             return "".join(message.content for message in told)
@@ -127,8 +128,8 @@ class Conversation:
         """
         if self._ids and text.startswith(self._text):
             rest = text[len(self._text) :]
-            return self._ids + self._tokenizer.encode(rest, add_special_tokens=False).ids
-        return self._tokenizer.encode(text, add_special_tokens=is_raw).ids
+            return self._ids + self.tokenizer.encode(rest, add_special_tokens=False).ids
+        return self.tokenizer.encode(text, add_special_tokens=is_raw).ids
 
     def _generate(self, prompt: str, settings: Settings, *, is_raw: bool) -> Iterator[Event]:
         report = Report(prompt_ids=self._encode(prompt, is_raw=is_raw))
@@ -139,7 +140,7 @@ class Conversation:
             )
         stops = [] if settings.ignore_end else self.card.end_ids
         turn = Turn(ids=report.prompt_ids, max_tokens=settings.max_tokens, sampling=settings.sampling, stop_ids=stops)
-        stream, scanner = TextStream(self._tokenizer), StopScanner(settings.stops)
+        stream, scanner = TextStream(self.tokenizer), StopScanner(settings.stops)
         self.prompt = prompt
         clock = _Clock()
         events = self._generation.generate(turn)
@@ -192,12 +193,12 @@ class Conversation:
         else:
             report.text += scanner.push(stream.finish()).text + scanner.finish()
         self._ids = everything
-        self._text = prompt + self._tokenizer.decode(report.ids, skip_special_tokens=False)
+        self._text = prompt + self.tokenizer.decode(report.ids, skip_special_tokens=False)
 
     def _ids_within(self, ids: Sequence[int], text: str) -> int:
         """How many ids spell no more than `text`."""
         count = len(ids)
-        while count and len(self._tokenizer.decode(list(ids[:count]), skip_special_tokens=True)) > len(text):
+        while count and len(self.tokenizer.decode(list(ids[:count]), skip_special_tokens=True)) > len(text):
             count -= 1
         return count
 

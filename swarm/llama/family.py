@@ -5,17 +5,17 @@ Pure data; imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
 from swarm.decoder.description import Decoder, DecoderFamily, LayerKind, Slot
 from swarm.errors import WeightsError
-from swarm.llama import gemma, gguf, traits
+from swarm.llama import consolidated, gemma, gguf, traits
 from swarm.llama.rope import read_rope
 from swarm.llama.traits import TRAITS, Traits
-from swarm.sepweight.family import GgufFacts, GgufPlace
+from swarm.sepweight.family import GgufFacts, GgufPlace, ShardedPlace
 
 PREFIXES = ("model.", "model.language_model.", "language_model.model.")
 
@@ -174,6 +174,14 @@ class LlamaFamily(DecoderFamily):
 
     def place_gguf(self, config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
         return gguf.place_gguf(config, key, tensor)
+
+    def read_params(self, raw: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], shards: int) -> dict[str, Any]:
+        return consolidated.read_params(raw, shapes, shards)
+
+    def place_sharded(
+        self, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], key: str, tensor: str
+    ) -> ShardedPlace:
+        return consolidated.place_tensor(config, shapes, key, tensor)
 
 
 LLAMA = LlamaFamily()

@@ -86,3 +86,29 @@ class GgufFamily(Family, Protocol):
     def place_gguf(self, config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
         """Where a tensor lies."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedPlace:
+    """Where a checkpoint of shards keeps a tensor. dimension: along which they hold it; None: each has it whole.
+
+    rows: as in GgufPlace.
+    """
+
+    name: str
+    dimension: int | None
+    rows: Sequence[int] | None = None
+
+
+class ShardedFamily(Family, Protocol):
+    """A family whose models may come in shards that each hold a piece of every tensor."""
+
+    def read_params(self, raw: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], shards: int) -> dict[str, Any]:
+        """The config.json that the model would have. shapes: of one shard's tensors. Raises WeightsError."""
+        ...
+
+    def place_sharded(
+        self, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], key: str, tensor: str
+    ) -> ShardedPlace:
+        """Where a tensor lies."""
+        ...
