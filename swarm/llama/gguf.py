@@ -11,10 +11,11 @@ from typing import Any
 from swarm.decoder.config import Config
 from swarm.decoder.gguf import count_tokens, open_metadata, refuse_unread
 from swarm.errors import WeightsError
+from swarm.llama import gemma_gguf
 from swarm.sepweight.family import GgufFacts, GgufPlace
 
-# Each is called as its model_type is; Mistral's models come as llama.
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "granite", "smollm3")
+# Each but Gemma's is called as its model_type is; Mistral's models come as llama.
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "granite", "smollm3", *gemma_gguf.MODEL_TYPES)
 # Their files keep the pairs that rotate side by side in queries and keys; checkpoints keep them half a head apart.
 INTERLEAVED = frozenset({"llama", "granite"})
 LAYER_NAMES: Mapping[str, str] = {
@@ -47,6 +48,8 @@ def read_gguf(file: GgufFacts) -> dict[str, Any]:
         "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
         **_read_sizes(told, is_partial=architecture == "phi3"),
     }
+    if architecture in gemma_gguf.MODEL_TYPES:
+        config |= gemma_gguf.read_more(told, architecture, config)
     if architecture in ("llama", "phi3"):
         config |= _read_window(told, architecture)
     if architecture == "granite":
@@ -127,9 +130,11 @@ def _read_scaling(told: Config, file: GgufFacts, context: int) -> dict[str, Any]
 def place_gguf(config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
     """Where a tensor lies. config: as read_gguf gave it."""
     stem, _, kind = tensor.rpartition(".")
-    if not key.startswith("mid."):
-        return GgufPlace(f"{END_NAMES[stem]}.{kind}")
-    name = f"blk.{int(key.removeprefix('mid.'))}.{LAYER_NAMES[stem]}.{kind}"
+    prefix = f"blk.{int(key.removeprefix('mid.'))}." if key.startswith("mid.") else ""
+    known = LAYER_NAMES.get(stem, stem) if prefix else END_NAMES[stem]
+    if config["model_type"] in gemma_gguf.MODEL_TYPES.values() and stem.endswith("norm"):
+        return gemma_gguf.place_norm(config, prefix, stem, known)
+    name = f"{prefix}{known}.{kind}"
     counts = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}
     if config["model_type"] in INTERLEAVED and stem in counts:
         return GgufPlace(name, deinterleave(config[counts[stem]], config["head_dim"]))

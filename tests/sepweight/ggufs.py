@@ -31,6 +31,11 @@ LLAMA_NAMES = {
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+GEMMA_NAMES = LLAMA_NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 FALCON_NAMES = {
     "transformer.word_embeddings": "token_embd",
     "transformer.ln_f": "output_norm",
@@ -122,6 +127,7 @@ def write_gguf(
 def llama_fields(model: PreTrainedModel) -> dict[str, Any]:
     """What a file says of a model of the LLaMA family; less what only one member has."""
     config = model.config
+    rope = config.rope_parameters
     fields: dict[str, Any] = {
         "block_count": config.num_hidden_layers,
         "embedding_length": config.hidden_size,
@@ -130,7 +136,7 @@ def llama_fields(model: PreTrainedModel) -> dict[str, Any]:
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        "rope.freq_base": float(rope.get("full_attention", rope)["rope_theta"]),
         "tokenizer.ggml.eos_token_id": config.eos_token_id,
     }
     if getattr(config, "head_dim", None):

@@ -16,7 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from swarm.checkpoints import open_checkpoint
+from swarm.decoder.config import Config
 from swarm.errors import WeightsError
+from swarm.llama.gemma_gguf import read_more
 from swarm.loading import init_part
 from swarm.sepweight.convert import convert_source
 from swarm.sepweight.gguf.file import TYPES, GgufFile
@@ -27,6 +29,7 @@ from tests.llama import members
 from tests.processes import run_command
 from tests.sepweight.ggufs import (
     FALCON_NAMES,
+    GEMMA_NAMES,
     LLAMA_NAMES,
     interleave,
     llama_fields,
@@ -91,6 +94,62 @@ def test_a_member_computes_as_the_checkpoint_does(
     with torch.no_grad():
         expected = model(IDS[None]).logits[0]
     assert (init_part(tmp_path / "weights", "f")(IDS) - expected).abs().max() < TOLERANCE
+
+
+GEMMA2 = {"attention.sliding_window": 9, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 8.0}
+GEMMA3 = {
+    "attention.sliding_window": 9,
+    "rope.scaling.type": "linear",
+    "rope.scaling.factor": 4.0,
+    "attention.sliding_window_pattern": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("member", "architecture", "names", "more", "changes"),
+    [
+        ("gemma", "gemma", LLAMA_NAMES, {}, {}),
+        ("gemma2", "gemma2", GEMMA_NAMES, GEMMA2, {"query_pre_attn_scalar": 16}),
+        (
+            "gemma3",
+            "gemma3",
+            GEMMA_NAMES,
+            GEMMA3,
+            {
+                "query_pre_attn_scalar": 16,
+                "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            },
+        ),
+    ],
+)
+def test_a_gemma_computes_as_the_checkpoint_does(
+    member: str,
+    architecture: str,
+    names: Mapping[str, str],
+    more: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    tmp_path: Path,
+) -> None:
+    """Its norms are stored with one added."""
+    model = members.make_model(member, **changes)
+    tensors = {name: one + 1 if "norm" in name else one for name, one in tensors_of(model, names).items()}
+    write_gguf(tmp_path / "model.gguf", architecture, {**llama_fields(model), **more}, tensors)
+    convert(tmp_path / "model.gguf", tmp_path / "weights")
+    with torch.no_grad():
+        expected = model(IDS[None]).logits[0]
+    assert (init_part(tmp_path / "weights", "f")(IDS) - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "hidden", "heads", "scalar"),
+    [("gemma2", 42, 3584, 16, 256), ("gemma2", 46, 4608, 32, 144), ("gemma3", 62, 5376, 32, 168)],
+)
+def test_the_largest_gemmas_scale_scores_by_their_width(
+    architecture: str, layers: int, hidden: int, heads: int, scalar: int
+) -> None:
+    sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads, "head_dim": 256}
+    more = read_more(Config({}), architecture, sizes)
+    assert round(more["query_pre_attn_scalar"], 6) == scalar
 
 
 def test_llama3s_rotation_comes_as_a_tensor(tmp_path: Path) -> None:

@@ -136,6 +136,27 @@ def test_scores_merge_as_sentencepiece_does(tmp_path: Path) -> None:
     assert ours.encode("a").ids[0] == 1
 
 
+def test_gemmas_tokens_merge_in_their_order_whatever_their_scores(tmp_path: Path) -> None:
+    chosen = random.Random(3)
+    text = " ".join(WORDS).replace(" ", "\u2581")
+    pieces = sorted(set(text) | {text[at : at + n] for n in (2, 3, 4) for at in range(len(text) - n)})
+    pieces = [piece for piece in pieces if piece.strip("\u2581") or len(piece) == 1]
+    chosen.shuffle(pieces)
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "  ", "   ", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    scores = [0.0] * 262 + [-float(chosen.randrange(len(pieces))) for _ in pieces]
+    types = [3, 3, 3, 2, 4, 4, *[6] * 256, *[1] * len(pieces)]
+    told = {"scores": scores, "token_type": types, "bos_token_id": 2, "eos_token_id": 1, "unknown_token_id": 3}
+    path = tmp_path / "model.gguf"
+    write(path, "gemma2", tokens, model="llama", **told, add_space_prefix=False)
+    ours, _ = convert_tokenizer(path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
+    for one in [*make_texts(), "a  b   c    d"]:
+        ids = ours.encode(one, add_special_tokens=False).ids
+        assert ids == theirs(one, add_special_tokens=False)["input_ids"], one
+        assert ours.decode(ids, skip_special_tokens=False) == one
+    assert ours.encode("a").ids[0] == 2
+
+
 def test_a_template_ends_turns_with_its_own_token(tmp_path: Path) -> None:
     tokens = ["a", "<|endoftext|>", "<|im_end|>", "<|eot_id|>"]
     path = tmp_path / "model.gguf"

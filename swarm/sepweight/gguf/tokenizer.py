@@ -94,6 +94,8 @@ def _make_tokenizer(path: Path, metadata: Mapping[str, Any], tokens: Sequence[st
         case "gpt2":
             tokenizer = _make_by_merges(path, metadata, tokens)
         case "llama":
+            # Gemma's tokens of several spaces are spelled with such.
+            tokens = [token if token.strip(" ") else token.replace(" ", _SPACE) for token in tokens]
             tokenizer = _make_by_scores(path, metadata, tokens)
         case kind:
             raise _unknown(path, f'a tokenizer of the model "{kind}"')
@@ -143,8 +145,10 @@ def _make_by_scores(path: Path, metadata: Mapping[str, Any], tokens: Sequence[st
     scores: Sequence[float] = metadata.get("tokenizer.ggml.scores", [])
     if len(scores) != len(tokens):
         raise WeightsError(f"{path}: tokenizer.ggml.scores has {len(scores)} numbers for {len(tokens)} tokens")
-    vocabulary = {token: number for number, token in enumerate(tokens)}
     unknown = tokens[_token_id(path, metadata, "unknown") or 0]
+    if str(metadata.get("general.architecture")).startswith("gemma"):
+        scores = [-float(number) for number in range(len(tokens))]  # what comes first is merged first
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     merges = order_merges(vocabulary, scores)
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     has_space = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
