@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from swarm.checkpoints import open_checkpoint
 from swarm.sepweight.convert import convert_source
 from tests.checkpoints import COMMON
 from tests.layouts import maker_of
-from tests.processes import Node, chat_json, stop_all
+from tests.processes import Node, chat_json, run_command, stop_all
 
 FALCONS = ("7b", "40b", "rw")
 LLAMAS = (
@@ -81,3 +82,42 @@ def test_three_nodes_give_the_tokens_of_transformers(swarm: tuple[Path, str], la
     assert answer["token_ids"] == expected[0, len(ids) :].tolist()
     assert answer["finish_reason"] == "length"
     assert [hop["part"] for hop in answer["route"]] == PARTS
+
+
+@pytest.mark.slow
+def test_answers_are_scored_as_transformers_finds_them(swarm: tuple[Path, str]) -> None:
+    home, address = swarm
+    layout, answers = LLAMAS[0], ["abc", "hgfedcba", "h"]
+    where = ["--peer", address, "--no-mdns", "--host", "127.0.0.1", "--model", layout, "--raw"]
+    of = [word for answer in answers for word in ("--of", answer)]
+    model = AutoModelForCausalLM.from_pretrained(home / "checkpoints" / layout)
+    tokenizer = Tokenizer.from_file(str(home / "weights" / layout / "tokenizer.json"))
+    prompt = tokenizer.encode(PROMPT).ids
+    expected: list[float] = []
+    for answer in answers:
+        ids = tokenizer.encode(answer).ids
+        with torch.inference_mode():
+            logs = model(torch.tensor([prompt + ids[:-1]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
+        expected.append(float(logs.gather(1, torch.tensor(ids)[:, None]).sum()))
+    told = chat_json(home, [*where, "--score", PROMPT, *of])
+    assert [one["log_probability"] for one in told["answers"]] == pytest.approx(expected, abs=1e-4)
+    assert told["best"] == expected.index(max(expected))
+    lines = run_command(
+        "chat", home, [*where, "--jsonl", "--likeliest", "2", "--score", PROMPT, *of]
+    ).stdout.splitlines()
+    tokens = [json.loads(line) for line in lines[:-1]]
+    assert [(one["answer"], one["text"]) for one in tokens] == [
+        (number, letter) for number, answer in enumerate(answers) for letter in answer
+    ]
+    assert all(len(one["likeliest"]) == 2 for one in tokens)
+    plain = run_command("chat", home, [*where, "--score", PROMPT, *of]).stdout.splitlines()
+    assert [line.split()[1] for line in plain] == [*answers, answers[told["best"]]]
+    for wrong in (
+        ["--score", PROMPT],
+        ["--score", "--of", "x"],
+        [PROMPT, "--of", "x"],
+        ["--score", PROMPT, "--of", ""],
+    ):
+        done = run_command("chat", home, [*where, *wrong], text="")
+        assert done.returncode != 0
+        assert "--of" in done.stderr or "has no token" in done.stderr

@@ -23,6 +23,7 @@ from swarm.errors import PeerError
 from swarm.keys import derive_keys, new_identity, read_secret
 from swarm.loading import init_part
 from swarm.messages.sampling import Sampling
+from swarm.messages.steps import Score
 from swarm.plan.routes import Hop
 from tests.checkpoints import save_sepweight
 from tests.layouts import maker_of
@@ -158,6 +159,32 @@ def test_killed_hops_change_no_token(layout: str, dtype: str, tmp_path: Path) ->
             check_engines_are_empty(client)
     finally:
         swarm.stop()
+
+
+def test_scores_of_given_answers_are_transformers_though_a_hop_dies(tmp_path: Path) -> None:
+    model = maker_of("qwen3").save_sepweight("qwen3", tmp_path / "weights")
+    given = [(11 * number) % 90 for number in range(1200)]
+    with torch.inference_mode():
+        logs = model(torch.tensor([[*IDS, *given[:-1]]])).logits[0, len(IDS) - 1 :].log_softmax(-1)
+    swarm = Swarm(tmp_path / "weights", tmp_path)
+    try:
+        by_id = {node.wait_ready()[1]: node for node in [swarm.start(part) for part in ("b 0-2", "2-4 e", "2-4 e")]}
+        turn = Turn(ids=IDS, max_tokens=len(given), sampling=Sampling(), stop_ids=[], scores=3, given=given)
+        told: list[Score] = []
+        with swarm.client() as client, client.open_generation(client.card(client.find_model(None, 20))) as generation:
+            for event in generation.generate(turn):
+                if isinstance(event, Delivered):
+                    assert list(event.ids) == given[len(told) : len(told) + len(event.ids)]
+                    told += event.scores
+                    if len(told) == len(event.scores):
+                        by_id[generation.machine.route[-1].node].kill()
+            assert generation.machine.attempts > 1
+    finally:
+        swarm.stop()
+    values = torch.tensor([score.log_probability for score in told])
+    assert (values - logs.gather(1, torch.tensor(given)[:, None])[:, 0]).abs().max() < 1e-5
+    likeliest = torch.tensor([[log for _, log in score.likeliest] for score in told])
+    assert (likeliest - logs.topk(3).values).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("layout", "dtype"), [("7b", "bfloat16"), ("llama, wide heads", "float32")])

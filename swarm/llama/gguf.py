@@ -17,7 +17,7 @@ from swarm.sepweight.family import GgufFacts, GgufPlace
 # Each but Gemma's is called as its model_type is; Mistral's models come as llama.
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "granite", "smollm3", *gemma_gguf.MODEL_TYPES)
 # Their files keep the pairs that rotate side by side in queries and keys; checkpoints keep them half a head apart.
-INTERLEAVED = frozenset({"llama", "granite"})
+INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
 LAYER_NAMES: Mapping[str, str] = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -115,14 +115,21 @@ def _read_scaling(told: Config, file: GgufFacts, context: int) -> dict[str, Any]
     if short is not None:
         factors = {"short_factor": list(short), "original_max_position_embeddings": original}
         return {"rope_type": "longrope", **factors, **({} if scale is None else {"attention_factor": scale})}
+    if scale is not None and scale != 1.0:
+        raise WeightsError(f"rope.scaling.attn_factor is {scale}: not implemented but for longrope")
     match kind:
         case "none":
             return None
         case "linear":
             return {"rope_type": "linear", "factor": told.real("rope.scaling.factor", above=0)}
         case "yarn":
-            factor = told.real("rope.scaling.factor", above=0)
-            return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+            return {
+                "rope_type": "yarn",
+                "factor": told.real("rope.scaling.factor", above=0),
+                "original_max_position_embeddings": original,
+                "beta_fast": told.real("rope.scaling.yarn_beta_fast", default=32.0),
+                "beta_slow": told.real("rope.scaling.yarn_beta_slow", default=1.0),
+            }
         case _:
             raise WeightsError(f'rope.scaling.type "{kind}" is not implemented; known: none, linear, yarn, longrope')
 

@@ -190,6 +190,29 @@ def test_how_likely_each_token_is_comes_with_it_over_any_change_of_chains() -> N
     assert told == expected
 
 
+def test_how_likely_a_given_answer_is_comes_once_over_any_change_of_chains() -> None:
+    """Each end is killed as it tells; the values are exact, and what is drawn after the given tokens goes on from them."""
+    model = IntegerModel(layer_seconds=0.002, token_seconds=0.0005)
+    given = [(7 * number) % 90 for number in range(1000)]
+    expected = [*zip(given, model.score(PROMPT, given), strict=True)]
+    expected += model.answer_with_scores([*PROMPT, *given], 20)
+    with integer_swarm(model, ["b 0-6", "6-12 e", "6-12 e"]) as nodes, client_of(nodes) as swarm:
+        generation = swarm.open_generation(swarm.card(swarm.find_model(None, 10)))
+        told: list[tuple[int, float]] = []
+        turn = Turn(ids=PROMPT, max_tokens=1020, sampling=Sampling(), stop_ids=[], scores=0, given=given)
+        killed_at = 0
+        for event in generation.generate(turn):
+            if isinstance(event, Delivered):
+                told += zip(event.ids, (score.log_probability for score in event.scores), strict=True)
+                if not killed_at:
+                    killed_at = len(told)
+                    last = generation.machine.route[-1].node
+                    next(node for node in nodes if node.node == last).stop()
+        assert 0 < killed_at < len(given)
+        assert generation.machine.attempts > 1
+    assert told == expected
+
+
 def test_without_a_chain_the_answer_ends_and_names_what_is_missing() -> None:
     with integer_swarm(IntegerModel(layer_seconds=0.001), PARTS) as nodes, client_of(nodes) as swarm:
         turn = Turn(ids=PROMPT, max_tokens=2000, sampling=Sampling(), stop_ids=[])

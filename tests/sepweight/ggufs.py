@@ -69,7 +69,7 @@ def tensors_of(model: PreTrainedModel, names: Mapping[str, str]) -> dict[str, Te
 
 
 def interleave(tensor: Tensor, heads: int) -> Tensor:
-    """Queries or keys as files of the architectures llama and granite have them: rotated pairs side by side."""
+    """Queries or keys as files of the architectures llama, granite and smollm3 have them: rotated pairs side by side."""
     return tensor.view(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
