@@ -20,7 +20,7 @@ from swarm.loading import init_part
 from swarm.sepweight.manifest import read_manifest
 
 PORT = 19700
-SPREAD = 997  # characters from one prompt to the next, of a text
+SPREAD = 997  # tokens of the text from the beginning of one prompt to that of the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

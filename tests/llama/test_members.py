@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_logits_and_greedy_answers_are_those_of_transformers(pair: tuple[Path, P
         answer += new.tolist()
     assert answer == said
     assert len(set(said)) > 1, "a constant answer would prove little"
+
+
+def test_bfloat16_is_as_near_to_float32_as_that_of_transformers(pair: tuple[Path, PreTrainedModel]) -> None:
+    """Which rounds at the same places, in the order of its own kernels."""
+    directory, model = pair
+    ids = make_ids(40)
+    rounded = copy.deepcopy(model)
+    for parameter in rounded.parameters():  # not its tables of positions, which stay in float32
+        parameter.data = parameter.data.bfloat16()
+    with torch.inference_mode():
+        exact = model(ids[None]).logits[0]
+        theirs = rounded(ids[None]).logits[0].float() - exact
+        ours = init_part(directory, "f", dtype=torch.bfloat16)(ids) - exact
+    assert ours.square().mean() < 1.5 * theirs.square().mean()
+    assert ours.abs().max() < 2 * theirs.abs().max()
 
 
 def test_any_cut_gives_the_bits_of_one_pass(full: DecoderPart) -> None:
