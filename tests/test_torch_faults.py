@@ -124,8 +124,8 @@ def follow(whole: PreTrainedModel | DecoderPart, said: list[int]) -> list[int]:
     ("layout", "dtype"),
     [
         ("7b", "float32"),
-        ("40b", "bfloat16"),
-        ("rw", "bfloat16"),
+        pytest.param("40b", "bfloat16", marks=pytest.mark.long),
+        pytest.param("rw", "bfloat16", marks=pytest.mark.long),
         ("llama, wide heads", "float32"),
         ("gemma2", "bfloat16"),
     ],

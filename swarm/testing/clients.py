@@ -67,10 +67,10 @@ class SimulatedClient:
         """Seconds between two tokens."""
         return max(later - earlier for earlier, later in itertools.pairwise(self.times[1:]))
 
-    def ask(self, prompt: Sequence[int], expected: list[int], scores: list[float], given: int = 0) -> None:
+    def ask(self, prompt: Sequence[int], expected: Sequence[tuple[int, float]], given: int = 0) -> None:
         """Ask for as many tokens as are expected, and how likely each is. given: so many of them are not drawn."""
-        self.expected, self.received, self.times = expected, [], [self._outside.now]
-        self.expected_scores, self.scores = scores, []
+        self.expected, self.expected_scores = ([*column] for column in zip(*expected, strict=True))
+        self.received, self.scores, self.times = [], [], [self._outside.now]
         self.finished, self.error = "", None
         self._look()
         turn = Turn(
@@ -79,7 +79,7 @@ class SimulatedClient:
             sampling=Sampling(),
             stop_ids=[],
             scores=0,
-            given=expected[:given],
+            given=self.expected[:given],
         )
         self._perform(self.machine.begin(turn, self._outside.now))
 

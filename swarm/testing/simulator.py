@@ -140,8 +140,7 @@ class Simulation:
         )
         name = f"{self.rng.getrandbits(64):016x}"
         client = self.clients[name] = SimulatedClient(name, machine, self)
-        answer = self.model.answer_with_scores(prompt, count, given=given)
-        client.ask(prompt, [token for token, _ in answer], [score for _, score in answer], len(given))
+        client.ask(prompt, self.model.answer_with_scores(prompt, count, given=given), len(given))
         self.after(CLIENT_TICK_SECONDS, lambda: self._tick_client(client, stays=stays))
         return name
 

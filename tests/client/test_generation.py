@@ -185,7 +185,7 @@ def test_a_hop_that_fails_while_nobody_asks_costs_the_next_answer_nothing(
     fail(simulation, client.machine.route[hop].node)
     simulation.run(5)
     ids = [*prompt, *client.received, 7]
-    client.ask(ids, QUICK.answer(ids, 10))
+    client.ask(ids, QUICK.answer_with_scores(ids, 10))
     simulation.run(10, simulation.are_answered)
     simulation.check_answers()
     assert client.machine.attempts == 1
