@@ -15,10 +15,10 @@ from swarm.sepweight.checkpoint import find_shards, open_source, read_config
 from swarm.sepweight.source import Source
 
 # Of models with eyes or ears, where their text model's config does not say what it is.
-TEXT_TYPES: Mapping[str, str] = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral"}
+TEXT_TYPES: Mapping[str, str] = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral", "smolvlm": "llama"}
 # What such a model's config says of the text model, too.
 SHARED_KEYS = ("bos_token_id", "eos_token_id", "quantization_config")
-TEXT_GROUPS = frozenset({"language_model", "embed_tokens", "layers", "norm", "lm_head"})
+TEXT_GROUPS = frozenset({"language_model", "text_model", "embed_tokens", "layers", "norm", "lm_head"})
 
 
 @dataclass(frozen=True, slots=True)

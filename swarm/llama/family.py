@@ -17,7 +17,7 @@ from swarm.llama.rope import read_rope
 from swarm.llama.traits import TRAITS, Traits
 from swarm.sepweight.family import GgufFacts, GgufPlace, ShardedPlace
 
-PREFIXES = ("model.", "model.language_model.", "language_model.model.")
+PREFIXES = ("model.", "model.language_model.", "language_model.model.", "model.text_model.")
 
 
 def read_llama_config(raw: Mapping[str, Any]) -> Decoder:

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, Gemma3Config, LlavaConfig, Mistral3Config, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    LlavaConfig,
+    Mistral3Config,
+    PreTrainedModel,
+    SmolVLMConfig,
+)
 
 from swarm.checkpoints import open_checkpoint
 from swarm.errors import WeightsError
@@ -32,14 +39,18 @@ WRAPPERS: dict[str, tuple[type[Any], str, str]] = {
     "gemma3": (Gemma3Config, "gemma3_text", "siglip_vision_model"),
     "mistral3": (Mistral3Config, "mistral", "pixtral"),
     "llava": (LlavaConfig, "llama", "clip_vision_model"),
+    "smolvlm": (SmolVLMConfig, "llama", "smolvlm_vision"),
 }
+LEFT_OUT = {"smolvlm": ["connector", "vision_model"]}
 
 
 def save_wrapped(name: str, directory: Path) -> PreTrainedModel:
     made, text, vision = WRAPPERS[name]
     torch.manual_seed(1)
     told = {**COMMON, "head_dim": 16, "sliding_window": 9, "model_type": text}
-    config = made(text_config=told, vision_config={**VISION, "model_type": vision}, image_token_index=94)
+    config = made(
+        text_config=told, vision_config={**VISION, "model_type": vision}, image_token_index=94, pad_token_id=95
+    )
     model = AutoModelForImageTextToText.from_config(config).eval()
     spread(model, ".layers.", 0.2)
     model.save_pretrained(directory)
@@ -55,7 +66,9 @@ def convert(source: Path, destination: Path) -> list[str]:
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapped_text_model_is_that_of_transformers(name: str, tmp_path: Path) -> None:
     model = save_wrapped(name, tmp_path / "checkpoint")
-    assert convert(tmp_path / "checkpoint", tmp_path / "weights") == ["multi_modal_projector", "vision_tower"]
+    assert convert(tmp_path / "checkpoint", tmp_path / "weights") == LEFT_OUT.get(
+        name, ["multi_modal_projector", "vision_tower"]
+    )
     with torch.inference_mode():
         expected = model(input_ids=IDS[None], token_type_ids=torch.zeros_like(IDS[None])).logits[0]
     assert torch.allclose(init_part(tmp_path / "weights", "f")(IDS), expected, atol=1e-4, rtol=0)
