@@ -11,7 +11,7 @@ from typing import Any, cast
 from swarm.decoder.description import DecoderFamily
 from swarm.errors import WeightsError
 from swarm.families import SHARDED, family_of, family_of_gguf
-from swarm.sepweight.checkpoint import find_shards, open_source, read_config
+from swarm.sepweight.checkpoint import ShardedSource, find_shards, open_source, read_config
 from swarm.sepweight.source import Source
 
 # Of models with eyes or ears, where their text model's config does not say what it is.
@@ -71,11 +71,11 @@ def _open_directory(path: Path) -> Checkpoint:
     if not isinstance(config.get("text_config"), Mapping):
         family = family_of(config)
         return Checkpoint(open_source(path, config, family), family)
-    names = find_shards(path)
-    config = read_text_config(config, has_head=any(name.endswith("lm_head.weight") for name in names))
+    shard_of = find_shards(path)
+    config = read_text_config(config, has_head=any(name.endswith("lm_head.weight") for name in shard_of))
     family = family_of(config)
-    groups = {name.removeprefix("model.").partition(".")[0] for name in names}
-    return Checkpoint(open_source(path, config, family), family, sorted(groups - TEXT_GROUPS))
+    groups = {name.removeprefix("model.").partition(".")[0] for name in shard_of}
+    return Checkpoint(ShardedSource(path, config, family, shard_of), family, sorted(groups - TEXT_GROUPS))
 
 
 def read_text_config(config: Mapping[str, Any], *, has_head: bool) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from swarm.decoder.description import Decoder
-from swarm.families import family_of
+from swarm.families import family_named, family_of
 from swarm.parts import Part, part_of_cells
 from swarm.sepweight.convert import DTYPES, dump
-from swarm.sepweight.manifest import Manifest
+from swarm.sepweight.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,12 @@ def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
         return torch.randn(size, generator=generator, dtype=torch.float32).mul_(0.02).to(DTYPES[shape.dtype])
 
     return dump(directory, family, shape.config, read, name="bench", model_id="b" * 32, dtype=shape.dtype)
+
+
+def read_decoder(weights: Path) -> Decoder:
+    """What a sepweight directory's model computes. Raises WeightsError."""
+    manifest = read_manifest(weights)
+    return family_named(manifest.family, weights).read(manifest.config)
 
 
 def split_evenly(decoder: Decoder, nodes: int) -> list[Part]:

@@ -10,12 +10,10 @@ from pathlib import Path
 from statistics import median
 
 from swarm.bench.bare_hop import measure_bare_hop_ms
-from swarm.bench.checkpoint import split_evenly
+from swarm.bench.checkpoint import read_decoder, split_evenly
 from swarm.bench.rival import Rival
 from swarm.bench.swarm_side import StreamFigures, SwarmSide
-from swarm.families import family_named
 from swarm.parts import whole
-from swarm.sepweight.manifest import read_manifest
 
 PORT = 19700
 
@@ -38,8 +36,7 @@ def run(plan: Plan, weights: Path, folder: Path, say: Callable[[str], None]) -> 
 
     weights: a sepweight directory. folder: for what the nodes keep. Raises WeightsError.
     """
-    manifest = read_manifest(weights)
-    decoder = family_named(manifest.family, weights).read(manifest.config)
+    decoder = read_decoder(weights)
     with contextlib.ExitStack() as stack:
         say(f"starting {plan.nodes} node(s)")
         ours = stack.enter_context(SwarmSide(weights, split_evenly(decoder, plan.nodes), folder / "many", PORT))

@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarm.bench.checkpoint import split_evenly
+from swarm.bench.checkpoint import read_decoder, split_evenly
 from swarm.bench.rival import load_model
 from swarm.bench.swarm_side import SwarmSide
 from swarm.decoder.loading import load_tokenizer
-from swarm.families import family_named
 from swarm.loading import init_part
-from swarm.sepweight.manifest import read_manifest
 
 PORT = 19700
 SPREAD = 997  # tokens of the text from the beginning of one prompt to that of the next
@@ -53,8 +51,7 @@ def run(
     windows = [ids[start : start + plan.window] for start in range(0, plan.text_tokens, plan.window)]
     windows[-1] = windows[-1][: plan.text_tokens - (len(windows) - 1) * plan.window]
     prompts = [ids[SPREAD * number :][: plan.prompt_tokens] for number in range(plan.prompts)]
-    manifest = read_manifest(weights)
-    decoder = family_named(manifest.family, weights).read(manifest.config)
+    decoder = read_decoder(weights)
     with SwarmSide(weights, split_evenly(decoder, plan.nodes), folder, PORT) as side:
         say(f"{plan.prompts} answers of {plan.new_tokens} tokens")
         answers = [[token for token, _ in side.answer(prompt, plan.new_tokens)] for prompt in prompts]

@@ -89,9 +89,5 @@ def place_tensor(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]],
     if key == "end":
         return ShardedPlace(HEAD, 0) if stem == "lm_head" else ShardedPlace("norm.weight", None)
     name, dimension = LAYER_NAMES[stem]
-    place = f"layers.{int(key.removeprefix('mid.'))}.{name}.weight"
-    counts = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}
-    if stem not in counts:
-        return ShardedPlace(place, dimension)
-    head_dim = config["hidden_size"] // config["num_attention_heads"]
-    return ShardedPlace(place, dimension, deinterleave(config[counts[stem]], head_dim))
+    rows = deinterleave(config, stem, config["hidden_size"] // config["num_attention_heads"])
+    return ShardedPlace(f"layers.{int(key.removeprefix('mid.'))}.{name}.weight", dimension, rows)

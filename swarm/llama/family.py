@@ -15,6 +15,7 @@ from swarm.errors import WeightsError
 from swarm.llama import consolidated, gemma, gguf, traits
 from swarm.llama.rope import read_rope
 from swarm.llama.traits import TRAITS, Traits
+from swarm.llama.windows import read_sliding
 from swarm.sepweight.family import GgufFacts, GgufPlace, ShardedPlace
 
 PREFIXES = ("model.", "model.language_model.", "language_model.model.", "model.text_model.")
@@ -110,16 +111,14 @@ def _read_kinds(config: Config, trait: Traits, layers: int) -> tuple[LayerKind, 
     window = _read_window(config, trait)
     if window is None and rotates is None:
         return (LayerKind(),)
-    named = config.texts("layer_types")
-    if named and len(named) != layers:
-        raise WeightsError(f"config: layer_types names {len(named)} layers of {layers}")
+    named = read_sliding(config, layers)
     first = config.number("max_window_layers", default=28) if trait.windows == "last" else 0
     kinds: list[LayerKind] = []
     for layer in range(layers):
         has_rope = rotates is None or rotates[layer]
         slides = layer >= first if trait.windows != "without rope" else not has_rope
         if named:
-            slides = named[layer] == "sliding_attention"
+            slides = named[layer]
         kinds.append(LayerKind(0 if has_rope else None, window if slides else None))
     return tuple(kinds)
 

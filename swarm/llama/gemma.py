@@ -14,8 +14,7 @@ from swarm.decoder.config import HARMLESS, MOST_LAYERS, Config
 from swarm.decoder.description import Decoder, LayerKind, Rope, Slot
 from swarm.errors import WeightsError
 from swarm.llama.rope import read_rope, read_told_rope
-
-SLIDING = "sliding_attention"
+from swarm.llama.windows import SLIDING, read_sliding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +144,7 @@ def _read_kinds(config: Config, trait: GemmaTraits, layers: int) -> tuple[LayerK
         return (LayerKind(),)
     window = config.number("sliding_window", default=_WINDOW)
     every = config.number("sliding_window_pattern", "_sliding_window_pattern", default=trait.pattern)
-    named = config.texts("layer_types")
-    if named and len(named) != layers:
-        raise WeightsError(f"config: layer_types names {len(named)} layers of {layers}")
-    slides = [one == SLIDING for one in named] if named else [bool((layer + 1) % every) for layer in range(layers)]
+    slides = read_sliding(config, layers) or [bool((layer + 1) % every) for layer in range(layers)]
     full, local = LayerKind(0), LayerKind(0 if trait.local_theta is None else 1, window)
     return tuple(local if one else full for one in slides)
 

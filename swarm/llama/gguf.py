@@ -142,13 +142,16 @@ def place_gguf(config: Mapping[str, Any], key: str, tensor: str) -> GgufPlace:
     if config["model_type"] in gemma_gguf.MODEL_TYPES.values() and stem.endswith("norm"):
         return gemma_gguf.place_norm(config, prefix, stem, known)
     name = f"{prefix}{known}.{kind}"
+    return GgufPlace(
+        name, deinterleave(config, stem, config["head_dim"]) if config["model_type"] in INTERLEAVED else None
+    )
+
+
+def deinterleave(config: Mapping[str, Any], stem: str, head_dim: int) -> list[int] | None:
+    """Of queries' or keys' rows whose rotated pairs lie side by side, the order in which they lie half a head apart; None
+    for other tensors."""
     counts = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}
-    if config["model_type"] in INTERLEAVED and stem in counts:
-        return GgufPlace(name, deinterleave(config[counts[stem]], config["head_dim"]))
-    return GgufPlace(name)
-
-
-def deinterleave(heads: int, head_dim: int) -> list[int]:
-    """Of rows whose rotated pairs lie side by side, the order in which they lie half a head apart."""
-    half = head_dim // 2
-    return [head * head_dim + 2 * pair + side for head in range(heads) for side in (0, 1) for pair in range(half)]
+    if stem not in counts:
+        return None
+    heads, half = range(config[counts[stem]]), range(head_dim // 2)
+    return [head * head_dim + 2 * pair + side for head in heads for side in (0, 1) for pair in half]

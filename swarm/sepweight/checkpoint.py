@@ -26,16 +26,22 @@ _LEGACY_PREFIX = re.compile(r"(?:transformer\.)?h\.\d+\.")
 
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a checkpoint; WeightsError if it is missing or malformed."""
-    path = directory / "config.json"
+    return read_object(directory / "config.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object that a checkpoint must have; WeightsError if it is missing or malformed."""
     try:
-        config = json.loads(path.read_text("utf-8"))
+        told: object = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise WeightsError(f"{path} is missing; SRC must be a checkpoint directory with a config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WeightsError(f"{path} is missing; SRC must be a checkpoint directory with a {path.name}") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict):
+    if not isinstance(told, dict):
         raise WeightsError(f"{path} holds no JSON object")
-    return cast("dict[str, Any]", config)
+    return cast("dict[str, Any]", told)
 
 
 def open_source(directory: Path, config: Mapping[str, Any], family: Family) -> Source:
@@ -44,7 +50,7 @@ def open_source(directory: Path, config: Mapping[str, Any], family: Family) -> S
         return LegacySource(directory, config)
     if (directory / "mid").is_dir():
         return NestedLegacySource(directory, config)
-    return ShardedSource(directory, config, family)
+    return ShardedSource(directory, config, family, find_shards(directory))
 
 
 def load_pickled(path: Path) -> dict[str, Tensor]:
@@ -71,11 +77,12 @@ def load_pickled(path: Path) -> dict[str, Tensor]:
 class ShardedSource:
     """A Hugging Face checkpoint, with or without an index."""
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], family: Family) -> None:
+    def __init__(self, directory: Path, config: Mapping[str, Any], family: Family, shard_of: Mapping[str, str]) -> None:
+        """shard_of: as find_shards gave it."""
         self.where = directory
         self.config = config
         self._family = family
-        self._shard_of = find_shards(directory)
+        self._shard_of = shard_of
         self._open: tuple[tuple[str, str], TensorFile | dict[str, Tensor]] | None = None
 
     def read(self, key: str, tensor: str) -> Stored:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from swarm.errors import WeightsError
-from swarm.sepweight.checkpoint import load_pickled, read_documents
+from swarm.sepweight.checkpoint import load_pickled, read_documents, read_object
 from swarm.sepweight.family import ShardedFamily
 from swarm.sepweight.gguf.tokenizer import make_documents
 from swarm.sepweight.source import Stored, in_one_piece
@@ -29,7 +28,6 @@ class ConsolidatedSource:
         self._paths = sorted(directory.glob("consolidated.*.pth"))
         params = _read_params(directory / PARAMS_NAME)
         self._shapes = {name: tuple(tensor.shape) for name, tensor in load_pickled(self._paths[0]).items()}
-        self._is_scaled = bool(params.get("use_scaled_rope"))
         self.config: Mapping[str, Any] = family.read_params(params, self._shapes, len(self._paths))
 
     def read(self, key: str, tensor: str) -> Stored:
@@ -50,7 +48,7 @@ class ConsolidatedSource:
         documents, path = read_documents(self.where), self.where / "tokenizer.model"
         if "tokenizer.json" in documents or not path.is_file():
             return documents
-        made = make_documents(path, read_tokenizer_model(path, has_tools=self._is_scaled), None)
+        made = make_documents(path, read_tokenizer_model(path, has_tools="rope_scaling" in self.config), None)
         return {**made, **documents}
 
     def fingerprint(self) -> dict[str, int]:
@@ -61,12 +59,6 @@ class ConsolidatedSource:
 
 
 def _read_params(path: Path) -> dict[str, Any]:
-    try:
-        told: object = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(told, dict):
-        raise WeightsError(f"{path} holds no JSON object")
-    params = cast("dict[str, Any]", told)
+    params = read_object(path)
     inner = params.get("model")
     return cast("dict[str, Any]", inner) if isinstance(inner, dict) else params
