@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swarm.cli.command import cache_dir, default_secret_file, find_state, run, version_option
-from swarm.cli.peers import PeerAddress, known_peers
+from swarm.cli.command import cache_dir, run, version_option
+from swarm.cli.connecting import connect, swarm_options
 
 if TYPE_CHECKING:
     from swarm.client.conversation import Conversation, Event, Report, Settings
     from swarm.client.documents import Documents
     from swarm.client.swarm import SwarmClient
-    from swarm.keys import SwarmKeys
     from swarm.plan.routes import Hop
 
 FIND_SECONDS = 6.0
@@ -59,32 +58,6 @@ class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
             return parse_setting(self.name, str(value))
         except RequestError as error:
             self.fail(str(error), param, ctx)
-
-
-def swarm_options(function: Any) -> Any:
-    """How a client finds its swarm; shared with swarm-status."""
-    for option in reversed(
-        (
-            click.option(
-                "--peer",
-                "peers",
-                multiple=True,
-                type=PeerAddress(),
-                help="A node to start from where mDNS is blocked.",
-            ),
-            click.option("--no-mdns", is_flag=True, help="Do not browse; needs --peer, now or in an earlier run."),
-            click.option(
-                "--host", "hosts", multiple=True, help="Browse on this local address; default: every LAN address."
-            ),
-            click.option(
-                "--secret-file",
-                type=click.Path(path_type=Path, dir_okay=False),
-                help="The swarm's secret; default: in your configuration directory.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
 
 
 @click.command(name="swarm-chat", context_settings={"help_option_names": ["-h", "--help"]})
@@ -226,44 +199,6 @@ def read_prompt(given: str | None) -> str | None:
         return None if sys.stdin.isatty() else sys.stdin.buffer.read().decode()
     except UnicodeError as error:
         raise RequestError(f"the prompt is no UTF-8: {error}; convert it, for example with iconv -t UTF-8") from None
-
-
-def connect(
-    peers: Sequence[str], use_mdns: bool, hosts: Sequence[str], secret_file: Path | None, wait_seconds: float = 0.0
-) -> SwarmClient:
-    """A client of the swarm whose secret this machine has. Raises RequestError if it has none."""
-    from swarm.client.swarm import ClientSettings, SwarmClient
-    from swarm.discovery.lan import lan_hosts
-    from swarm.errors import RequestError
-    from swarm.keys import new_identity
-
-    command = click.get_current_context().command.name or ""
-    keys = read_keys(secret_file)
-    state = find_state(command)
-    remembered = None if state is None else state / f"peers-{keys.tag}.json"
-    if not use_mdns and not peers and (remembered is None or not remembered.exists()):
-        raise RequestError("--no-mdns needs --peer HOST:PORT: there is no other way to find a node")
-    settings = ClientSettings(
-        hosts=list(hosts) or lan_hosts(),
-        peers=known_peers(command, peers),
-        remembered_peers=remembered,
-        use_mdns=use_mdns,
-        wait_seconds=wait_seconds,
-    )
-    return SwarmClient(settings, keys, new_identity())
-
-
-def read_keys(secret_file: Path | None) -> SwarmKeys:
-    from swarm.errors import RequestError
-    from swarm.keys import derive_keys, read_secret
-
-    path = secret_file or default_secret_file()
-    secret = read_secret(path)
-    if secret is None:
-        raise RequestError(
-            f"there is no swarm secret at {path}; copy it from a machine of the swarm, or start swarm-node here first"
-        )
-    return derive_keys(secret)
 
 
 def open_conversation(swarm: SwarmClient, model: str | None) -> tuple[Conversation, Documents]:

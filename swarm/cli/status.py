@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swarm.cli.chat import connect, swarm_options
 from swarm.cli.command import run, version_option
+from swarm.cli.connecting import connect, swarm_options
 from swarm.cli.plans import describe_plans, draw_plans
 
 if TYPE_CHECKING:
