@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from swarm.decoder.description import Decoder, Slot
-from swarm.decoder.layer import Head, Layer
+from swarm.decoder.device import Device
+from swarm.decoder.layer import Head, Layer, Span
 from swarm.decoder.linear import PlainLinear
 from swarm.decoder.norms import make_norm
+from swarm.decoder.part import DecoderPart
+from swarm.decoder.shelf import ResidentShelf
+from swarm.parts import Part
 
 Make = Callable[[tuple[int, ...]], Tensor]  # a tensor of a shape
 
@@ -28,3 +33,23 @@ def _fill(decoder: Decoder, slots: Sequence[Slot], make: Make) -> nn.Module:
     if slots[0].matrix is not None:
         return PlainLinear(make((rows, slots[0].shape[1])), bias)
     return make_norm(decoder, make(slots[0].shape), bias)
+
+
+def make_part(decoder: Decoder, device: Device, layers: int, make: Make) -> tuple[DecoderPart, Head]:
+    """Layers, and an end, of tensors on a device."""
+    made = [make_layer(decoder, number, make) for number in range(layers)]
+    head = make_head(decoder, make)
+    part = Part(layers, ranges=((0, layers),), end=True)
+    return DecoderPart(decoder, part, None, ResidentShelf(made), head, torch.bfloat16, device), head
+
+
+def filled(part: DecoderPart, positions: int, length: int) -> Span:
+    """New positions of a session that has so many in its cache, and may have as many as the context."""
+    cache = part.new_cache()
+    decoder = part.decoder
+    shape = (decoder.kv_heads, positions, decoder.head_dim)
+    for layer in part.part.layers:
+        keys = torch.zeros(shape, dtype=part.dtype, device=part.device.where)
+        cache.write(layer, keys, keys)
+    cache.advance(positions)
+    return Span(cache, length)

@@ -46,8 +46,8 @@ class Shape:
 
 
 def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
-    """Write random weights of the spread that a fresh model has."""
-    generator = torch.Generator().manual_seed(seed)
+    """Write random weights of the spread that a fresh model has, drawn on a card where there is one."""
+    generator = torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(seed)
     family = family_of(shape.config)
     shapes = family.outline(shape.config).files
 
@@ -55,7 +55,8 @@ def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
         size = shapes[key][tensor]
         if len(size) == 1:
             return torch.ones(size) if tensor.endswith("weight") else torch.zeros(size)
-        return torch.randn(size, generator=generator, dtype=torch.float32).mul_(0.02).to(DTYPES[shape.dtype])
+        drawn = torch.randn(size, generator=generator, dtype=torch.float32, device=generator.device)
+        return drawn.mul_(0.02).to(DTYPES[shape.dtype]).cpu()
 
     return dump(directory, family, shape.config, read, name="bench", model_id="b" * 32, dtype=shape.dtype)
 

@@ -51,18 +51,18 @@ def load_model(weights: Path) -> Any:
     store = Store(weights)
     manifest = store.manifest
     family = family_named(manifest.family, weights)
-    model: Any = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(**manifest.config), dtype=getattr(torch, manifest.dtype)
-    ).eval()
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # its first random numbers are drawn there
+        model: Any = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**manifest.config), dtype=getattr(torch, manifest.dtype)
+        ).eval()
     parameters = dict(model.named_parameters())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.no_grad():
         for key in file_keys(whole(manifest.layers)):
             for tensor in manifest.files[key].tensors:
                 for name in family.checkpoint_names(key, tensor):
                     if name in parameters:
                         parameters[name].copy_(store.read(key, tensor))
-    return model.to(device)
+    return model
 
 
 def serve(weights: Path) -> None:

@@ -9,14 +9,12 @@ import pytest
 import torch
 
 from swarm.decoder.description import Decoder
-from swarm.decoder.layer import Head, Span
+from swarm.decoder.layer import Head
 from swarm.decoder.part import DecoderPart
-from swarm.decoder.shelf import ResidentShelf
 from swarm.node.batches import LARGEST_CHUNK, SAMPLED_ROWS, Batch
 from swarm.node.compute.memory import running_bytes
-from swarm.parts import Part
 from swarm.sepweight.manifest import read_manifest
-from tests.bare_layers import make_head, make_layer
+from tests.bare_layers import filled, make_part
 from tests.decoder.dataless_cuda import DatalessCuda
 from tests.decoder.engine_script import LAYERS, MODEL, EngineScript, loader_of, parse_part
 from tests.decoder.layouts import LAYOUTS
@@ -51,29 +49,9 @@ def test_what_is_left_behind_in_the_machines_memory_is_noticed(weights_of: dict[
         play(weights_of[variant])
 
 
-def make_part(decoder: Decoder, cuda: DatalessCuda, layers: int) -> tuple[DecoderPart, Head]:
-    """Layers, and an end, at true sizes."""
-    dtype, where = torch.bfloat16, cuda.where
-
-    def empty(size: tuple[int, ...]) -> torch.Tensor:
-        return torch.empty(size, dtype=dtype, device=where)
-
-    made = [make_layer(decoder, number, empty) for number in range(layers)]
-    head = make_head(decoder, empty)
-    part = Part(layers, ranges=((0, layers),), end=True)
-    return DecoderPart(decoder, part, None, ResidentShelf(made), head, dtype, cuda), head
-
-
-def filled(part: DecoderPart, positions: int, length: int) -> Span:
-    """New positions of a session that has so many in its cache, and may have as many as the context."""
-    cache = part.new_cache()
-    decoder = part.decoder
-    shape = (decoder.kv_heads, positions, decoder.head_dim)
-    for layer in part.part.layers:
-        keys = torch.empty(shape, dtype=part.dtype, device=part.device.where)
-        cache.write(layer, keys, keys)
-    cache.advance(positions)
-    return Span(cache, length)
+def empty_part(decoder: Decoder, cuda: DatalessCuda) -> tuple[DecoderPart, Head]:
+    """Two layers, and an end, at true sizes."""
+    return make_part(decoder, cuda, 2, lambda size: torch.empty(size, dtype=torch.bfloat16, device=cuda.where))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -95,7 +73,7 @@ def test_kernels_of_a_layer(name: str) -> None:
         return launched[2] - launched[1]
 
     with cuda.running(), torch.inference_mode():
-        part, _ = make_part(decoder, cuda, 2)
+        part, _ = empty_part(decoder, cuda)
         one, two, many = (count(part, sessions) for sessions in (1, 2, 16))
     most, more = MOST_KERNELS_OF.get(name, MOST_KERNELS)
     assert one <= most
@@ -109,7 +87,7 @@ def test_what_is_alive_is_what_is_counted(name: str) -> None:
     cuda = DatalessCuda()
     decoder = shape(name)
     with cuda.running(), torch.inference_mode():
-        part, head = make_part(decoder, cuda, 2)
+        part, head = empty_part(decoder, cuda)
         weights = cuda.seen.alive.now
         lengths = [LARGEST_CHUNK, *[1] * SAMPLED_ROWS]
         spans = [filled(part, decoder.context // 2, length) for length in lengths]  # all double now
