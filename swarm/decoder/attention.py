@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from swarm.decoder.description import Decoder
@@ -58,12 +59,13 @@ def attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[S
     q: [new, kv heads, group, d]; k, v: [kv heads, as many keys as the last sight has, d], finite where they are padded;
     returns [new, heads * d].
     """
-    if len(sights) == 1:
+    if len(sights) == 1 and not sights[0].first_key:
         return _attend(decoder, q, k, v, sights[0])
-    outputs = [
-        _attend(decoder, q[sight.start : sight.stop], k[:, : sight.keys], v[:, : sight.keys], sight) for sight in sights
-    ]
-    return torch.cat(outputs)
+    outputs: list[Tensor] = []
+    for sight in sights:
+        seen = slice(sight.first_key, sight.first_key + sight.keys)
+        outputs.append(_attend(decoder, q[sight.start : sight.stop], k[:, seen], v[:, seen], sight))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
@@ -80,10 +82,21 @@ def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> 
     else:
         grouped = rearrange(q, "t kv g d -> kv g t d")
         keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
-        mask = None if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
+        if sight.is_causal:
+            mask = name_causal_mask(grouped, sight.keys)
+        else:
+            mask = None if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
         out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=decoder.attention_scale)
         out = rearrange(out, "kv g t d -> t (kv g d)")
     return out[sight.before : sight.before + length]
+
+
+def name_causal_mask(queries: Tensor, keys: int) -> Tensor:
+    """That the last of the keys is the last query's own, [rows, keys], in a form for which a card has kernels.
+
+    queries: [..., rows, d].
+    """
+    return causal_lower_right(queries.shape[-2], keys)
 
 
 def _attend_capped(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cap: float) -> Tensor:

@@ -52,7 +52,6 @@ class Device(Protocol):
     is_host: bool  # its memory is the machine's own: files are mapped into it, and nothing has to cross
     has_reordered: bool  # linears have a form that is made for its kernels
     key_block: int  # positions that attention takes at a time
-    least_rows: int  # of a product, so that a row's bits depend on nothing else
     own_bytes: int  # that it needs besides weights, KV and scratch
 
     @property
@@ -101,7 +100,6 @@ class Cpu:
     is_host = True
     has_reordered = True
     key_block = KEY_BLOCK
-    least_rows = LEAST_ROWS
     own_bytes = 0
 
     @property
@@ -151,7 +149,6 @@ class Cuda:
     is_host = False
     has_reordered = False
     key_block = 1
-    least_rows = 1
     own_bytes = CARD_BYTES
 
     def __init__(self, index: int) -> None:

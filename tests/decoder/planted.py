@@ -45,7 +45,7 @@ def _norm_on_host(make: Callable[..., Any], norm: LayerNorm, x: Tensor) -> Tenso
 
 # name → the variant that shows it, and what makes it
 MISTAKES: dict[str, tuple[str, Callable[[], Any]]] = {
-    "mask": ("40b", lambda: replaced(sights, "_mask", _mask_on_host)),
+    "mask": ("mistral", lambda: replaced(sights, "_mask", _mask_on_host)),
     "table": ("40b", lambda: replaced(positions, "rotation_of", _table_on_host)),
     "slope": ("rw", lambda: replaced(positions, "alibi_slopes", lambda make, heads, _: make(heads, HOST))),
     "bias": ("rw", lambda: replaced(PositionTables, "bias", lambda make, *args: torch.zeros(make(*args).shape))),

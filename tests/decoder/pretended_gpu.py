@@ -23,7 +23,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from swarm.decoder.device import Cuda, Room, place_packed
 from swarm.node.batches import Batch
-from tests.decoder.composed import run_parts
+from tests.decoder.composed import masks_written_out, run_parts
 from tests.decoder.engine_script import EngineScript
 from tests.decoder.planted import MISTAKES
 
@@ -141,7 +141,7 @@ def play(weights: Path) -> dict[str, Any]:
         gpu.seen.clear()
 
     script = EngineScript(weights, gpu, contextlib.nullcontext, note, gpu.seen.clear)
-    with Dispatch(gpu.seen):
+    with Dispatch(gpu.seen), masks_written_out():
         ids = script.play()
     return {"ids": ids, "most": most}
 

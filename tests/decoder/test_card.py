@@ -19,7 +19,7 @@ from tests.decoder.engine_script import EngineScript
 from tests.decoder.layouts import LAYOUTS
 from tests.layouts import maker_of
 from tests.llama.members import MEMBERS
-from tests.node.test_memory import DRAWS, SHAPES, shape
+from tests.node.test_memory import DRAWS, shape
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA card that torch can use")
 
@@ -72,11 +72,15 @@ def test_free_bytes_are_those_that_the_driver_tells() -> None:
     assert abs(card.glance() - card.measure().free) < 64 << 20
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["7b", "180b", "gemma2 27b"])
 def test_what_is_used_is_what_is_counted(name: str) -> None:
     """The largest chunk and sixteen sessions whose caches double, two layers, tokens drawn: all that the card gives away."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.decoder.test_card", name], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-m", "tests.decoder.test_card", name],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     used, counted = map(int, done.stdout.split())
@@ -102,10 +106,6 @@ def measure_use(name: str) -> tuple[int, int]:
         DRAWS.choose(head(hidden[-SAMPLED_ROWS:]), card.place(DRAWS.tensors), can_count=False)
         card.finish()
     reserved = len(spans) * 2 * decoder.context * decoder.cache_bytes(part.dtype.itemsize)
-    print(
-        f"{name}: allocated at most {torch.cuda.max_memory_allocated()}, reserved at most {torch.cuda.max_memory_reserved()}",
-        file=sys.stderr,
-    )
     return before - card.measure().free, weights + reserved + running_bytes(decoder, part.dtype.itemsize) + CARD_BYTES
 
 
