@@ -6,14 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.node.batches import LARGEST_CHUNK
+from swarm.messages.tensors import ids_tensor
+from swarm.models import ModelKey
+from swarm.node.batches import LARGEST_CHUNK, Batch, BatchResult, WorkSpan
 from swarm.node.hops.batching import (
     SMALLEST_CHUNK,
     Candidate,
+    Pace,
     choose_steps,
     chunk_tokens,
     misses_first_prompt,
 )
+from swarm.parts import Part
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.simulator import Simulation
@@ -122,3 +126,33 @@ def test_a_chunk_on_a_card_takes_what_more_tokens_cost_and_not_what_the_first_on
     assert chunk_tokens(each, 0.03, chunk) == LARGEST_CHUNK  # those who decode pay for the weights anyway
     assert chunk_tokens(1e-4, 0.03, chunk) == 120
     assert chunk_tokens(1e-4, None, 0.2) == SMALLEST_CHUNK
+
+
+def test_short_prompts_on_a_busy_machine_do_not_make_the_chunks_of_a_long_one_small() -> None:
+    pace = Pace()
+    pace.layer_seconds, pace.chunk_seconds, pace.prompt_seconds = 8e-4, 8e-4, 3e-5
+    before = pace.chunk(13)
+    for _ in range(16):
+        pace.note(prompt(16, layers=13), result(1.5 * 13 * (8e-4 + 16 * 3e-5)))
+    assert before / 1.7 < pace.chunk(13) < before / 1.4
+    assert pace.chunk_seconds / pace.prompt_seconds == pytest.approx(8e-4 / 3e-5)
+
+
+def test_a_chunk_that_was_held_up_hardly_changes_the_pace_and_a_slower_machine_does() -> None:
+    pace = Pace()
+    pace.prompt_seconds = 1e-4
+    pace.note(prompt(64, layers=4), result(100 * 4 * 64 * 1e-4))
+    assert pace.prompt_seconds <= 1.2e-4
+    for _ in range(20):
+        pace.note(prompt(64, layers=4), result(5 * 4 * 64 * 1e-4))
+    assert pace.prompt_seconds == pytest.approx(5e-4, rel=0.1)
+
+
+def prompt(tokens: int, layers: int) -> Batch:
+    part = Part(layers, begin=True, ranges=((0, layers),))
+    span = WorkSpan("someone", 1, 0, 0, tokens, 200, is_prompt=True, want=None)
+    return Batch(1, ModelKey("1" * 32, "float32"), part, (span,), (ids_tensor(list(range(tokens))),), (1,))
+
+
+def result(seconds: float) -> BatchResult:
+    return BatchResult(1, (), (), seconds)

@@ -12,6 +12,8 @@ STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that 
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled
 SMALLEST_CHUNK = 8
 MOST_SPANS = 512
+LEARNING = 0.2  # share of what a pace takes over from a further chunk
+MOST_STRETCH = 2.0  # of what one chunk cost beyond what was expected, as far as it counts
 
 
 class Candidate(Struct, frozen=True):
@@ -92,7 +94,7 @@ def _is_plain_prompt(span: WorkSpan) -> bool:
 class Pace:
     """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer.
 
-    chunk_seconds: what a prompt's chunk costs in one layer besides its tokens, as timed at load.
+    chunk_seconds: what a prompt's chunk costs in one layer besides its tokens.
     """
 
     def __init__(self) -> None:
@@ -120,7 +122,18 @@ class Pace:
             return
         seconds = max(0.0, result.seconds - self.end_seconds * bool(result.drawn))
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
-            self.layer_seconds += 0.1 * (seconds / layers - self.layer_seconds)
+            self.layer_seconds += LEARNING / 2 * (seconds / layers - self.layer_seconds)
         elif all(_is_plain_prompt(span) for span in batch.spans) and batch.tokens >= 16:
-            each = max(0.0, seconds / layers - self.chunk_seconds) / batch.tokens
-            self.prompt_seconds += 0.2 * (each - self.prompt_seconds)
+            self._note_chunk(seconds / layers, batch.tokens)
+
+    def _note_chunk(self, seconds: float, tokens: int) -> None:
+        """The line through a chunk's costs is stretched as a whole: most of a short one is not its tokens' doing, and what
+        it took too long would be taken for a much higher price of each.
+        """
+        expected = self.chunk_seconds + self.prompt_seconds * tokens
+        if not expected:
+            self.prompt_seconds = seconds / tokens
+            return
+        stretch = 1 + LEARNING * (min(MOST_STRETCH, seconds / expected) - 1)
+        self.chunk_seconds *= stretch
+        self.prompt_seconds *= stretch
