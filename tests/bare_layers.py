@@ -19,26 +19,28 @@ from swarm.parts import Part
 Make = Callable[[tuple[int, ...]], Tensor]  # a tensor of a shape
 
 
-def make_layer(decoder: Decoder, number: int, make: Make) -> Layer:
-    return Layer(decoder, number, {role: _fill(decoder, slots, make) for role, slots in decoder.fillings.items()})
+def make_layer(decoder: Decoder, number: int, make: Make, device: Device) -> Layer:
+    filled = {role: _fill(decoder, slots, make, device) for role, slots in decoder.fillings.items()}
+    return Layer(decoder, number, filled)
 
 
-def make_head(decoder: Decoder, make: Make) -> Head:
-    return Head(decoder, _fill(decoder, [decoder.final_norm], make), _fill(decoder, [decoder.head], make))
+def make_head(decoder: Decoder, make: Make, device: Device) -> Head:
+    norm, projection = (_fill(decoder, [slot], make, device) for slot in (decoder.final_norm, decoder.head))
+    return Head(decoder, norm, projection)
 
 
-def _fill(decoder: Decoder, slots: Sequence[Slot], make: Make) -> nn.Module:
+def _fill(decoder: Decoder, slots: Sequence[Slot], make: Make, device: Device) -> nn.Module:
     rows = sum(slot.shape[0] for slot in slots)
     bias = make((rows,)) if slots[0].has_bias else None
     if slots[0].matrix is not None:
         return PlainLinear(make((rows, slots[0].shape[1])), bias)
-    return make_norm(decoder, make(slots[0].shape), bias)
+    return make_norm(decoder, make(slots[0].shape), bias, device)
 
 
 def make_part(decoder: Decoder, device: Device, layers: int, make: Make) -> tuple[DecoderPart, Head]:
     """Layers, and an end, of tensors on a device."""
-    made = [make_layer(decoder, number, make) for number in range(layers)]
-    head = make_head(decoder, make)
+    made = [make_layer(decoder, number, make, device) for number in range(layers)]
+    head = make_head(decoder, make, device)
     part = Part(layers, ranges=((0, layers),), end=True)
     return DecoderPart(decoder, part, None, ResidentShelf(made), head, torch.bfloat16, device), head
 

@@ -51,6 +51,7 @@ class Device(Protocol):
     key: str  # the same for all processes that share its memory
     is_host: bool  # its memory is the machine's own: files are mapped into it, and nothing has to cross
     has_reordered: bool  # linears have a form that is made for its kernels
+    has_rms_kernel: bool  # numbers are divided by the root of their mean square in one kernel
     key_block: int  # positions that attention takes at a time
     own_bytes: int  # that it needs besides weights, KV and scratch
 
@@ -99,6 +100,7 @@ class Cpu:
     name = key = "cpu"
     is_host = True
     has_reordered = True
+    has_rms_kernel = False
     key_block = KEY_BLOCK
     own_bytes = 0
 
@@ -148,6 +150,7 @@ class Cuda:
 
     is_host = False
     has_reordered = False
+    has_rms_kernel = True
     key_block = 1
     own_bytes = CARD_BYTES
 

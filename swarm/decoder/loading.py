@@ -193,7 +193,8 @@ class _Builder:
                 biases.append((yield from self._tensor(key, f"{slot.tensor}.bias")))
         bias = _join(biases) if biases else None
         if slots[0].matrix is None:
-            return make_norm(self.decoder, (yield from self._tensor(key, f"{slots[0].tensor}.weight")), bias)
+            weight = yield from self._tensor(key, f"{slots[0].tensor}.weight")
+            return make_norm(self.decoder, weight, bias, self.device)
         if slots[0] == self.decoder.head and self.is_tied:
             weight = yield from self._tensor(key, self.projection)
             return PLAIN.make({"weight": weight}, bias, self.dtype, self.device)

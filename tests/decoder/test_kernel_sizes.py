@@ -14,7 +14,6 @@ from swarm.decoder.linear import ReorderedLinear, has_kernels
 from swarm.decoder.part import DecoderPart
 from swarm.loading import init_part
 from tests.llama.members import save_sepweight
-from tests.processors import any_width
 
 DTYPES = [torch.float32, torch.bfloat16]
 ROWS = 300
@@ -45,7 +44,6 @@ def test_a_row_of_a_product_is_the_same_in_any_company(shape: tuple[int, int], d
     assert not differing
 
 
-@any_width
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [40, 64, 80, 96, 128, 256])
 def test_any_cut_gives_the_bits_of_one_pass_whatever_the_width_of_a_head(

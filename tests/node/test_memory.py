@@ -93,7 +93,7 @@ def run_batch(config: Decoder, lengths: list[int]) -> Storages:
         def make(size: tuple[int, ...]) -> torch.Tensor:
             return torch.empty(size, dtype=dtype)
 
-        layer, head = make_layer(config, 0, make), make_head(config, make)
+        layer, head = make_layer(config, 0, make, Cpu()), make_head(config, make, Cpu())
         part = DecoderPart(
             config, Part(1, ranges=((0, 1),), end=True), None, ResidentShelf([layer]), None, dtype, Cpu()
         )
