@@ -50,7 +50,7 @@ def rotate(x: Tensor, tables: Rotation) -> Tensor:
         turning, passing = x.split((cos.shape[-1], x.shape[-1] - cos.shape[-1]), dim=-1)
         return torch.cat((rotate(turning, tables), passing), dim=-1)
     low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin
+    return x * cos + torch.cat((high, low), dim=-1) * sin
 
 
 def attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sights: Sequence[Sight]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.attention import attend, part_queries, rotate, split_fused
+from swarm.decoder.block import Block
 from swarm.decoder.cache import KvCache
 from swarm.decoder.description import Decoder
 from swarm.decoder.linear import Linear
@@ -45,7 +46,7 @@ class View:
     sights: Mapping[int | None, Sequence[Sequence[Sight]]]
 
 
-class Layer(nn.Module):
+class Layer(Block):
     """One decoder layer, made of what fills its slots."""
 
     def __init__(self, decoder: Decoder, number: int, filled: Mapping[str, nn.Module]) -> None:
@@ -113,7 +114,7 @@ class Layer(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class Head(nn.Module):
+class Head(Block):
     """Final norm and output projection: [rows, hidden] → float32 logits [rows, vocabulary]."""
 
     def __init__(self, decoder: Decoder, norm: nn.Module, projection: Linear) -> None:

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from swarm.decoder.block import Block
 from swarm.decoder.device import LEAST_ROWS
 from swarm.decoder.processor import has_tiles
 
@@ -22,7 +23,7 @@ REORDER_ROWS = 128
 TILED_ROWS = 32  # at most, of a product made with AMX tiles
 
 
-class Linear(nn.Module):
+class Linear(Block):
     """y = x W^T + b on [tokens, in] → [tokens, out]."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from swarm.decoder.block import Block
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
 
@@ -28,7 +29,7 @@ def divide_by_pairs(x: Tensor, epsilon: float) -> Tensor:
     return nn.functional.layer_norm(pairs, (2 * width,), None, None, epsilon)[..., :width]
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Block):
     """Mean and variance, with weight and bias, [tokens, hidden] → the same."""
 
     def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
@@ -41,7 +42,7 @@ class LayerNorm(nn.Module):
         return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
-class RmsNorm(nn.Module):
+class RmsNorm(Block):
     """Root mean square in float32 over the last dimension, then the weight, broadcast, in the dtype of x."""
 
     def __init__(self, weight: Tensor, epsilon: float, divide: Divide) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from swarm.decoder.description import Decoder, Rope
 from swarm.decoder.device import Device
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines
+Rotation = tuple[Tensor, Tensor]  # cosines, and sines with the signs with which the other half of a head is added
 
 
 class PositionTables:
@@ -76,8 +76,7 @@ def rotation_of(rope: Rope, turning: Tensor, positions: Tensor, dtype: torch.dty
     Computed in float32: bfloat16 cannot tell position 1001 from 1000.
     """
     angles = positions.to(torch.float32)[:, None] * turning
-    doubled = torch.cat((angles, angles), dim=-1)
-    cos, sin = doubled.cos(), doubled.sin()
+    cos, sin = torch.cat((angles, angles), dim=-1).cos(), torch.cat((-angles, angles), dim=-1).sin()
     if rope.scale != 1.0:
         cos, sin = cos * rope.scale, sin * rope.scale
     return cos.to(dtype), sin.to(dtype)
