@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import FalconConfig, FalconForCausalLM, PreTrainedModel
 
 from swarm.falcon.family import FALCON
@@ -88,3 +89,13 @@ def convert_model(model: PreTrainedModel, directory: Path, family: Family, dtype
     checkpoint = directory.parent / f"{directory.name}-checkpoint"
     model.save_pretrained(checkpoint)
     convert(checkpoint, directory, family, dtype=dtype)
+
+
+def save_tokenizer(directory: Path) -> Tokenizer:
+    """One token a byte, as far as the tiny vocabulary goes."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: COMMON["vocab_size"]]
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return tokenizer

@@ -11,11 +11,11 @@ import torch
 
 from swarm.keys import make_secret
 from tests import lan
-from tests.checkpoints import save_checkpoint
+from tests.checkpoints import save_checkpoint, save_tokenizer
 from tests.demo_model import ANSWER, QUESTION
 from tests.processes import DEMO, Node, chat_json, run_command, stop_all
 from tests.swarms import wait_until
-from tests.test_three_nodes import PROMPT, save_tokenizer
+from tests.test_three_nodes import PROMPT
 
 MEASURED_SECONDS = 100.0  # links are measured each 30 s, and a busy machine spoils some of it
 # Two layers with their KV and scratch, of four.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from swarm.checkpoints import open_checkpoint
 from swarm.sepweight.convert import convert_source
-from tests.checkpoints import COMMON
+from tests.checkpoints import save_tokenizer
 from tests.layouts import maker_of
 from tests.processes import Node, chat_json, run_command, stop_all
 
@@ -33,16 +33,6 @@ LLAMAS = (
 LAYOUTS = (*FALCONS, *LLAMAS)
 PARTS = ["b 0-1", "1-3", "3-4 e"]
 PROMPT = "abcdefgh hgfedcba"
-
-
-def save_tokenizer(directory: Path) -> Tokenizer:
-    """One token a byte, as far as the tiny vocabulary goes."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: COMMON["vocab_size"]]
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(directory / "tokenizer.json"))
-    return tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ import pytest
 
 from swarm.falcon.family import FALCON
 from swarm.sepweight.convert import convert
-from tests.checkpoints import save_checkpoint
+from tests.checkpoints import save_checkpoint, save_tokenizer
 from tests.processes import Node, chat_json, run_command
 from tests.swarms import wait_until
-from tests.test_three_nodes import save_tokenizer
 
 VARIANTS = ["bfloat16", "float32"]
 COMMON = ["--host", "127.0.0.1", "--no-mdns"]

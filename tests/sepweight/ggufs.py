@@ -13,6 +13,10 @@ from gguf.quants import quantize
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from swarm.checkpoints import open_checkpoint
+from swarm.sepweight.convert import convert_source
+from swarm.sepweight.manifest import Manifest
+
 LLAMA_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -142,3 +146,9 @@ def llama_fields(model: PreTrainedModel) -> dict[str, Any]:
     if getattr(config, "head_dim", None):
         fields |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
     return fields
+
+
+def convert(path: Path, destination: Path, **options: Any) -> Manifest:
+    """A GGUF file as a sepweight directory."""
+    with open_checkpoint(path) as opened:
+        return convert_source(opened.source, destination, opened.family, **options)

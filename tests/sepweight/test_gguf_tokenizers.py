@@ -72,8 +72,22 @@ def write(path: Path, architecture: str, tokens: Sequence[str], **more: Any) -> 
     )
 
 
+# As the tokenizer.json that is published with tiiuae/falcon-7b, 40b and rw says it.
+FALCON_CUTS = [
+    {"type": "Punctuation", "behavior": "Contiguous"},
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    {"type": "Digits", "individual_digits": False},
+    {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
+]
+
+
 def theirs_of(pre: str) -> Tokenizer:
-    """An untrained tokenizer as the library cuts text for the rule."""
+    """An untrained tokenizer as the library, or who published it, cuts text for the rule."""
+    if pre == "falcon":
+        told = json.loads(Tokenizer(models.BPE()).to_str())
+        return Tokenizer.from_str(
+            json.dumps({**told, "pre_tokenizer": {"type": "Sequence", "pretokenizers": FALCON_CUTS}})
+        )
     made = Tokenizer(models.BPE(ignore_merges=pre in ("llama-bpe", "tekken")))
     if pre in ("qwen2", "gpt-2"):
         like = (Qwen2Tokenizer if pre == "qwen2" else GPT2Tokenizer)().backend_tokenizer
@@ -88,7 +102,7 @@ def theirs_of(pre: str) -> Tokenizer:
     return made
 
 
-@pytest.mark.parametrize("pre", ["qwen2", "gpt-2", "llama-bpe", "tekken"])
+@pytest.mark.parametrize("pre", ["qwen2", "gpt-2", "llama-bpe", "tekken", "falcon"])
 def test_bytes_are_merged_as_the_library_merges_them(pre: str, tmp_path: Path) -> None:
     theirs = theirs_of(pre)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
