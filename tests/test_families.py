@@ -15,7 +15,7 @@ from swarm.decoder.loading import init_part
 from swarm.errors import WeightsError
 from swarm.families import family_named, family_of
 from swarm.node.compute.models import read_weights
-from swarm.sepweight.convert import dump
+from swarm.sepweight.dump import dump
 from tests.toy_family import TOY
 
 CONFIG = {"model_type": "toy", "depth": 3, "width": 32, "words": 40}

@@ -16,7 +16,8 @@ from swarm.errors import WeightsError
 from swarm.falcon import init_part
 from swarm.falcon.family import FALCON
 from swarm.node.compute.models import read_weights
-from swarm.sepweight.convert import dump, export_legacy
+from swarm.sepweight.dump import dump
+from swarm.sepweight.export import export_legacy
 from swarm.sepweight.manifest import PLAIN_NAME, read_manifest, write_manifest
 from swarm.sepweight.store import Store
 from tests.checkpoints import save_sepweight

@@ -12,7 +12,7 @@ import torch
 from swarm.decoder.description import Decoder
 from swarm.families import family_named, family_of
 from swarm.parts import Part, part_of_cells
-from swarm.sepweight.convert import DTYPES, dump
+from swarm.sepweight.dump import DTYPES, dump
 from swarm.sepweight.manifest import Manifest, read_manifest
 
 

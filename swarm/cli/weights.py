@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from swarm.cli.command import EXIT_FAILED, run, version_option
+from swarm.sizes import format_size
 
 if TYPE_CHECKING:
-    from swarm.sepweight.convert import Progress
+    from swarm.sepweight.dump import Progress
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
@@ -64,14 +65,33 @@ def convert(source: Path, destination: Path, dtype: str | None, name: str | None
 @weights.command()
 @click.argument("directory", type=DIRECTORY)
 @click.argument("destination", type=DIRECTORY)
+@click.option("--to", "form", type=click.Choice(["int8"]), default="int8", show_default=True, help="The smaller form.")
+def quantize(directory: Path, destination: Path, form: str) -> None:
+    """Write DIRECTORY's matrices in a smaller form into DESTINATION: the same model, another variant of it."""
+    from swarm.decoder.schemes import scheme_named
+    from swarm.families import family_named
+    from swarm.sepweight.dump import quantise
+    from swarm.sepweight.manifest import read_manifest
+
+    family = family_named(read_manifest(directory).family, directory)
+    scheme = scheme_named(form, destination)
+    with _ProgressBar("quantising") as progress:
+        manifest = quantise(directory, destination, family, scheme, progress=progress)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    click.echo(f"{destination}: {manifest.name} as {scheme.variant(manifest.dtype)}, {format_size(size)}")
+
+
+@weights.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("destination", type=DIRECTORY)
 @click.option("--legacy", is_flag=True, required=True, help="Write .pth files that llm_sepweight loads.")
 def export(directory: Path, destination: Path, legacy: bool) -> None:
     """Write DIRECTORY in another layout."""
     del legacy  # the one layout there is; asked for by name so that others may follow
-    from swarm.sepweight import convert as converting
+    from swarm.sepweight.export import export_legacy
 
     with _ProgressBar("exporting") as progress:
-        converting.export_legacy(directory, destination, progress=progress)
+        export_legacy(directory, destination, progress=progress)
 
 
 @weights.command()
@@ -91,6 +111,7 @@ def info(directory: Path, as_json: bool) -> None:
         "family": manifest.family,
         "model_id": manifest.model_id,
         "dtype": manifest.dtype,
+        "scheme": manifest.scheme,
         "layers": manifest.layers,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "layer_bytes": manifest.files[keys[1]].bytes,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from swarm.decoder.int8 import INT8
 from swarm.decoder.plain import PLAIN
 from swarm.decoder.scheme import Scheme
 from swarm.errors import WeightsError
 
-SCHEMES: Sequence[Scheme] = (PLAIN,)
+SCHEMES: Sequence[Scheme] = (PLAIN, INT8)
 
 
 def scheme_named(name: str, where: object) -> Scheme:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swarm.sepweight.convert import dump
+    from swarm.sepweight.dump import dump
     from swarm.sepweight.store import load
 
 __all__ = ["dump", "load"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name == "dump":
-        from swarm.sepweight.convert import dump
+        from swarm.sepweight.dump import dump
 
         return dump
     raise AttributeError(name)

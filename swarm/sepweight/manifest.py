@@ -30,7 +30,8 @@ DOCUMENTS = (
     TEMPLATE_NAME,
 )
 AGAIN = "copy it from another machine, or convert the checkpoint again"
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of plain numbers
+STORED_BYTES = {**ITEM_BYTES, "int8": 1}
 
 
 class TensorEntry(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class TensorEntry(msgspec.Struct, frozen=True):
 
     @property
     def nbytes(self) -> int:
-        count = ITEM_BYTES[self.dtype]
+        count = STORED_BYTES[self.dtype]
         for size in self.shape:
             count *= size
         return count
@@ -151,9 +152,11 @@ def _check_consistent(path: Path, manifest: Manifest) -> None:
     if set(manifest.files) != expected:
         odd = sorted(set(manifest.files) ^ expected)[:3]
         raise WeightsError(f"{path}: files do not fit {manifest.layers} layers, look at {', '.join(odd)}")
+    if manifest.dtype not in ITEM_BYTES:
+        raise WeightsError(f'{path}: dtype "{manifest.dtype}" is none of {", ".join(ITEM_BYTES)}')
     for key, entry in manifest.files.items():
         for name, tensor in entry.tensors.items():
-            if tensor.dtype not in ITEM_BYTES or any(size < 0 for size in tensor.shape):
+            if tensor.dtype not in STORED_BYTES or any(size < 0 for size in tensor.shape):
                 raise WeightsError(f"{path}: {key}/{name} has dtype {tensor.dtype} and shape {list(tensor.shape)}")
     for key, aliases in manifest.aliases.items():
         for tensor in aliases:

@@ -19,7 +19,8 @@ from swarm.falcon.family import FALCON
 from swarm.parts import parse_part, whole
 from swarm.sepweight import convert as converting
 from swarm.sepweight import load
-from swarm.sepweight.convert import JOURNAL_NAME, convert, export_legacy
+from swarm.sepweight.convert import JOURNAL_NAME, convert
+from swarm.sepweight.export import export_legacy
 from swarm.sepweight.manifest import find_faults, read_manifest
 from swarm.sepweight.store import Store
 from tests.checkpoints import COMMON, VARIANTS, save_checkpoint
@@ -95,8 +96,8 @@ def test_an_interrupted_conversion_resumes(tmp_path: Path, checkpoint: Path, mon
     assert (tmp_path / "out" / JOURNAL_NAME).exists()
     before = (tmp_path / "out" / "mid.00000.safetensors").stat().st_mtime_ns
     written: list[str] = []
-    save = converting._save
-    monkeypatch.setattr(converting, "_save", lambda path, *rest: (written.append(path.name), save(path, *rest)))
+    save = converting.save_part
+    monkeypatch.setattr(converting, "save_part", lambda path, *rest: (written.append(path.name), save(path, *rest)))
     resumed = convert(checkpoint, tmp_path / "out", FALCON, name="whole")
     assert resumed == whole_manifest
     assert (tmp_path / "out" / "mid.00000.safetensors").stat().st_mtime_ns == before

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from swarm.falcon.family import FALCON
 from swarm.sepweight import load
-from swarm.sepweight.convert import convert, export_legacy
+from swarm.sepweight.convert import convert
+from swarm.sepweight.export import export_legacy
 from tests.checkpoints import save_checkpoint
 
 PACKAGES = ["llm_sepweight==0.10.0"]
