@@ -82,10 +82,7 @@ def _attend(decoder: Decoder, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> 
     else:
         grouped = rearrange(q, "t kv g d -> kv g t d")
         keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
-        if sight.is_causal:
-            mask = name_causal_mask(grouped, sight.keys)
-        else:
-            mask = None if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
+        mask = name_causal_mask(grouped, sight.keys) if sight.mask is None else sight.mask.expand(1, 1, sight.rows, -1)
         out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=decoder.attention_scale)
         out = rearrange(out, "kv g t d -> t (kv g d)")
     return out[sight.before : sight.before + length]

@@ -18,6 +18,11 @@ LARGEST = 127
 SCALE_BYTES = 4
 
 
+def row_scales(rows: Tensor) -> Tensor:
+    """[rows, columns] float32 → [rows, 1]: what one step of a row's whole numbers stands for."""
+    return rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / LARGEST
+
+
 class Int8Scheme:
     """Symmetric int8, a scale a row: about half of bfloat16's bytes."""
 
@@ -25,8 +30,8 @@ class Int8Scheme:
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
         rows = matrix.float()
-        scales = rows.abs().amax(1).clamp_min(1e-30) / LARGEST
-        return {"int8": (rows / scales[:, None]).round().char(), "scale": scales}
+        scales = row_scales(rows)
+        return {"int8": (rows / scales).round().char(), "scale": scales[:, 0]}
 
     def variant(self, dtype: str) -> str:
         return f"{self.name}-{dtype}"

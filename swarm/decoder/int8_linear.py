@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from swarm.decoder.int8 import LARGEST
+from swarm.decoder.int8 import row_scales
 from swarm.decoder.linear import Linear
 
 # Activations cross as unsigned bytes around this one: with signed ones a CPU without AMX runs oneDNN's reference code,
@@ -54,5 +54,5 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     A row that is not finite has a scale that is not.
     """
     wide = x.float()
-    scales = wide.abs().amax(1, keepdim=True).clamp_min(1e-30) / LARGEST
+    scales = row_scales(wide)
     return (wide / scales).round_().add_(ZERO_POINT).to(torch.uint8), scales

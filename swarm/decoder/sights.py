@@ -35,9 +35,8 @@ class Sight:
 
     start, stop: which of a span's rows. by_group: it is one position, and the heads of a group are rows of their kv head;
     else positions are rows of a head. rows, keys: how many there are, padding included. before: rows of padding before the
-    first; more may follow the last. mask: additive, [rows, keys], or [1, keys] where all rows see the same; None where that
-    is all, or where is_causal says that each sees what comes before it. bias: ALiBi's, [heads, keys]. first_key: none of
-    them sees what lies before it.
+    first; more may follow the last. mask: additive, [rows, keys], or [1, keys] where all rows see the same; None where each
+    sees all that comes before it. bias: ALiBi's, [heads, keys]. first_key: none of them sees what lies before it.
     """
 
     start: int
@@ -48,7 +47,6 @@ class Sight:
     mask: Tensor | None
     bias: Tensor | None = None
     before: int = 0
-    is_causal: bool = False
     first_key: int = 0
 
 
@@ -93,9 +91,9 @@ def _look_back_at_once(
     if length == 1:
         group = decoder.heads // decoder.kv_heads
         return Sight(0, 1, by_group=True, rows=group, keys=keys, mask=None, bias=bias, first_key=first_key)
-    is_causal = bias is None and (window is None or window >= keys)
-    mask = None if is_causal else _mask(tables, start - first_key, keys, length, keys, dtype, window)
-    return Sight(0, length, False, length, keys, mask, bias, is_causal=is_causal, first_key=first_key)
+    sees_all = bias is None and (window is None or window >= keys)
+    mask = None if sees_all else _mask(tables, start - first_key, keys, length, keys, dtype, window)
+    return Sight(0, length, False, length, keys, mask, bias, first_key=first_key)
 
 
 def _first_key(position: int, window: int | None) -> int:
@@ -162,7 +160,7 @@ def _mask(
     if window is not None and window >= last:
         window = None
     if length == 1:
-        return tables.mask(last, keys, window) if tables.device.key_block > 1 or window is not None else None
+        return tables.mask(last, keys, window) if tables.device.key_block > 1 else None
     width = -(-keys // MASK_WIDTH) * MASK_WIDTH
     mask = torch.full((length, width), float("-inf"), dtype=dtype, device=tables.device.where).triu_(first + 1)
     if window is not None:

@@ -67,7 +67,9 @@ def dump(
     for index, key in enumerate(keys):
         given = {tensor: read(key, tensor).to(DTYPES[dtype]).contiguous() for tensor in outline.files[key]}
         tensors = pack_file(scheme, key, given)
-        entries = {name: TensorEntry(str(one.dtype)[6:], tuple(one.shape)) for name, one in tensors.items()}
+        entries = {
+            name: TensorEntry(str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in tensors.items()
+        }
         path = destination / file_name(key)
         if tensors:
             save_part(path, tensors, lambda: bytes_needed(outline, list(outline.files), dtype))
@@ -124,10 +126,15 @@ def quantise(
 
 
 def bytes_needed(outline: Outline, keys: list[str], dtype: str) -> int:
+    """Of some files, stored plain."""
     return sum(TensorEntry(dtype, tuple(shape)).nbytes for key in keys for shape in outline.files[key].values())
 
 
-def save_part(path: Path, tensors: Mapping[str, Tensor], bytes_needed: Callable[[], int]) -> None:
+def save_part(path: Path, tensors: Mapping[str, Tensor], still_needed: Callable[[], int]) -> None:
+    """Write a file under its final name, once it is whole. still_needed: bytes, for what a full disk is told with.
+
+    Raises WeightsError where the disk is full.
+    """
     temporary = path.with_name(path.name + ".tmp")
     # A writer that maps its output dies of SIGBUS on a full disk, so room is claimed before anything is written.
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -142,7 +149,7 @@ def save_part(path: Path, tensors: Mapping[str, Tensor], bytes_needed: Callable[
         free = shutil.disk_usage(path.parent).free
         if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or free < size:
             raise WeightsError(
-                f"disk full while writing {path}: the conversion still needs {bytes_needed():,} bytes, {free:,} are free; "
+                f"disk full while writing {path}: the conversion still needs {still_needed():,} bytes, {free:,} are free; "
                 "finished files stay, run the same command again once there is room"
             ) from None
         raise
