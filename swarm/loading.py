@@ -9,9 +9,11 @@ import torch
 from swarm.decoder import loading
 from swarm.decoder.device import Device
 from swarm.decoder.part import DecoderPart
+from swarm.decoder.scheme import Scheme
 from swarm.families import family_named
 from swarm.parts import Part
 from swarm.sepweight.manifest import read_manifest
+from swarm.sepweight.scheme import Quantisation
 
 
 def init_part(
@@ -19,11 +21,13 @@ def init_part(
     spec: str | Part,
     device: str | torch.device | Device = "cpu",
     dtype: torch.dtype | None = None,
+    quantisation: Quantisation[Scheme] | None = None,
 ) -> DecoderPart:
     """Load any part of a model as a module ready to run.
 
-    dtype: None keeps the stored one. On a CPU linears are reordered as they are loaded.
+    dtype: None keeps the stored one. On a CPU linears are reordered as they are loaded. quantisation: what plain matrices
+    become on the way.
     Raises WeightsError naming the file, RequestError for a bad spec.
     """
     family = family_named(read_manifest(Path(weights_dir)).family, weights_dir)
-    return loading.init_part(family, weights_dir, spec, device, dtype)
+    return loading.init_part(family, weights_dir, spec, device, dtype, quantisation=quantisation)

@@ -19,6 +19,7 @@ from swarm.node.compute.models import read_weights
 from swarm.sepweight.dump import dump
 from swarm.sepweight.export import export_legacy
 from swarm.sepweight.manifest import PLAIN_NAME, read_manifest, write_manifest
+from swarm.sepweight.scheme import Quantisation
 from swarm.sepweight.store import Store
 from tests.checkpoints import save_sepweight
 from tests.toy_scheme import ROWS, RowsLinear
@@ -43,7 +44,16 @@ def rows(plain: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def read(key: str, name: str) -> Tensor:
         return store.read(key, name)
 
-    dump(directory, FALCON, config, read, name="rows", model_id=model, dtype="float32", scheme=ROWS)
+    dump(
+        directory,
+        FALCON,
+        config,
+        read,
+        name="rows",
+        model_id=model,
+        dtype="float32",
+        quantisation=Quantisation(ROWS, ROWS),
+    )
     return directory
 
 

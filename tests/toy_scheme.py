@@ -10,6 +10,7 @@ from torch import Tensor
 from swarm.decoder.device import Device
 from swarm.decoder.linear import Linear
 from swarm.decoder.scheme import MatrixCosts
+from swarm.sepweight.manifest import TensorEntry
 
 
 class RowsLinear(Linear):
@@ -28,13 +29,20 @@ class RowsScheme:
     """Rows and their scales."""
 
     name = "rows"
+    may_be_joined = True
+
+    def fitting(self, columns: int) -> RowsScheme:
+        return self
+
+    def doubt(self, dtype: str) -> str | None:
+        return None
+
+    def recognise(self, entries: Mapping[str, TensorEntry]) -> RowsScheme | None:
+        return self if set(entries) == {"rows", "scales"} else None
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
         scales = matrix.abs().amax(1)
         return {"rows": matrix / scales[:, None], "scales": scales}
-
-    def variant(self, dtype: str) -> str:
-        return f"rows-{dtype}"
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         return MatrixCosts((shape[0] * shape[1] + shape[0]) * item, 0)

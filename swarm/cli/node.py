@@ -27,6 +27,7 @@ from swarm.cli.command import (
 )
 from swarm.cli.joining import find_secret
 from swarm.cli.peers import PeerAddress, known_peers
+from swarm.cli.quantised import quantise_options, read_quantisation
 from swarm.cli.reports import Printer
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Options:
     memory: str | None
     device: str
     dtype: str | None
+    form: str | None
+    head_form: str | None
     part: str | None
     hosts: tuple[str, ...]
     port: int
@@ -70,6 +73,7 @@ class Options:
 @click.option(
     "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Compute in this; default: as stored."
 )
+@quantise_options
 @click.option(
     "--part", help='Serve exactly this part of each model, for example "b 0-16"; default: what the swarm lacks.'
 )
@@ -98,6 +102,8 @@ def node(
     memory: str | None,
     device: str,
     dtype: str | None,
+    form: str | None,
+    head_form: str | None,
     part: str | None,
     hosts: tuple[str, ...],
     port: int,
@@ -119,6 +125,8 @@ def node(
             memory=memory,
             device=device,
             dtype=dtype,
+            form=form,
+            head_form=head_form,
             part=part,
             hosts=hosts,
             port=port,
@@ -144,7 +152,8 @@ def serve(options: Options) -> int:
     state = find_state("swarm-node")
     ledgers = find_shared_dir(state, "memory")
     with one_at_a_time(ledgers):  # or two that start together choose the same card
-        offer = read_offer(options.weights, options.device, options.dtype, options.part)
+        quantisation = read_quantisation(options.form, options.head_form)
+        offer = read_offer(options.weights, options.device, options.dtype, options.part, quantisation)
         ledger = Ledger(ledgers, offer.device.key)
         try:
             budget = promise_memory(offer, options.memory, ledger)

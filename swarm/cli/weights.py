@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from swarm.cli.command import EXIT_FAILED, run, version_option
+from swarm.cli.quantised import FORMS, quantise_options, read_quantisation
 from swarm.sizes import format_size
 
 if TYPE_CHECKING:
+    from swarm.decoder.scheme import Scheme
     from swarm.sepweight.dump import Progress
+    from swarm.sepweight.manifest import Manifest
+    from swarm.sepweight.scheme import Quantisation
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
@@ -31,22 +35,41 @@ def weights() -> None:
     type=click.Choice(["bfloat16", "float16", "float32"]),
     help="Convert to this; default: as stored, bfloat16 for what is quantised.",
 )
+@quantise_options
 @click.option("--name", help="What users call the model; default: the name of DESTINATION.")
 @click.option("--tokenizer", type=DIRECTORY, help="Take tokenizer.json and the like from here, for a GGUF file.")
-def convert(source: Path, destination: Path, dtype: str | None, name: str | None, tokenizer: Path | None) -> None:
+def convert(
+    source: Path,
+    destination: Path,
+    dtype: str | None,
+    form: str | None,
+    head_form: str | None,
+    name: str | None,
+    tokenizer: Path | None,
+) -> None:
     """Convert SOURCE into DESTINATION: a Hugging Face checkpoint, a GGUF file, or a legacy sepweight directory.
 
     Of a split GGUF file name any part. Interrupted, it resumes where it stopped when run again.
     """
     from swarm.checkpoints import open_checkpoint
+    from swarm.decoder.schemes import variant_of
     from swarm.sepweight.convert import convert_source
 
+    quantisation = read_quantisation(form, head_form)
     with open_checkpoint(source, tokenizer) as opened, _ProgressBar("converting") as progress:
         if opened.left_out:
             click.echo(
                 f"swarm-weights: converting the text model alone, without {', '.join(opened.left_out)}", err=True
             )
-        manifest = convert_source(opened.source, destination, opened.family, dtype=dtype, name=name, progress=progress)
+        manifest = convert_source(
+            opened.source,
+            destination,
+            opened.family,
+            dtype=dtype,
+            quantisation=quantisation,
+            name=name,
+            progress=progress,
+        )
     if "tokenizer.json" not in manifest.documents:
         way = (
             "copy tokenizer.json there and run this again"
@@ -57,28 +80,45 @@ def convert(source: Path, destination: Path, dtype: str | None, name: str | None
             f"swarm-weights: {source} tells no tokenizer; swarm-chat cannot talk to the model without one: {way}",
             err=True,
         )
-    click.echo(
-        f"{destination}: {manifest.name}, {manifest.layers} layers, {manifest.dtype}, model id {manifest.model_id}"
-    )
+    _say_misfits(manifest, quantisation)
+    variant = variant_of(manifest.scheme, manifest.dtype, manifest.dtype)
+    click.echo(f"{destination}: {manifest.name}, {manifest.layers} layers, {variant}, model id {manifest.model_id}")
 
 
 @weights.command()
 @click.argument("directory", type=DIRECTORY)
 @click.argument("destination", type=DIRECTORY)
-@click.option("--to", "form", type=click.Choice(["int8"]), default="int8", show_default=True, help="The smaller form.")
-def quantize(directory: Path, destination: Path, form: str) -> None:
-    """Write DIRECTORY's matrices in a smaller form into DESTINATION: the same model, another variant of it."""
-    from swarm.decoder.schemes import scheme_named
+@click.option("--to", "form", metavar="FORM", default="int8", show_default=True, help=f"The smaller form: {FORMS}.")
+@click.option("--quantize-head", "head_form", metavar="FORM", help="The head's own form; plain leaves it as it is.")
+def quantize(directory: Path, destination: Path, form: str, head_form: str | None) -> None:
+    """Write DIRECTORY's matrices in a smaller form into DESTINATION: the same model, another variant of it.
+
+    Interrupted, it resumes where it stopped when run again.
+    """
+    from swarm.decoder.schemes import variant_of
     from swarm.families import family_named
-    from swarm.sepweight.dump import quantise
     from swarm.sepweight.manifest import read_manifest
+    from swarm.sepweight.requantise import quantise
 
     family = family_named(read_manifest(directory).family, directory)
-    scheme = scheme_named(form, destination)
+    quantisation = read_quantisation(form, head_form)
+    assert quantisation is not None
     with _ProgressBar("quantising") as progress:
-        manifest = quantise(directory, destination, family, scheme, progress=progress)
+        manifest = quantise(directory, destination, family, quantisation, progress=progress)
+    _say_misfits(manifest, quantisation)
     size = sum(entry.bytes for entry in manifest.files.values())
-    click.echo(f"{destination}: {manifest.name} as {scheme.variant(manifest.dtype)}, {format_size(size)}")
+    variant = variant_of(manifest.scheme, manifest.dtype, manifest.dtype)
+    click.echo(f"{destination}: {manifest.name} as {variant}, {format_size(size)}")
+
+
+def _say_misfits(manifest: Manifest, quantisation: Quantisation[Scheme] | None) -> None:
+    """Tell where another form was taken than was asked for."""
+    from swarm.decoder.forms import misfits
+    from swarm.families import family_named
+
+    if quantisation is not None:
+        for misfit in misfits(quantisation, family_named(manifest.family, manifest.name).read(manifest.config)):
+            click.echo(f"swarm-weights: {misfit}", err=True)
 
 
 @weights.command()

@@ -1,4 +1,4 @@
-"""Matrices of whole numbers from -127 to 127 and a scale a row. Activations are quantised, too, with a scale a token."""
+"""Matrices of whole numbers from -127 to 127 and a scale a row."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from swarm.decoder.device import Device
 from swarm.decoder.scheme import MatrixCosts
+from swarm.sepweight.manifest import TensorEntry
+from swarm.sepweight.scheme import pack_by_rows
 
 if TYPE_CHECKING:
     import torch
@@ -18,34 +20,41 @@ LARGEST = 127
 SCALE_BYTES = 4
 
 
-def row_scales(rows: Tensor) -> Tensor:
-    """[rows, columns] float32 → [rows, 1]: what one step of a row's whole numbers stands for."""
-    return rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / LARGEST
-
-
 class Int8Scheme:
     """Symmetric int8, a scale a row: about half of bfloat16's bytes."""
 
     name = "int8"
+    may_be_joined = True
+
+    def fitting(self, columns: int) -> Int8Scheme:
+        return self
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
-        rows = matrix.float()
-        scales = row_scales(rows)
-        return {"int8": (rows / scales).round().char(), "scale": scales[:, 0]}
+        return pack_by_rows(matrix, _pack)
 
-    def variant(self, dtype: str) -> str:
-        return f"{self.name}-{dtype}"
+    def doubt(self, dtype: str) -> str | None:
+        return None
+
+    def recognise(self, entries: Mapping[str, TensorEntry]) -> Int8Scheme | None:
+        return self if set(entries) == {"int8", "scale"} else None
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         """Beside what the CPU's kernels read, a sum and a zero point a row; the numbers as stored while it is made."""
         rows, columns = shape
+        if not device.is_host:
+            return MatrixCosts(rows * (columns + SCALE_BYTES), rows * columns * item)
         return MatrixCosts(rows * (columns + 3 * SCALE_BYTES), rows * columns)
 
     def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
-        from swarm.decoder.int8_linear import CardInt8Linear, HostInt8Linear
+        from swarm.decoder.int8_linear import make_linear
 
-        matrix, scales = device.place([tensors["int8"], tensors["scale"]])
-        return (HostInt8Linear if device.is_host else CardInt8Linear)(matrix, scales, bias)
+        return make_linear(tensors, bias, device)
+
+
+def _pack(matrix: Tensor) -> Mapping[str, Tensor]:
+    rows = matrix.float()
+    scales = rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / LARGEST
+    return {"int8": (rows / scales).round().char(), "scale": scales[:, 0]}
 
 
 INT8 = Int8Scheme()

@@ -8,6 +8,7 @@ elsewhere for each number of rows. Products of more rows are made 32 at a time t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -40,6 +41,17 @@ class PlainLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
+
+
+class BesideLinear(Linear):
+    """Several products of the same x, behind one another: of matrices that are not stored alike."""
+
+    def __init__(self, linears: Sequence[Linear]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([linear(x) for linear in self.linears], 1)
 
 
 class ReorderedLinear(Linear):

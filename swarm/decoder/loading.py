@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from swarm.decoder.description import Decoder, DecoderFamily, Slot
 from swarm.decoder.device import Device, device_named
+from swarm.decoder.forms import Forms, Joint
 from swarm.decoder.layer import Head, Layer
-from swarm.decoder.linear import Linear, PlainLinear
+from swarm.decoder.linear import BesideLinear, Linear, PlainLinear
 from swarm.decoder.norms import make_norm
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.plain import PLAIN
-from swarm.decoder.schemes import scheme_named
+from swarm.decoder.scheme import Scheme
 from swarm.decoder.shelf import ResidentShelf
 from swarm.errors import WeightsError
 from swarm.parts import Part, parse_part, runs
 from swarm.sepweight.manifest import file_keys, layer_key
+from swarm.sepweight.scheme import Quantisation
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import TensorFile
 
@@ -61,15 +63,17 @@ def init_part(
     device: str | torch.device | Device = "cpu",
     dtype: torch.dtype | None = None,
     *,
+    quantisation: Quantisation[Scheme] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> DecoderPart:
     """Load any part of a decoder as a module ready to run.
 
     device: cpu, cuda:N or a Device. dtype: None keeps the stored one. On a CPU linears are reordered as they are
-    loaded. Raises WeightsError naming the file, RequestError for a bad spec or a device that is not there.
+    loaded. quantisation: what plain matrices become on the way. Raises WeightsError naming the file, RequestError for a
+    bad spec or a device that is not there.
     """
     place = device_named(str(device)) if isinstance(device, str | torch.device) else device
-    steps = iterate_loading(family, weights_dir, spec, place, dtype)
+    steps = iterate_loading(family, weights_dir, spec, place, dtype, quantisation)
     while True:
         try:
             progress(*next(steps))
@@ -83,6 +87,7 @@ def iterate_loading(
     spec: str | Part,
     device: Device,
     dtype: torch.dtype | None = None,
+    quantisation: Quantisation[Scheme] | None = None,
     old: DecoderPart | None = None,
 ) -> Generator[tuple[int, int], None, DecoderPart]:
     """The same a piece of a tensor at a time, for a thread that has other work between.
@@ -96,7 +101,9 @@ def iterate_loading(
     decoder = family.read(store.manifest.config)
     part = spec if isinstance(spec, Part) else parse_part(spec, decoder.layers)
     store.check(part)
-    builder = _Builder(store, decoder, device, dtype or getattr(torch, store.manifest.dtype))
+    forms = Forms(store.manifest, weights_dir, quantisation)
+    forms.check(decoder)
+    builder = _Builder(store, decoder, forms, device, dtype or getattr(torch, store.manifest.dtype))
     loaded = {} if old is None else old.shelf.resident
     embed, head = (None, None) if old is None else (old.embed, old.head)
     builder.share(embed, head)
@@ -128,18 +135,23 @@ def _join(tensors: list[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
+def _part_rows(bias: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | None]:
+    """What of a bias belongs to each of some matrices."""
+    return [bias] * len(counts) if bias is None or len(counts) == 1 else bias.split(list(counts))
+
+
 Built = tuple[Embedding | None, dict[int, Layer], Head | None]
 
 
 class _Builder:
     """Makes modules of a part; each method yields the bytes of a piece that it has read, and returns what it made."""
 
-    def __init__(self, store: Store, decoder: Decoder, device: Device, dtype: torch.dtype) -> None:
+    def __init__(self, store: Store, decoder: Decoder, forms: Forms, device: Device, dtype: torch.dtype) -> None:
         self.store = store
         self.decoder = decoder
+        self.forms = forms
         self.device = device
         self.dtype = dtype
-        self.scheme = scheme_named(store.manifest.scheme, store.directory)
         self.embedding, self.projection = f"{decoder.embedding}.weight", f"{decoder.head.tensor}.weight"
         self._shared: dict[tuple[str, str], Tensor] = {}  # by where they lie: matrices that begin and end may both use
 
@@ -147,12 +159,8 @@ class _Builder:
         """Use what is loaded for begin or end for the other, too, where they are tied."""
         if isinstance(embed, ResidentEmbedding):
             self._shared[self._owner("begin", self.embedding)] = embed.weight
-        if self.is_tied and head is not None and isinstance(head.projection, PlainLinear):
+        if self.forms.is_tied and head is not None and isinstance(head.projection, PlainLinear):
             self._shared[self._owner("end", self.projection)] = head.projection.weight.data
-
-    @property
-    def is_tied(self) -> bool:
-        return self._owner("end", self.projection) == self._owner("begin", self.embedding)
 
     def size_of(self, part: Part) -> int:
         """Bytes to be read."""
@@ -195,17 +203,29 @@ class _Builder:
         if slots[0].matrix is None:
             weight = yield from self._tensor(key, f"{slots[0].tensor}.weight")
             return make_norm(self.decoder, weight, bias, self.device)
-        if slots[0] == self.decoder.head and self.is_tied:
+        if slots[0] == self.decoder.head and self.forms.is_tied:
             weight = yield from self._tensor(key, self.projection)
             return PLAIN.make({"weight": weight}, bias, self.dtype, self.device)
+        joints = self.forms.joints(key, slots)
+        linears: list[Linear] = []
+        for joint, own in zip(joints, _part_rows(bias, [joint.rows for joint in joints]), strict=True):
+            tensors = yield from self._packed(key, joint)
+            linears.append(joint.scheme.make(tensors, own, self.dtype, self.device))
+        return linears[0] if len(linears) == 1 else BesideLinear(linears)
+
+    def _packed(self, key: str, joint: Joint) -> Generator[int, None, Mapping[str, Tensor]]:
+        """What stands for a joint's matrices."""
         stored: dict[str, list[Tensor]] = {}
-        for slot in slots:
-            for name in self.store.manifest.tensor_names(key):
-                stem, _, suffix = name.rpartition(".")
-                if stem == slot.tensor and suffix != "bias":
-                    stored.setdefault(suffix, []).append((yield from self.store.reading(key, name)))
-        joined = {suffix: _join(stored.pop(suffix)) for suffix in list(stored)}
-        return self.scheme.make(joined, bias, self.dtype, self.device)
+        for slot in joint.slots:
+            if joint.is_packed:
+                for suffix in self.forms.entries(key, slot):
+                    read = yield from self.store.reading(key, f"{slot.tensor}.{suffix}")
+                    stored.setdefault(suffix, []).append(read)
+            else:
+                plain = yield from self.store.reading(key, f"{slot.tensor}.weight")
+                for suffix, made in joint.scheme.pack(plain).items():
+                    stored.setdefault(suffix, []).append(made)
+        return {suffix: _join(stored.pop(suffix)) for suffix in list(stored)}
 
     def _owner(self, key: str, name: str) -> tuple[str, str]:
         return self.store.manifest.resolve(key, name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from swarm.decoder.device import Device
 from swarm.decoder.scheme import MatrixCosts
-from swarm.sepweight.manifest import PLAIN_NAME
+from swarm.sepweight.manifest import PLAIN_NAME, TensorEntry
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +20,19 @@ class PlainScheme:
     """Matrices as checkpoints have them."""
 
     name = PLAIN_NAME
+    may_be_joined = True
+
+    def fitting(self, columns: int) -> PlainScheme:
+        return self
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
         return {"weight": matrix}
 
-    def variant(self, dtype: str) -> str:
-        return dtype
+    def doubt(self, dtype: str) -> str | None:
+        return None
+
+    def recognise(self, entries: Mapping[str, TensorEntry]) -> PlainScheme | None:
+        return self if set(entries) == {"weight"} else None
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         rows, columns = shape

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from swarm.decoder.device import Device
+from swarm.sepweight.manifest import TensorEntry
 from swarm.sepweight.scheme import StoredScheme
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MatrixCosts:
-    """Bytes on the device: that a matrix takes, and those that making it takes besides."""
+    """Bytes on the device: that a matrix takes, and those that making it, or a product with it, takes besides."""
 
     resident: int
     making: int
@@ -30,8 +31,21 @@ class MatrixCosts:
 class Scheme(StoredScheme, Protocol):
     """A stored form of matrices, and what computes with it."""
 
-    def variant(self, dtype: str) -> str:
-        """What models in this form, computed in a dtype, are told apart by: two of a variant give the same answers."""
+    @property
+    def may_be_joined(self) -> bool:
+        """Whether matrices in this form are rows of one that is, too."""
+        ...
+
+    def fitting(self, columns: int) -> Scheme:
+        """The form itself, or the nearest of its kind for a matrix of so many columns."""
+        ...
+
+    def doubt(self, dtype: str) -> str | None:
+        """What who computes in a dtype should know."""
+        ...
+
+    def recognise(self, entries: Mapping[str, TensorEntry]) -> Scheme | None:
+        """The form itself, or one of its kind, if a matrix is stored so. entries: by what the tensors' names end in."""
         ...
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:

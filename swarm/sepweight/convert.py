@@ -20,20 +20,21 @@ from torch import Tensor
 from swarm.errors import WeightsError
 from swarm.parts import whole
 from swarm.sepweight.checkpoint import open_source, read_config
-from swarm.sepweight.dump import DTYPES, Progress, bytes_needed, save_part, write_documents
-from swarm.sepweight.family import Family, Outline
+from swarm.sepweight.dump import DTYPES, Progress, bytes_needed, save_file_of, write_documents
+from swarm.sepweight.family import Family, FileTensors, Outline
 from swarm.sepweight.manifest import (
     FORMAT,
+    PLAIN_NAME,
+    SCHEME_FORMAT,
     FileEntry,
     Manifest,
-    TensorEntry,
     file_keys,
     file_name,
     read_manifest,
-    sha256_of,
     write_durably,
     write_manifest,
 )
+from swarm.sepweight.scheme import Quantisation, StoredScheme, pack_file, tied_to_pack
 from swarm.sepweight.source import Source
 from swarm.sepweight.tensorfile import bytes_of
 
@@ -52,6 +53,7 @@ class _Journal(msgspec.Struct):
     fingerprint: dict[str, int]
     config_digest: str
     dtype: str
+    form: str
     done: dict[str, _Done]
 
 
@@ -78,13 +80,16 @@ def convert_source(
     family: Family,
     *,
     dtype: str | None = None,
+    quantisation: Quantisation[StoredScheme] | None = None,
     name: str | None = None,
+    model_id: str | None = None,
     progress: Progress = lambda done, total, key: None,
 ) -> Manifest:
     """Convert what a source holds into a sepweight directory; resume if one was begun.
 
-    dtype: "float32", "float16" or "bfloat16"; None keeps what the checkpoint has. name: what users call
-    the model; the destination's own name by default.
+    dtype: "float32", "float16" or "bfloat16"; None keeps what the checkpoint has. quantisation: what matrices become,
+    from that dtype. name: what users call the model; the destination's own name by default. model_id: of a source that is
+    known by one already.
     Raises WeightsError naming file and tensor, or how much disk is needed.
     """
     outline = family.outline(source.config)
@@ -92,23 +97,33 @@ def convert_source(
     _check_documents(source, documents)
     dtype = dtype or _stored_dtype(source, outline)
     destination.mkdir(parents=True, exist_ok=True)
-    journal = _open_journal(destination, source, dtype)
+    form = PLAIN_NAME if quantisation is None else quantisation.name
+    tied = tied_to_pack(outline, quantisation)
+    journal = _open_journal(destination, source, dtype, form)
     keys = file_keys(whole(outline.layers))
     for index, key in enumerate(keys):
         if key not in journal.done:
-            journal.done[key] = _write_part(source, outline, destination, key, dtype, keys[index:])
+            tensors, digest = _read_file(source, key, outline.files[key], dtype)
+            for tensor, (owner, owned) in tied.get(key, {}).items():
+                shape = tuple(outline.files[owner][owned])
+                tensors[tensor] = _read_tensor(source, owner, owned, shape, DTYPES[dtype])
+            packed = pack_file(quantisation, key, tensors)
+            del tensors
+            needed = bytes_needed(outline, keys[index:], dtype)
+            journal.done[key] = _Done(save_file_of(destination, key, packed, needed), digest)
             write_durably(destination / JOURNAL_NAME, msgspec.json.encode(journal))
         progress(index + 1, len(keys), key)
     manifest = Manifest(
-        format=FORMAT,
+        format=FORMAT if form == PLAIN_NAME else SCHEME_FORMAT,
+        scheme=form,
         family=family.name,
         name=name or destination.resolve().name,
-        model_id=_model_id(outline, journal),
+        model_id=model_id or _model_id(outline, journal),
         dtype=dtype,
         layers=outline.layers,
         config=dict(source.config),
         files={key: journal.done[key].entry for key in keys},
-        aliases={key: dict(names) for key, names in outline.aliases.items()},
+        aliases={key: dict(names) for key, names in outline.aliases.items() if key not in tied},
         documents=write_documents(documents, destination),
     )
     write_manifest(destination, manifest)
@@ -128,9 +143,9 @@ def _stored_dtype(source: Source, outline: Outline) -> str:
     return DTYPE_NAMES[stored]
 
 
-def _open_journal(destination: Path, source: Source, dtype: str) -> _Journal:
+def _open_journal(destination: Path, source: Source, dtype: str, form: str) -> _Journal:
     config_digest = hashlib.sha256(msgspec.json.encode(dict(source.config), order="deterministic")).hexdigest()
-    fresh = _Journal(source.fingerprint(), config_digest, dtype, {})
+    fresh = _Journal(source.fingerprint(), config_digest, dtype, form, {})
     path = destination / JOURNAL_NAME
     if not path.exists():
         if any(destination.glob("*.safetensors")):
@@ -140,11 +155,7 @@ def _open_journal(destination: Path, source: Source, dtype: str) -> _Journal:
         journal = msgspec.json.decode(path.read_bytes(), type=_Journal)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return fresh
-    if (journal.fingerprint, journal.config_digest, journal.dtype) != (
-        fresh.fingerprint,
-        fresh.config_digest,
-        fresh.dtype,
-    ):
+    if msgspec.structs.replace(journal, done={}) != fresh:
         return fresh
     for key in list(journal.done):
         part = destination / file_name(key)
@@ -164,23 +175,22 @@ def _check_replaceable(destination: Path) -> None:
         ) from None
 
 
-def _write_part(
-    source: Source, outline: Outline, destination: Path, key: str, dtype: str, remaining: list[str]
-) -> _Done:
+def _read_file(source: Source, key: str, shapes: FileTensors, dtype: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file, and a digest of what they are in the source."""
     tensors: dict[str, Tensor] = {}
     digest = hashlib.sha256()
-    for name, shape in sorted(outline.files[key].items()):
+    for name, shape in sorted(shapes.items()):
         tensors[name] = _read_tensor(source, key, name, tuple(shape), DTYPES[dtype], digest.update)
-    if not tensors:  # a tied head: its values live in another file
-        return _Done(FileEntry(0, "", {}), digest.hexdigest())
-    path = destination / file_name(key)
-    save_part(path, tensors, lambda: bytes_needed(outline, remaining, dtype))
-    entries = {name: TensorEntry(dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    return _Done(FileEntry(path.stat().st_size, sha256_of(path), entries), digest.hexdigest())
+    return tensors, digest.hexdigest()
 
 
 def _read_tensor(
-    source: Source, key: str, name: str, shape: tuple[int, ...], dtype: torch.dtype, note: Callable[[Any], None]
+    source: Source,
+    key: str,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    note: Callable[[Any], None] = lambda data: None,
 ) -> Tensor:
     """A tensor in another dtype; note: told what it is as stored, bytes after shape and dtype."""
     stored = source.read(key, name)

@@ -1,4 +1,4 @@
-"""Writes sepweight directories file by file, from tensors that are made in memory or in another form of the same model.
+"""Writes sepweight directories file by file, from tensors that are made in memory.
 
 A file appears under its final name only when it is whole, and room for it is claimed before anything is written.
 """
@@ -35,8 +35,7 @@ from swarm.sepweight.manifest import (
     write_durably,
     write_manifest,
 )
-from swarm.sepweight.scheme import StoredScheme, pack_file
-from swarm.sepweight.store import Store
+from swarm.sepweight.scheme import Quantisation, StoredScheme, pack_file, tied_to_pack
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -52,77 +51,53 @@ def dump(
     name: str,
     model_id: str,
     dtype: str,
-    scheme: StoredScheme | None = None,
+    quantisation: Quantisation[StoredScheme] | None = None,
     documents: Mapping[str, bytes] = MappingProxyType({}),
     progress: Progress = lambda done, total, key: None,
 ) -> Manifest:
     """Write a sepweight directory from tensors made in memory: `read(key, tensor)` gives each one when its turn comes.
 
-    scheme: how matrices are stored; None: plain. Raises WeightsError where the disk is full.
+    quantisation: how matrices are stored; None: plain. Raises WeightsError where the disk is full.
     """
     outline = family.outline(config)
+    tied = tied_to_pack(outline, quantisation)
     destination.mkdir(parents=True, exist_ok=True)
     files: dict[str, FileEntry] = {}
     keys = file_keys(whole(outline.layers))
     for index, key in enumerate(keys):
         given = {tensor: read(key, tensor).to(DTYPES[dtype]).contiguous() for tensor in outline.files[key]}
-        tensors = pack_file(scheme, key, given)
-        entries = {
-            name: TensorEntry(str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in tensors.items()
-        }
-        path = destination / file_name(key)
-        if tensors:
-            save_part(path, tensors, lambda: bytes_needed(outline, list(outline.files), dtype))
-        files[key] = FileEntry(path.stat().st_size, sha256_of(path), entries) if tensors else FileEntry(0, "", {})
+        if key in tied:
+            given |= {tensor: read(*source).to(DTYPES[dtype]) for tensor, source in tied[key].items()}
+        tensors = pack_file(quantisation, key, given)
+        files[key] = save_file_of(destination, key, tensors, bytes_needed(outline, list(outline.files), dtype))
         progress(index + 1, len(keys), key)
     manifest = Manifest(
-        format=FORMAT if scheme is None else SCHEME_FORMAT,
+        format=FORMAT if quantisation is None else SCHEME_FORMAT,
         family=family.name,
         name=name,
         model_id=model_id,
-        scheme=PLAIN_NAME if scheme is None else scheme.name,
+        scheme=PLAIN_NAME if quantisation is None else quantisation.name,
         dtype=dtype,
         layers=outline.layers,
         config=dict(config),
         files=files,
-        aliases={key: dict(names) for key, names in outline.aliases.items()},
+        aliases={key: dict(names) for key, names in outline.aliases.items() if key not in tied},
         documents=write_documents(documents, destination),
     )
     write_manifest(destination, manifest)
     return manifest
 
 
-def quantise(
-    directory: Path,
-    destination: Path,
-    family: Family,
-    scheme: StoredScheme,
-    *,
-    progress: Progress = lambda done, total, key: None,
-) -> Manifest:
-    """Write a sepweight directory's matrices in another form: the same model, another variant of it.
-
-    Raises WeightsError if they are in such a form already, or the destination is not empty.
-    """
-    store = Store(directory)
-    manifest = store.manifest
-    if manifest.scheme != PLAIN_NAME:
-        raise WeightsError(f"{directory} is quantised already ({manifest.scheme}); quantise what it was made from")
-    if destination.exists() and any(destination.iterdir()):
-        raise WeightsError(f"{destination} is not empty; choose another directory")
-    store.check(whole(manifest.layers))
-    return dump(
-        destination,
-        family,
-        manifest.config,
-        store.read,
-        name=manifest.name,
-        model_id=manifest.model_id,
-        dtype=manifest.dtype,
-        scheme=scheme,
-        documents={name: (directory / name).read_bytes() for name in manifest.documents},
-        progress=progress,
-    )
+def save_file_of(destination: Path, key: str, tensors: Mapping[str, Tensor], still_needed: int) -> FileEntry:
+    """Write the file of a key, if it has tensors at all, as `save_part`; returns its entry in the manifest."""
+    if not tensors:  # a tied head: its values live in another file
+        return FileEntry(0, "", {})
+    path = destination / file_name(key)
+    save_part(path, tensors, still_needed)
+    entries = {
+        name: TensorEntry(str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in tensors.items()
+    }
+    return FileEntry(path.stat().st_size, sha256_of(path), entries)
 
 
 def bytes_needed(outline: Outline, keys: list[str], dtype: str) -> int:
@@ -130,7 +105,7 @@ def bytes_needed(outline: Outline, keys: list[str], dtype: str) -> int:
     return sum(TensorEntry(dtype, tuple(shape)).nbytes for key in keys for shape in outline.files[key].values())
 
 
-def save_part(path: Path, tensors: Mapping[str, Tensor], still_needed: Callable[[], int]) -> None:
+def save_part(path: Path, tensors: Mapping[str, Tensor], still_needed: int) -> None:
     """Write a file under its final name, once it is whole. still_needed: bytes, for what a full disk is told with.
 
     Raises WeightsError where the disk is full.
@@ -149,7 +124,7 @@ def save_part(path: Path, tensors: Mapping[str, Tensor], still_needed: Callable[
         free = shutil.disk_usage(path.parent).free
         if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or free < size:
             raise WeightsError(
-                f"disk full while writing {path}: the conversion still needs {still_needed():,} bytes, {free:,} are free; "
+                f"disk full while writing {path}: the conversion still needs {still_needed:,} bytes, {free:,} are free; "
                 "finished files stay, run the same command again once there is room"
             ) from None
         raise

@@ -31,7 +31,7 @@ DOCUMENTS = (
 )
 AGAIN = "copy it from another machine, or convert the checkpoint again"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of plain numbers
-STORED_BYTES = {**ITEM_BYTES, "int8": 1}
+STORED_BYTES = {**ITEM_BYTES, "int8": 1, "uint8": 1, "int64": 8}
 
 
 class TensorEntry(msgspec.Struct, frozen=True):

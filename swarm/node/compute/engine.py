@@ -231,7 +231,7 @@ class DecoderLoader:
         source = self._weights[model]
         with lost_if_fatal(self._device):
             loaded = yield from iterate_loading(
-                source.family, source.directory, part, self._device, self._dtype, loaded_before
+                source.family, source.directory, part, self._device, self._dtype, source.quantisation, loaded_before
             )
 
         def make(old: Engine | None) -> Engine:

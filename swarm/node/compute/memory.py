@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from swarm.decoder.description import KEY_BLOCK, Decoder, Slot
 from swarm.decoder.device import Device
+from swarm.decoder.forms import Forms
 from swarm.decoder.plain import PLAIN
-from swarm.decoder.scheme import MatrixCosts, Scheme
 from swarm.errors import RequestError
 from swarm.node.batches import LARGEST_CHUNK, MOST_SESSIONS, SAMPLED_ROWS
 from swarm.parts import Part
 from swarm.plan.claims import CellCosts
-from swarm.sepweight.manifest import ITEM_BYTES, Manifest
+from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
 from swarm.sizes import format_size
 
 SPARED_SHARE = 0.1  # of the free memory: left for the rest of the machine
@@ -64,15 +64,21 @@ class ModelMemory:
 FLOAT32 = ITEM_BYTES["float32"]
 
 
-def model_memory(
-    manifest: Manifest, decoder: Decoder, scheme: Scheme, dtype: str | None, device: Device
-) -> ModelMemory:
+def model_memory(manifest: Manifest, decoder: Decoder, forms: Forms, dtype: str | None, device: Device) -> ModelMemory:
     """Costs of each kind of cell. dtype: what weights are converted to, None as stored."""
-    stored, item = ITEM_BYTES[manifest.dtype], ITEM_BYTES[dtype or manifest.dtype]
-    is_tied = bool(manifest.aliases.get("end"))
+    dtype = dtype or manifest.dtype
+    stored, item = ITEM_BYTES[manifest.dtype], ITEM_BYTES[dtype]
     embedding = decoder.vocabulary * decoder.hidden * item
-    matrices = [_cost(scheme, slots, stored, item, device) for slots in decoder.fillings.values() if slots[0].matrix]
-    head = (PLAIN if is_tied else scheme).costs((decoder.vocabulary, decoder.hidden), stored, item, device)
+    fillings = [slots for slots in decoder.fillings.values() if slots[0].matrix]
+    layers = [
+        [forms.costs(layer_key(one), slots, dtype, device) for slots in fillings] for one in range(decoder.layers)
+    ]
+    matrices = max(layers, key=lambda one: sum(matrix.resident for matrix in one))  # they may differ in their forms
+    head = (
+        PLAIN.costs((decoder.vocabulary, decoder.hidden), stored, item, device)
+        if forms.is_tied
+        else forms.costs("end", [decoder.head], dtype, device)
+    )
     head_norms = (decoder.heads + decoder.kv_heads) * decoder.head_dim if "query_norm" in decoder.slots else 0
     norm_item = FLOAT32 if decoder.norm == "rms_one" else item
     vectors = _vector_bytes(decoder.slots.values(), item, norm_item) + norm_item * head_norms
@@ -82,20 +88,13 @@ def model_memory(
     kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
     running = max(running_bytes(decoder, item), *(matrix.making for matrix in matrices))
     head_scratch = max(0, head.making - running)
-    shared = begin if is_tied else 0  # in a part that has both
+    shared = begin if forms.is_tied else 0  # in a part that has both
     return ModelMemory(
         costs=CellCosts(decoder.layers, begin, layer + kv, end + head_scratch, shared=shared),
         weight_costs=CellCosts(decoder.layers, begin, layer, end, shared=shared),
         scratch=device.own_bytes + running,
         head_scratch=head_scratch,
     )
-
-
-def _cost(scheme: Scheme, slots: Sequence[Slot], stored: int, item: int, device: Device) -> MatrixCosts:
-    """Of what fills a role: one matrix, or several that are joined, which takes a copy more."""
-    rows, columns = sum(slot.shape[0] for slot in slots), slots[0].shape[1]
-    costs = scheme.costs((rows, columns), stored, item, device)
-    return costs if len(slots) == 1 else replace(costs, making=costs.making + rows * columns * stored)
 
 
 def _vector_bytes(slots: Iterable[Slot], item: int, norm_item: int) -> int:

@@ -12,7 +12,8 @@ import msgspec
 from swarm.decoder.config import Config
 from swarm.decoder.description import Decoder, DecoderFamily
 from swarm.decoder.device import Device
-from swarm.decoder.schemes import scheme_named
+from swarm.decoder.forms import Forms
+from swarm.decoder.scheme import Scheme
 from swarm.errors import RequestError, WeightsError
 from swarm.families import family_named
 from swarm.messages.files import DocumentCard, ModelCard
@@ -22,34 +23,39 @@ from swarm.node.compute.verifier import FileToVerify
 from swarm.parts import Part, part_of, part_of_cells, whole
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
+from swarm.sepweight.scheme import Quantisation
 
 MOST_END_IDS = 16  # of a card
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """Where a loader finds a model, who knows its mathematics, and how much KV is of use."""
+    """Where a loader finds a model, who knows its mathematics, how much KV is of use, what it becomes on the way."""
 
     family: DecoderFamily
     directory: Path
     most_kv_layer_bytes: int
+    quantisation: Quantisation[Scheme] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LocalWeights:
     """A sepweight directory on this machine.
 
-    memory: on the node's device, in this variant. present: what the directory holds. end_ids: that end an answer.
+    memory: on the node's device, in this variant. present: what the directory holds. end_ids: that end
+    an answer. doubts: what the user should know of these weights.
     """
 
     model: ModelKey
     directory: Path
     manifest: Manifest
+    quantisation: Quantisation[Scheme] | None
     family: DecoderFamily
     decoder: Decoder
     memory: ModelMemory
     present: Part
     end_ids: Sequence[int]
+    doubts: Sequence[str]
 
     @property
     def name(self) -> str:
@@ -58,7 +64,7 @@ class LocalWeights:
     @property
     def source(self) -> WeightsSource:
         """What a loader reads."""
-        return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes)
+        return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes, self.quantisation)
 
     @property
     def costs(self) -> CellCosts:
@@ -109,8 +115,13 @@ class LocalWeights:
         return {one.sha256: self.directory / name for name, one in self.manifest.documents.items()}
 
 
-def read_weights(directories: Sequence[Path], dtype: str | None, device: Device) -> dict[ModelKey, LocalWeights]:
-    """The models in the directories. dtype: what weights are converted to, None as stored.
+def read_weights(
+    directories: Sequence[Path],
+    dtype: str | None,
+    device: Device,
+    quantisation: Quantisation[Scheme] | None = None,
+) -> dict[ModelKey, LocalWeights]:
+    """The models in the directories. dtype, quantisation: what weights become as they are loaded, None as stored.
 
     Raises WeightsError for a directory that holds no model that this version runs, RequestError for one that is given twice.
     """
@@ -119,20 +130,24 @@ def read_weights(directories: Sequence[Path], dtype: str | None, device: Device)
         manifest = read_manifest(directory)
         family = family_named(manifest.family, directory)
         decoder = family.read(manifest.config)
-        scheme = scheme_named(manifest.scheme, directory)
-        model = ModelKey(manifest.model_id, scheme.variant(dtype or manifest.dtype))
+        forms = Forms(manifest, directory, quantisation)
+        forms.check(decoder)
+        model = ModelKey(manifest.model_id, forms.variant(dtype or manifest.dtype))
         if model in found:
             raise RequestError(
                 f"{found[model].directory} and {directory} hold the same model ({model}); give one of them"
             )
-        memory = model_memory(manifest, decoder, scheme, dtype, device)
+        memory = model_memory(manifest, decoder, forms, dtype, device)
         present = present_part(directory, manifest)
         if present.is_empty():
             raise WeightsError(
                 f"{directory} holds {MANIFEST_NAME} and no file of weights; copy those of some layers, too"
             )
         end_ids = read_end_ids(directory, decoder)
-        found[model] = LocalWeights(model, directory, manifest, family, decoder, memory, present, end_ids)
+        doubts = forms.doubts(decoder, dtype or manifest.dtype)
+        found[model] = LocalWeights(
+            model, directory, manifest, quantisation, family, decoder, memory, present, end_ids, doubts
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.decoder.device import Device, best_device, device_named
+from swarm.decoder.scheme import Scheme
 from swarm.keys import BorrowedName, NameLock, SwarmKeys, machine_id
 from swarm.models import ModelKey
 from swarm.node.compute.memory import (
@@ -24,6 +25,7 @@ from swarm.node.shell.process import NodeProcess, NodeSettings
 from swarm.node.shell.served_before import note_served, read_served_before
 from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import Part, parse_part
+from swarm.sepweight.scheme import Quantisation
 from swarm.sizes import parse_size
 
 
@@ -41,14 +43,22 @@ class Offer:
     doubts: Sequence[str]
 
 
-def read_offer(weights: Sequence[Path], device: str, dtype: str | None, part: str | None) -> Offer:
-    """Look at what is there.
+def read_offer(
+    weights: Sequence[Path],
+    device: str,
+    dtype: str | None,
+    part: str | None,
+    quantisation: Quantisation[Scheme] | None = None,
+) -> Offer:
+    """Look at what is there. quantisation: what plain matrices become as they are loaded.
 
     Raises RequestError for a device or part that there is not, WeightsError for directories that hold no weights.
     """
     place, doubt = best_device() if device == "auto" else (device_named(device), None)
-    models = read_weights(weights, dtype, place)
-    doubts = [doubt, *(place.doubt(dtype or one.manifest.dtype) for one in models.values())]
+    models = read_weights(weights, dtype, place, quantisation)
+    doubts = [doubt]
+    for one in models.values():
+        doubts += [place.doubt(dtype or one.manifest.dtype), *one.doubts]
     placement: dict[ModelKey, Part] = {}
     if part is not None:
         placement = {model: parse_part(part, one.decoder.layers) for model, one in models.items()}

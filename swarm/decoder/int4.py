@@ -1,0 +1,102 @@
+"""Matrices of whole numbers from 0 to 15 with a scale for each few columns of a row, and what stands for 8, or for 0.
+
+A number q is (q - 8) * scale + middle, or (q - zero) * scale: the first is what torch's kernels read, the second what
+GPTQ and AWQ checkpoints have. Two of them share a byte, the first one in its lower half. Imports torch only to compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swarm.decoder.device import Device
+from swarm.decoder.scheme import MatrixCosts
+from swarm.errors import RequestError
+from swarm.sepweight.manifest import TensorEntry
+from swarm.sepweight.scheme import pack_by_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from swarm.decoder.linear import Linear
+
+GROUPS = (32, 64, 128)  # columns of one scale, to choose from
+KERNEL_GROUPS = (*GROUPS, 256)
+MIDDLE = 8
+LARGEST = 15
+ROWS_BLOCK = 16  # rows of a matrix that the CPU's kernels take together
+PAIR_BYTES = 4  # of a group on the device: scale and middle in bfloat16
+ORDER_BYTES = 8  # of a column that has its place in an order
+UNPACKED_NUMBERS = 8 << 20  # of a matrix are 32 bits wide at a time while it is laid out for the kernels
+
+
+@dataclass(frozen=True, slots=True)
+class Int4Scheme:
+    """Four bits a number, a scale for each `group` columns: at 64, 0.28 of bfloat16's bytes.
+
+    is_ordered: columns are stored in another order than the model's, which comes with them.
+    """
+
+    group: int
+    is_ordered: bool = False
+
+    def __post_init__(self) -> None:
+        if self.group not in KERNEL_GROUPS:
+            raise RequestError(f"int4 in groups of {self.group} is not to be had; choose {_spell(GROUPS)}")
+
+    @property
+    def name(self) -> str:
+        return f"int4:{self.group}"
+
+    @property
+    def may_be_joined(self) -> bool:
+        """Columns in an order are each matrix' own."""
+        return not self.is_ordered
+
+    def fitting(self, columns: int) -> Int4Scheme:
+        """With the largest groups up to these that divide a matrix' columns; with groups of 32, where none does."""
+        fits = [group for group in KERNEL_GROUPS if group <= self.group and columns % group == 0]
+        return Int4Scheme(max(fits, default=min(KERNEL_GROUPS)), self.is_ordered)
+
+    def doubt(self, dtype: str) -> str | None:
+        if dtype == "bfloat16":
+            return None
+        return f"int4 matrices multiply in bfloat16: what is computed in {dtype} is rounded for them"
+
+    def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
+        from swarm.decoder.int4_linear import quantise_groups
+
+        group = self.fitting(matrix.shape[1]).group
+        return pack_by_rows(matrix, lambda rows: quantise_groups(rows, group))
+
+    def recognise(self, entries: Mapping[str, TensorEntry]) -> Int4Scheme | None:
+        """Groups follow from how many scales a row has."""
+        if set(entries) - {"order"} not in ({"int4", "scale", "middle"}, {"int4", "scale", "zero"}):
+            return None
+        pairs, groups = entries["int4"].shape[-1], entries["scale"].shape[-1]
+        fits = [group for group in KERNEL_GROUPS if -(-2 * pairs // group) == groups]
+        return Int4Scheme(fits[0], "order" in entries) if fits else None
+
+    def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
+        rows, columns = shape
+        group = self.fitting(columns).group
+        groups = -(-columns // group)
+        as_stored = rows * (-(-columns // 2) + groups * PAIR_BYTES)
+        order = columns * ORDER_BYTES * self.is_ordered
+        if not device.is_host:
+            return MatrixCosts(as_stored + order, rows * columns * item)
+        padded = -(-rows // ROWS_BLOCK) * ROWS_BLOCK
+        laid_out = padded * groups * (group // 2 + PAIR_BYTES)
+        wide = min(rows, max(ROWS_BLOCK, UNPACKED_NUMBERS // columns)) * columns * (1 + ORDER_BYTES)
+        return MatrixCosts(laid_out + order, as_stored + wide)
+
+    def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
+        from swarm.decoder.int4_linear import make_linear
+
+        return make_linear(tensors, self.group, bias, dtype, device)
+
+
+def _spell(groups: tuple[int, ...]) -> str:
+    return ", ".join(f"int4:{group}" for group in groups)
