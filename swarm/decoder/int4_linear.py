@@ -14,13 +14,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.device import Device
+from swarm.decoder.device import LEAST_ROWS, Device
 from swarm.decoder.int4 import LARGEST, MIDDLE, ROWS_BLOCK, UNPACKED_NUMBERS
-from swarm.decoder.kernels import is_worth_it
+from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
 from swarm.decoder.unpacked import UnpackedLinear
-
-TRIED_ROWS = 1024  # of a matrix, to see how fast a product is
 
 
 def make_linear(
@@ -32,7 +30,11 @@ def make_linear(
         placed = dict(zip(names, device.place([tensors[name] for name in names]), strict=True))
         return UnpackedInt4Linear(placed, group, bias)
     packed = PackedInt4Linear(tensors, group, bias, dtype)
-    return packed if _is_packed_fast(group, packed.padded_columns) else UnpackedInt4Linear(tensors, group, bias)
+    return (
+        packed
+        if _is_packed_fast(group, max(packed.padded_columns, TRIED_COLUMNS))
+        else UnpackedInt4Linear(tensors, group, bias)
+    )
 
 
 class PackedInt4Linear(Linear):
@@ -140,8 +142,7 @@ def dequantise(tensors: Mapping[str, Tensor], group: int, columns: int) -> Tenso
 @functools.cache
 def _is_packed_fast(group: int, columns: int) -> bool:
     """Whether the kernels for four bits are such on this machine, and no code that stands in for them."""
-    rows = torch.ones(TRIED_ROWS, columns)
-    tensors = quantise_groups(rows, group)
-    x = torch.ones(4, columns, dtype=torch.bfloat16)
+    tensors = quantise_groups(torch.ones(TRIED_ROWS, columns), group)
+    x = torch.ones(LEAST_ROWS, columns, dtype=torch.bfloat16)
     packed, unpacked = PackedInt4Linear(tensors, group, None), UnpackedInt4Linear(tensors, group, None)
     return is_worth_it(lambda: packed(x), lambda: unpacked(x))

@@ -14,9 +14,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from swarm.decoder.device import Device
+from swarm.decoder.device import LEAST_ROWS, Device
 from swarm.decoder.int8 import LARGEST
-from swarm.decoder.kernels import is_worth_it
+from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
 from swarm.decoder.unpacked import UnpackedLinear
 
@@ -28,13 +28,12 @@ ZERO_POINT = 128
 WIDE = 7.0
 FINER = 2 * LARGEST  # what a second byte divides a step of the first one into
 ROUNDED_ROWS = 16  # second rows come in multiples of so many: a product makes its code for each number of rows
-TRIED_ROWS = 1024  # of a matrix, to see how fast a product is
 
 
 def make_linear(tensors: Mapping[str, Tensor], bias: Tensor | None, device: Device) -> Linear:
     """What multiplies with a matrix on a device. tensors: as stored."""
     matrix, scales = device.place([tensors["int8"], tensors["scale"]])
-    if device.is_host and _is_packed_fast(matrix.shape[1]):
+    if device.is_host and _is_packed_fast(max(matrix.shape[1], TRIED_COLUMNS)):
         return PackedInt8Linear(matrix, scales, bias)
     return UnpackedInt8Linear(matrix, scales, bias)
 
@@ -51,11 +50,11 @@ class PackedInt8Linear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         given = quantise_rows(x)
         both = self._product(given.rows)
-        y, finer = both[: len(x)], both[len(x) :]
+        y, finer = both[: len(x)], both[len(x) :].mul_(1 / FINER)
         if given.finer is not None:
-            y.index_add_(0, given.finer, finer[: len(given.finer)], alpha=1 / FINER)
+            y.index_add_(0, given.finer, finer[: len(given.finer)])
         elif len(finer):
-            y.add_(finer, alpha=1 / FINER)
+            y.add_(finer)
         y = y.mul_(given.steps).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
@@ -125,6 +124,6 @@ def _bytes(numbers: Tensor) -> Tensor:
 def _is_packed_fast(columns: int) -> bool:
     """Whether oneDNN has kernels for bytes on this machine, and no code that stands in for them."""
     matrix, scales = torch.ones(TRIED_ROWS, columns, dtype=torch.int8), torch.ones(TRIED_ROWS)
-    x = torch.ones(4, columns)
+    x = torch.ones(LEAST_ROWS, columns)
     packed, unpacked = PackedInt8Linear(matrix, scales), UnpackedInt8Linear(matrix, scales)
     return is_worth_it(lambda: packed(x), lambda: unpacked(x))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+# The matrix of a try, at least: products with smaller ones take as long as what surrounds them.
+TRIED_ROWS = TRIED_COLUMNS = 1024
 TRIES = 5
 TIMES_SLOWER = 3.0  # than numbers made plain first; kernels that are any good are faster, others 100 times slower
 
