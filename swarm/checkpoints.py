@@ -11,12 +11,15 @@ from typing import Any, cast
 from swarm.decoder.description import DecoderFamily
 from swarm.errors import WeightsError
 from swarm.families import SHARDED, family_of, family_of_gguf
-from swarm.sepweight.checkpoint import ShardedSource, find_shards, open_source, read_config
+from swarm.sepweight.checkpoint import ShardedSource, find_shards, open_source, read_config, read_object
+from swarm.sepweight.methods import open_method
+from swarm.sepweight.quantised import Method, QuantisedCheckpoint
 from swarm.sepweight.source import Source
 
 # Of models with eyes or ears, where their text model's config does not say what it is.
 TEXT_TYPES: Mapping[str, str] = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral", "smolvlm": "llama"}
 # What such a model's config says of the text model, too.
+LEGACY_GPTQ_NAME = "quantize_config.json"  # where older programs told of it
 SHARED_KEYS = ("bos_token_id", "eos_token_id", "quantization_config")
 TEXT_GROUPS = frozenset({"language_model", "text_model", "embed_tokens", "layers", "norm", "lm_head"})
 
@@ -31,10 +34,13 @@ class Checkpoint:
 
 
 @contextmanager
-def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Generator[Checkpoint]:
+def open_checkpoint(
+    path: Path, tokenizer: Path | None = None, *, zero_plus_one: bool | None = None
+) -> Generator[Checkpoint]:
     """A checkpoint's directory, in Hugging Face's form or Meta's, a legacy sepweight directory, or a GGUF file.
 
-    tokenizer: a directory with the documents of a model whose GGUF file's own are of no use.
+    tokenizer: a directory with the documents of a model whose GGUF file's own are of no use. zero_plus_one: whether a GPTQ
+    checkpoint's points of zero are one more than they are stored as; None as it says itself.
     Raises WeightsError for what this version does not run.
     """
     if path.suffix == ".gguf":
@@ -42,7 +48,7 @@ def open_checkpoint(path: Path, tokenizer: Path | None = None) -> Generator[Chec
     elif tokenizer is not None:
         raise WeightsError("--tokenizer is for GGUF files; a checkpoint has its own")
     else:
-        opened = _open_directory(path)
+        opened = _open_directory(path, zero_plus_one)
     try:
         yield opened
     finally:
@@ -58,7 +64,7 @@ def _open_gguf(path: Path, tokenizer: Path | None) -> Checkpoint:
     return Checkpoint(GgufSource(file, family, tokenizer), family)
 
 
-def _open_directory(path: Path) -> Checkpoint:
+def _open_directory(path: Path, zero_plus_one: bool | None) -> Checkpoint:
     if (
         (path / "params.json").is_file()
         and any(path.glob("consolidated.*.pth"))
@@ -69,13 +75,37 @@ def _open_directory(path: Path) -> Checkpoint:
         return Checkpoint(ConsolidatedSource(path, SHARDED), SHARDED)
     config = read_config(path)
     if not isinstance(config.get("text_config"), Mapping):
+        config, method = _part_method(path, config, zero_plus_one)
         family = family_of(config)
-        return Checkpoint(open_source(path, config, family), family)
+        if method is None:
+            return Checkpoint(open_source(path, config, family), family)
+        return Checkpoint(QuantisedCheckpoint(ShardedSource(path, config, family, find_shards(path)), method), family)
     shard_of = find_shards(path)
     config = read_text_config(config, has_head=any(name.endswith("lm_head.weight") for name in shard_of))
+    config, method = _part_method(path, config, zero_plus_one)
     family = family_of(config)
     groups = {name.removeprefix("model.").partition(".")[0] for name in shard_of}
-    return Checkpoint(ShardedSource(path, config, family, shard_of), family, sorted(groups - TEXT_GROUPS))
+    source = ShardedSource(path, config, family, shard_of)
+    opened = source if method is None else QuantisedCheckpoint(source, method)
+    return Checkpoint(opened, family, sorted(groups - TEXT_GROUPS))
+
+
+def _part_method(
+    path: Path, config: Mapping[str, Any], zero_plus_one: bool | None
+) -> tuple[Mapping[str, Any], Method | None]:
+    """The config without what it says of how matrices are quantised, and that."""
+    told = config.get("quantization_config")
+    if told is None and (path / LEGACY_GPTQ_NAME).is_file():
+        told = {"quant_method": "gptq", **read_object(path / LEGACY_GPTQ_NAME)}
+    if told is None:
+        if zero_plus_one is not None:
+            raise WeightsError(f"{path} is no GPTQ checkpoint; leave --gptq-zero-plus-one out")
+        return config, None
+    if not isinstance(told, Mapping):
+        raise WeightsError(f"{path}: config: quantization_config is no object")
+    return {name: value for name, value in config.items() if name != "quantization_config"}, open_method(
+        cast("Mapping[str, Any]", told), zero_plus_one
+    )
 
 
 def read_text_config(config: Mapping[str, Any], *, has_head: bool) -> dict[str, Any]:

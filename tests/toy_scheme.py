@@ -44,6 +44,9 @@ class RowsScheme:
         scales = matrix.abs().amax(1)
         return {"rows": matrix / scales[:, None], "scales": scales}
 
+    def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
+        return tensors["rows"] * tensors["scales"][:, None]
+
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         return MatrixCosts((shape[0] * shape[1] + shape[0]) * item, 0)
 

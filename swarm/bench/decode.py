@@ -20,15 +20,17 @@ PORT = 19700
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to run."""
+    """What to run. options: of the nodes, which ask for a smaller form; then a node that has none is another rival."""
 
     nodes: int
     prompt_tokens: int = 128
     new_tokens: int = 64
     sessions: int = 16
     long_prompt: int = 1500
+    long_prompt_alone: int = 512
     rounds: int = 5
     rival: bool = False
+    options: tuple[str, ...] = ()
 
 
 def run(plan: Plan, weights: Path, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
@@ -39,16 +41,21 @@ def run(plan: Plan, weights: Path, folder: Path, say: Callable[[str], None]) -> 
     decoder = read_decoder(weights)
     with contextlib.ExitStack() as stack:
         say(f"starting {plan.nodes} node(s)")
-        ours = stack.enter_context(SwarmSide(weights, split_evenly(decoder, plan.nodes), folder / "many", PORT))
+        parts, one = split_evenly(decoder, plan.nodes), [whole(decoder.layers)]
+        ours = stack.enter_context(SwarmSide(weights, parts, folder / "many", PORT, plan.options))
         alone = ours
         if plan.nodes > 1:
-            alone = stack.enter_context(SwarmSide(weights, [whole(decoder.layers)], folder / "one", PORT + 500))
+            alone = stack.enter_context(SwarmSide(weights, one, folder / "one", PORT + 500, plan.options))
+        plain = None
+        if plan.options:
+            plain = stack.enter_context(SwarmSide(weights, one, folder / "plain", PORT + 700))
         rival = None
         if plan.rival:
             say("starting transformers")
             rival = Rival(weights)
             stack.callback(rival.close)
-        return _measure(plan, ours, alone, rival, say)
+        figures = _measure(plan, ours, alone, rival, say)
+        return figures if plain is None else figures | _measure_beside_plain(plan, alone, plain, say)
 
 
 def _measure(
@@ -104,6 +111,29 @@ def _measure(
     if rival is not None:
         figures |= _compare(streams[1:], singles[1:], rivals[1:], many[1:], many_alone[1:], many_rival[1:])
     return figures
+
+
+def _measure_beside_plain(
+    plan: Plan, smaller: SwarmSide, plain: SwarmSide, say: Callable[[str], None]
+) -> dict[str, float]:
+    """One node with matrices in a smaller form, and one with plain ones, in turn."""
+    rounds: list[dict[str, float]] = []
+    for number in range(plan.rounds + 1):
+        say(f"beside plain matrices, round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
+        both = [_measure_alone(plan, side, 5000 + number) for side in (smaller, plain)]
+        rounds.append({name: value / both[1][name] for name, value in both[0].items()})
+    return {f"plain_{name}_ratio": median(one[name] for one in rounds[1:]) for name in rounds[0]}
+
+
+def _measure_alone(plan: Plan, side: SwarmSide, seed: int) -> dict[str, float]:
+    stream = side.measure_stream(plan.prompt_tokens, plan.new_tokens, seed)
+    return {
+        "decode": stream.decode_tokens_per_second,
+        f"prompt_{plan.prompt_tokens}": stream.prompt_tokens_per_second,
+        f"prompt_{plan.long_prompt_alone}": side.measure_prompt(plan.long_prompt_alone, seed),
+        "many_sessions": side.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * seed),
+        "anonymous_bytes": side.anonymous_bytes(),
+    }
 
 
 def _compare(

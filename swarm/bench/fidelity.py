@@ -43,13 +43,22 @@ def read_text() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
+def _encode_text(weights: Path) -> list[int]:
+    return load_tokenizer(weights).encode(read_text(), add_special_tokens=False).ids
+
+
+def cut_text(plan: FidelityPlan, weights: Path) -> list[list[int]]:
+    """The text's ids in windows."""
+    ids = _encode_text(weights)[: plan.text_tokens]
+    return [ids[start : start + plan.window] for start in range(0, len(ids), plan.window)]
+
+
 def run(
     plan: FidelityPlan, weights: Path, reference: Path, folder: Path, say: Callable[[str], None]
 ) -> dict[str, float]:
     """Every figure by name. reference: a directory of the same model, for transformers. Raises WeightsError."""
-    ids = load_tokenizer(weights).encode(read_text(), add_special_tokens=False).ids
-    windows = [ids[start : start + plan.window] for start in range(0, plan.text_tokens, plan.window)]
-    windows[-1] = windows[-1][: plan.text_tokens - (len(windows) - 1) * plan.window]
+    ids = _encode_text(weights)
+    windows = cut_text(plan, weights)
     prompts = [ids[SPREAD * number :][: plan.prompt_tokens] for number in range(plan.prompts)]
     decoder = read_decoder(weights)
     with SwarmSide(weights, split_evenly(decoder, plan.nodes), folder, PORT) as side:
@@ -66,7 +75,7 @@ def run(
     divergence = 0.0
     with torch.inference_mode():
         for window in windows:
-            expected = _log_probabilities(oracle, window)
+            expected = log_probabilities(oracle, window)
             theirs += (-expected[:-1].gather(1, torch.tensor(window[1:])[:, None])).flatten().tolist()
             ours = part(torch.tensor(window)).log_softmax(-1)
             divergence += float((expected.exp() * (expected - ours)).sum())
@@ -79,7 +88,7 @@ def run(
     }
 
 
-def _log_probabilities(oracle: Any, ids: Sequence[int]) -> Tensor:
+def log_probabilities(oracle: Any, ids: Sequence[int]) -> Tensor:
     """[tokens, vocabulary], float32."""
     return oracle(torch.tensor([list(ids)], device=oracle.device)).logits[0].float().log_softmax(-1).cpu()
 
@@ -92,7 +101,7 @@ def _compare_answers(
     count = 0
     with torch.inference_mode():
         for prompt, answer in zip(prompts, answers, strict=True):
-            logs = _log_probabilities(oracle, [*prompt, *answer[:-1]])[len(prompt) - 1 :]
+            logs = log_probabilities(oracle, [*prompt, *answer[:-1]])[len(prompt) - 1 :]
             count += len(answer)
             gaps += _gaps(logs, answer)
     return {

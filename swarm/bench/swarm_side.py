@@ -40,12 +40,15 @@ class StreamFigures:
 class SwarmSide:
     """Nodes that serve the given parts, one process each, and a client of them. Use as a context manager."""
 
-    def __init__(self, weights: Path, parts: Sequence[Part], folder: Path, port: int) -> None:
+    def __init__(
+        self, weights: Path, parts: Sequence[Part], folder: Path, port: int, options: Sequence[str] = ()
+    ) -> None:
+        """options: of the nodes, beside the usual ones."""
         self._parts = parts
         self._folder = folder
         self._nodes: list[subprocess.Popen[str]] = []
         self._command = [sys.executable, "-m", "swarm.cli", "node", "--weights", str(weights), "--host", HOST]
-        self._command += ["--no-mdns", "--device", "auto", "--port", str(port)]
+        self._command += ["--no-mdns", "--device", "auto", "--port", str(port), *options]
         self._environment = {**os.environ, **{f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "STATE")}}
 
     def __enter__(self) -> SwarmSide:
@@ -132,6 +135,19 @@ class SwarmSide:
             hop_overhead_ms=(gap - busy) / len(self._parts) * 1000,
         )
 
+    def measure_prompt(self, tokens: int, seed: int) -> float:
+        """Tokens a second of a prompt alone, until the first token of its answer."""
+        generation = self._generation()
+        times: list[float] = []
+        started = time.perf_counter()
+        self._run(generation, self._prompt(tokens, seed), 1, times.append)
+        generation.cancel()
+        return tokens / (times[0] - started)
+
+    def anonymous_bytes(self) -> int:
+        """Of all nodes: memory that no file stands behind."""
+        return sum(_anonymous_bytes(node.pid) for node in self._nodes)
+
     def measure_many(self, sessions: int, prompt_tokens: int, new_tokens: int, seed: int) -> float:
         """Tokens a second of many streams together, from the moment that all of them decode."""
         times: list[list[float]] = [[] for _ in range(sessions)]
@@ -166,6 +182,13 @@ class SwarmSide:
         before = [at for at in times if at < started][5:]
         during = [at for at in times if started <= at <= arrived[0]]
         return _median_gap(during) / _median_gap(before)
+
+
+def _anonymous_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def _median_gap(times: Sequence[float]) -> float:

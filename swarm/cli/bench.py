@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from swarm.cli.command import OPENMP_SPINS, run, version_option
+from swarm.cli.quantised import quantise_options
 
 
 @click.group(name="swarm-bench", context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,6 +37,7 @@ def bench() -> None:
     "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measured rounds; the sides take turns."
 )
 @click.option("--new-tokens", type=click.IntRange(8), default=64, show_default=True)
+@quantise_options
 @click.option("--against", type=click.Choice(["transformers"]), help="A rival to run in turn on the same weights.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
 def decode(
@@ -49,17 +51,28 @@ def decode(
     dtype: str,
     rounds: int,
     new_tokens: int,
+    form: str | None,
+    head_form: str | None,
     against: str | None,
     as_json: bool,
 ) -> None:
-    """Decode and prompt speed of NODES node processes that share a model."""
+    """Decode and prompt speed of NODES node processes that share a model.
+
+    With --quantize, a node whose matrices are as they are stored is measured beside one that makes them smaller, too.
+    """
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # for every process of both sides
     from swarm.bench.checkpoint import Shape, make_checkpoint
     from swarm.bench.decode import Plan
     from swarm.bench.decode import run as measure
 
     shape = Shape(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary, dtype=dtype)
-    plan = Plan(nodes=nodes, rounds=rounds, new_tokens=new_tokens, rival=against is not None)
+    options = tuple(
+        word
+        for name, value in (("--quantize", form), ("--quantize-head", head_form))
+        if value is not None
+        for word in (name, value)
+    )
+    plan = Plan(nodes=nodes, rounds=rounds, new_tokens=new_tokens, rival=against is not None, options=options)
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
         if weights is None:
             click.echo("making the checkpoint", err=True)
@@ -82,12 +95,40 @@ def decode(
     help="The same model for transformers, in another dtype; default: WEIGHTS.",
 )
 @click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True)
+@click.option(
+    "--quantize",
+    "forms",
+    multiple=True,
+    metavar="FORM[/HEAD]",
+    help="The text's perplexity in this form, in this process; may be given again.",
+)
+@click.option(
+    "--beside",
+    "others",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The same with another directory of the model, in a form of its own; may be given again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
-def fidelity(weights: Path, reference: Path | None, nodes: int, as_json: bool) -> None:
-    """Greedy answers and a text's perplexity over NODES node processes, beside transformers."""
+def fidelity(
+    weights: Path,
+    reference: Path | None,
+    nodes: int,
+    forms: tuple[str, ...],
+    others: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Greedy answers and a text's perplexity over NODES node processes, beside transformers.
+
+    With --quantize or --beside: how likely the text is in smaller forms, without nodes.
+    """
     from swarm.bench.fidelity import FidelityPlan
     from swarm.bench.fidelity import run as measure
+    from swarm.bench.forms import run as measure_forms
 
+    if forms or others:
+        _print(measure_forms(FidelityPlan(), weights, reference or weights, forms, others, _say), as_json)
+        return
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
         figures = measure(FidelityPlan(nodes=nodes), weights, reference or weights, Path(folder), _say)
     _print(figures, as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swarm.cli.command import EXIT_FAILED, run, version_option
-from swarm.cli.quantised import FORMS, quantise_options, read_quantisation
+from swarm.cli.quantised import FORMS, choose_form, quantise_options, read_quantisation
 from swarm.sizes import format_size
 
 if TYPE_CHECKING:
@@ -38,6 +38,19 @@ def weights() -> None:
 @quantise_options
 @click.option("--name", help="What users call the model; default: the name of DESTINATION.")
 @click.option("--tokenizer", type=DIRECTORY, help="Take tokenizer.json and the like from here, for a GGUF file.")
+@click.option("--keep-blocks", is_flag=True, help="Keep a GGUF file's own numbers, where there is a form for them.")
+@click.option(
+    "--requantize",
+    "other_form",
+    metavar="FORM",
+    help=f"Make other numbers of a GPTQ, AWQ or FP8 checkpoint: plain, {FORMS}. Default: keep its own.",
+)
+@click.option(
+    "--gptq-zero-plus-one/--no-gptq-zero-plus-one",
+    "zero_plus_one",
+    default=None,
+    help="Whether points of zero are one more than they are stored as; default: as the checkpoint says.",
+)
 def convert(
     source: Path,
     destination: Path,
@@ -46,6 +59,9 @@ def convert(
     head_form: str | None,
     name: str | None,
     tokenizer: Path | None,
+    keep_blocks: bool,
+    other_form: str | None,
+    zero_plus_one: bool | None,
 ) -> None:
     """Convert SOURCE into DESTINATION: a Hugging Face checkpoint, a GGUF file, or a legacy sepweight directory.
 
@@ -55,8 +71,11 @@ def convert(
     from swarm.decoder.schemes import variant_of
     from swarm.sepweight.convert import convert_source
 
-    quantisation = read_quantisation(form, head_form)
-    with open_checkpoint(source, tokenizer) as opened, _ProgressBar("converting") as progress:
+    with (
+        open_checkpoint(source, tokenizer, zero_plus_one=zero_plus_one) as opened,
+        _ProgressBar("converting") as progress,
+    ):
+        quantisation, keeps = choose_form(opened.source, source, form, head_form, other_form, keeps_blocks=keep_blocks)
         if opened.left_out:
             click.echo(
                 f"swarm-weights: converting the text model alone, without {', '.join(opened.left_out)}", err=True
@@ -67,6 +86,7 @@ def convert(
             opened.family,
             dtype=dtype,
             quantisation=quantisation,
+            keeps=keeps,
             name=name,
             progress=progress,
         )

@@ -5,7 +5,7 @@ Imports no torch: what is loaded and what memory it is reckoned to take follow f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from swarm.decoder.description import Decoder, Slot
@@ -25,12 +25,17 @@ PACKING_BYTES = 12  # of a number while a piece of a matrix is packed
 class Joint:
     """Matrices with one input that make one product, rows behind rows.
 
-    is_packed: they are stored in the scheme; else they are plain, and packed as they are loaded.
+    suffixes: of the tensors that are stored for each of them.
     """
 
     scheme: Scheme
     slots: Sequence[Slot]
-    is_packed: bool
+    suffixes: Collection[str]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether they are stored in the scheme; else they are plain, and packed as they are loaded."""
+        return self.scheme.name == PLAIN_NAME or "weight" not in self.suffixes
 
     @property
     def rows(self) -> int:
@@ -119,17 +124,15 @@ class Forms:
         """How the matrices of a role are computed with: those of one form as one."""
         joints: list[Joint] = []
         for slot in slots:
-            stored, wanted = self.stored(key, slot), self._wanted
-            if wanted is None:
-                joint = Joint(stored, [slot], True)
-            else:
-                scheme = wanted.head if key == "end" else wanted.layers
-                joint = Joint(scheme.fitting(slot.shape[1]), [slot], scheme.name == PLAIN_NAME)
+            scheme = self.stored(key, slot)
+            if self._wanted is not None:
+                scheme = (self._wanted.head if key == "end" else self._wanted.layers).fitting(slot.shape[1])
+            suffixes = frozenset(self.entries(key, slot))
             last = joints[-1] if joints else None
-            if last is not None and last.scheme == joint.scheme and joint.scheme.may_be_joined:
+            if last is not None and (last.scheme, last.suffixes) == (scheme, suffixes) and scheme.may_be_joined:
                 joints[-1] = replace(last, slots=[*last.slots, slot])
             else:
-                joints.append(joint)
+                joints.append(Joint(scheme, [slot], suffixes))
         return joints
 
     def check(self, decoder: Decoder) -> None:

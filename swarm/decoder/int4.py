@@ -1,7 +1,5 @@
-"""Matrices of whole numbers from 0 to 15 with a scale for each few columns of a row, and what stands for 8, or for 0.
-
-A number q is (q - 8) * scale + middle, or (q - zero) * scale: the first is what torch's kernels read, the second what
-GPTQ and AWQ checkpoints have. Two of them share a byte, the first one in its lower half. Imports torch only to compute.
+"""Matrices of whole numbers from 0 to 15, with a scale for each few columns of a row (sepweight/int4.py). Imports torch only
+where it computes.
 """
 
 from __future__ import annotations
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 GROUPS = (32, 64, 128)  # columns of one scale, to choose from
 KERNEL_GROUPS = (*GROUPS, 256)
-MIDDLE = 8
-LARGEST = 15
 ROWS_BLOCK = 16  # rows of a matrix that the CPU's kernels take together
 PAIR_BYTES = 4  # of a group on the device: scale and middle in bfloat16
 ORDER_BYTES = 8  # of a column that has its place in an order
@@ -66,18 +62,25 @@ class Int4Scheme:
         return f"int4 matrices multiply in bfloat16: what is computed in {dtype} is rounded for them"
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
-        from swarm.decoder.int4_linear import quantise_groups
+        from swarm.sepweight.int4 import quantise_groups
 
         group = self.fitting(matrix.shape[1]).group
         return pack_by_rows(matrix, lambda rows: quantise_groups(rows, group))
 
     def recognise(self, entries: Mapping[str, TensorEntry]) -> Int4Scheme | None:
         """Groups follow from how many scales a row has."""
-        if set(entries) - {"order"} not in ({"int4", "scale", "middle"}, {"int4", "scale", "zero"}):
+        others = set(entries) - {"order", "int4", "scale"}
+        if not {"int4", "scale"} <= set(entries) or others not in ({"middle"}, {"zero"}, {"minimum"}):
             return None
         pairs, groups = entries["int4"].shape[-1], entries["scale"].shape[-1]
         fits = [group for group in KERNEL_GROUPS if -(-2 * pairs // group) == groups]
         return Int4Scheme(fits[0], "order" in entries) if fits else None
+
+    def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
+        from swarm.sepweight.int4 import dequantise
+
+        plain = dequantise(tensors, self.group, columns)
+        return plain if "order" not in tensors else plain[:, tensors["order"].argsort()]
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         rows, columns = shape

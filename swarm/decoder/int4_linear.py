@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.device import LEAST_ROWS, Device
-from swarm.decoder.int4 import LARGEST, MIDDLE, ROWS_BLOCK, UNPACKED_NUMBERS
+from swarm.decoder.int4 import ROWS_BLOCK, UNPACKED_NUMBERS
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
 from swarm.decoder.unpacked import UnpackedLinear
+from swarm.sepweight.int4 import dequantise, middles, quantise_groups, unpack_pairs
 
 
 def make_linear(
@@ -95,48 +96,6 @@ class UnpackedInt4Linear(UnpackedLinear):
     def plain(self, first: int, stop: int, x: Tensor) -> Tensor:
         some = {"int4": self.pairs[first:stop], "scale": self.scales[first:stop], "middle": self.middles[first:stop]}
         return dequantise(some, self.group, x.shape[1]).to(x.dtype)
-
-
-def quantise_groups(rows: Tensor, group: int) -> dict[str, Tensor]:
-    """[rows, columns] → pairs [rows, columns / 2] uint8; scale and middle [rows, groups], bfloat16.
-
-    Between a group's least and largest number. They are rounded before the numbers are, which make up for that.
-    """
-    columns = rows.shape[1]
-    padded = nn.functional.pad(rows.float()[None], (0, -columns % group), mode="replicate")[0]
-    grouped = padded.unflatten(1, (-1, group))
-    least, most = grouped.aminmax(dim=2, keepdim=True)
-    scale = ((most - least) / LARGEST).clamp_min(1e-30).bfloat16()
-    middle = (least + MIDDLE * scale.float()).bfloat16()
-    numbers = ((grouped - middle.float()) / scale.float()).round_().add_(MIDDLE).clamp_(0, LARGEST)
-    pairs = pack_pairs(numbers.flatten(1)[:, : columns + columns % 2].to(torch.uint8))
-    return {"int4": pairs, "scale": scale[..., 0], "middle": middle[..., 0]}
-
-
-def pack_pairs(numbers: Tensor) -> Tensor:
-    """[rows, columns] uint8, an even number of columns → [rows, columns / 2]."""
-    return numbers[:, ::2] | numbers[:, 1::2] << 4
-
-
-def unpack_pairs(pairs: Tensor) -> Tensor:
-    """The numbers of pack_pairs again."""
-    return torch.stack([pairs & LARGEST, pairs >> 4], -1).flatten(1)
-
-
-def middles(tensors: Mapping[str, Tensor]) -> Tensor:
-    """What stands for 8, [rows, groups], in float32 where it follows from what stands for 0."""
-    if "middle" in tensors:
-        return tensors["middle"]
-    return (MIDDLE - tensors["zero"].float()) * tensors["scale"].float()
-
-
-def dequantise(tensors: Mapping[str, Tensor], group: int, columns: int) -> Tensor:
-    """[rows, columns] float32: the numbers that a stored matrix stands for, columns as stored."""
-    numbers = unpack_pairs(tensors["int4"]).float() - MIDDLE
-    numbers = nn.functional.pad(numbers, (0, tensors["scale"].shape[1] * group - numbers.shape[1]))
-    grouped = numbers.unflatten(1, (-1, group))
-    grouped.mul_(tensors["scale"].float()[..., None]).add_(middles(tensors).float()[..., None])
-    return grouped.flatten(1)[:, :columns]
 
 
 @functools.cache

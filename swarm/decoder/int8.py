@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from swarm.decoder.linear import Linear
 
-LARGEST = 127
 SCALE_BYTES = 4
 
 
@@ -30,13 +29,18 @@ class Int8Scheme:
         return self
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
-        return pack_by_rows(matrix, _pack)
+        from swarm.sepweight.int8 import quantise_rows
+
+        return pack_by_rows(matrix, quantise_rows)
 
     def doubt(self, dtype: str) -> str | None:
         return None
 
     def recognise(self, entries: Mapping[str, TensorEntry]) -> Int8Scheme | None:
         return self if set(entries) == {"int8", "scale"} else None
+
+    def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
+        return tensors["int8"].float() * tensors["scale"][:, None]
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         """Beside what the CPU's kernels read, a sum and a zero point a row; the numbers as stored while it is made."""
@@ -49,12 +53,6 @@ class Int8Scheme:
         from swarm.decoder.int8_linear import make_linear
 
         return make_linear(tensors, bias, device)
-
-
-def _pack(matrix: Tensor) -> Mapping[str, Tensor]:
-    rows = matrix.float()
-    scales = rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / LARGEST
-    return {"int8": (rows / scales).round().char(), "scale": scales[:, 0]}
 
 
 INT8 = Int8Scheme()

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from swarm.decoder.device import LEAST_ROWS, Device
-from swarm.decoder.int8 import LARGEST
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
 from swarm.decoder.unpacked import UnpackedLinear
+from swarm.sepweight.int8 import LARGEST
 
 # Activations cross as unsigned bytes around this one: with signed ones a CPU without AMX runs oneDNN's reference code,
 # a thousand times slower.
@@ -48,7 +48,7 @@ class PackedInt8Linear(Linear):
         self._zeros = torch.zeros(len(scales), dtype=torch.int32)
 
     def forward(self, x: Tensor) -> Tensor:
-        given = quantise_rows(x)
+        given = split_rows(x)
         both = self._product(given.rows)
         y, finer = both[: len(x)], both[len(x) :].mul_(1 / FINER)
         if given.finer is not None:
@@ -91,7 +91,7 @@ class QuantisedRows:
     finer: Tensor | None = None
 
 
-def quantise_rows(x: Tensor) -> QuantisedRows:
+def split_rows(x: Tensor) -> QuantisedRows:
     """[rows, in] → bytes. A row that takes two has in the second what the first one leaves, FINER times as fine.
 
     One that takes one has zeros for a second one, so that its sums are the same where there is a place for one. A row that

@@ -218,7 +218,7 @@ class _Builder:
         stored: dict[str, list[Tensor]] = {}
         for slot in joint.slots:
             if joint.is_packed:
-                for suffix in self.forms.entries(key, slot):
+                for suffix in joint.suffixes:
                     read = yield from self.store.reading(key, f"{slot.tensor}.{suffix}")
                     stored.setdefault(suffix, []).append(read)
             else:

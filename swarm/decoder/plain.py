@@ -34,6 +34,9 @@ class PlainScheme:
     def recognise(self, entries: Mapping[str, TensorEntry]) -> PlainScheme | None:
         return self if set(entries) == {"weight"} else None
 
+    def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
+        return tensors["weight"].float()
+
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         rows, columns = shape
         copies = item * device.has_reordered + (stored if stored != item else 0)

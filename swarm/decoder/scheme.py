@@ -48,6 +48,10 @@ class Scheme(StoredScheme, Protocol):
         """The form itself, or one of its kind, if a matrix is stored so. entries: by what the tensors' names end in."""
         ...
 
+    def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
+        """The numbers that a stored matrix stands for, [out, columns] float32, in the model's order of columns."""
+        ...
+
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         """Of a matrix [out, in]. stored, item: bytes of a plain number in the file, and of one that is computed with."""
         ...

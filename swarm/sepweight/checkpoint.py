@@ -93,6 +93,15 @@ class ShardedSource:
                 return in_one_piece(self._read_from(shard, key, name))
         raise WeightsError(f"{self.where}: no shard holds {names[0]} (needed for {key}/{tensor})")
 
+    def find(self, key: str, tensor: str, ending: str) -> Tensor | None:
+        """A tensor whose name ends otherwise than a weight's; None where there is none."""
+        for name in self._family.checkpoint_names(key, tensor):
+            other = f"{name.removesuffix('weight')}{ending}"
+            shard = self._shard_of.get(other)
+            if shard is not None:
+                return self._read_from(shard, key, other)
+        return None
+
     def _read_from(self, shard: str, key: str, name: str) -> Tensor:
         # A mapped shard keeps every page that was read; mapped anew for each part, it keeps one part's.
         is_mapped = not shard.endswith(".safetensors")

@@ -34,8 +34,8 @@ from swarm.sepweight.manifest import (
     write_durably,
     write_manifest,
 )
-from swarm.sepweight.scheme import Quantisation, StoredScheme, pack_file, tied_to_pack
-from swarm.sepweight.source import Source
+from swarm.sepweight.scheme import Quantisation, StoredScheme, is_matrix, pack_file, tied_to_pack
+from swarm.sepweight.source import QuantisedSource, Source
 from swarm.sepweight.tensorfile import bytes_of
 
 JOURNAL_NAME = "sepweight.partial.json"
@@ -81,6 +81,7 @@ def convert_source(
     *,
     dtype: str | None = None,
     quantisation: Quantisation[StoredScheme] | None = None,
+    keeps: bool = False,
     name: str | None = None,
     model_id: str | None = None,
     progress: Progress = lambda done, total, key: None,
@@ -88,8 +89,9 @@ def convert_source(
     """Convert what a source holds into a sepweight directory; resume if one was begun.
 
     dtype: "float32", "float16" or "bfloat16"; None keeps what the checkpoint has. quantisation: what matrices become,
-    from that dtype. name: what users call the model; the destination's own name by default. model_id: of a source that is
-    known by one already.
+    from that dtype. keeps: matrices that are quantised already stay so, where there is a form for that. name: what users
+    call the model; the destination's own name by default. model_id: of a source that is known by one already.
+
     Raises WeightsError naming file and tensor, or how much disk is needed.
     """
     outline = family.outline(source.config)
@@ -97,7 +99,9 @@ def convert_source(
     _check_documents(source, documents)
     dtype = dtype or _stored_dtype(source, outline)
     destination.mkdir(parents=True, exist_ok=True)
-    form = PLAIN_NAME if quantisation is None else quantisation.name
+    kept, form = None, PLAIN_NAME if quantisation is None else quantisation.name
+    if keeps and isinstance(source, QuantisedSource) and source.form is not None:
+        kept, form = source, source.form
     tied = tied_to_pack(outline, quantisation)
     journal = _open_journal(destination, source, dtype, form)
     keys = file_keys(whole(outline.layers))
@@ -107,7 +111,7 @@ def convert_source(
             for tensor, (owner, owned) in tied.get(key, {}).items():
                 shape = tuple(outline.files[owner][owned])
                 tensors[tensor] = _read_tensor(source, owner, owned, shape, DTYPES[dtype])
-            packed = pack_file(quantisation, key, tensors)
+            packed = pack_file(quantisation, key, tensors) if kept is None else _keep(kept, key, tensors)
             del tensors
             needed = bytes_needed(outline, keys[index:], dtype)
             journal.done[key] = _Done(save_file_of(destination, key, packed, needed), digest)
@@ -182,6 +186,19 @@ def _read_file(source: Source, key: str, shapes: FileTensors, dtype: str) -> tup
     for name, shape in sorted(shapes.items()):
         tensors[name] = _read_tensor(source, key, name, tuple(shape), DTYPES[dtype], digest.update)
     return tensors, digest.hexdigest()
+
+
+def _keep(source: QuantisedSource, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors, with matrices as a source has them. The embedding's stay plain: its rows are looked up."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        matrix = is_matrix(name, tuple(tensor.shape)) and key != "begin"
+        kept = source.keep(key, name) if matrix else None
+        stem = name.removesuffix("weight")
+        found |= (
+            {name: tensor} if kept is None else {f"{stem}{suffix}": one.contiguous() for suffix, one in kept.items()}
+        )
+    return found
 
 
 def _read_tensor(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,3 +49,16 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class QuantisedSource(Source, Protocol):
+    """A source whose matrices are quantised, and can stay so. form: what a manifest calls matrices that do;
+    None where there is no form for any of them.
+    """
+
+    form: str | None
+
+    def keep(self, key: str, tensor: str) -> Mapping[str, Tensor] | None:
+        """What stands for a matrix, by what names end in instead of `weight`; None for one that cannot be kept."""
+        ...

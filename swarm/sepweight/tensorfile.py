@@ -33,6 +33,7 @@ DTYPES = {
     "U8": torch.uint8,
     "I8": torch.int8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
 }
 
 

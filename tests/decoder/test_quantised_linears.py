@@ -8,14 +8,7 @@ from torch import Tensor
 
 from swarm.decoder.device import Cpu
 from swarm.decoder.int4 import Int4Scheme
-from swarm.decoder.int4_linear import (
-    PackedInt4Linear,
-    UnpackedInt4Linear,
-    dequantise,
-    pack_pairs,
-    quantise_groups,
-    unpack_pairs,
-)
+from swarm.decoder.int4_linear import PackedInt4Linear, UnpackedInt4Linear
 from swarm.decoder.int8 import INT8
 from swarm.decoder.int8_linear import PackedInt8Linear, UnpackedInt8Linear
 from swarm.decoder.kernels import is_worth_it, prefers_kernel
@@ -23,6 +16,8 @@ from swarm.decoder.linear import Linear
 from swarm.decoder.scheme import Scheme
 from swarm.decoder.schemes import scheme_named
 from swarm.errors import RequestError
+from swarm.sepweight.int4 import dequantise, pack_pairs, quantise_groups, unpack_pairs
+from swarm.sepweight.manifest import TensorEntry
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -33,11 +28,11 @@ def matrix_of(shape: tuple[int, int]) -> Tensor:
 
 def stood_for(scheme: Scheme, matrix: Tensor) -> Tensor:
     """The numbers that a packed matrix stands for."""
-    packed = scheme.pack(matrix)
-    if "int8" in packed:
-        return packed["int8"].float() * packed["scale"][:, None]
-    assert isinstance(scheme, Int4Scheme)
-    return dequantise(packed, scheme.fitting(matrix.shape[1]).group, matrix.shape[1])
+    return scheme.fitting(matrix.shape[1]).unpack(scheme.pack(matrix), matrix.shape[1])
+
+
+def entries_of(tensors: dict[str, Tensor]) -> dict[str, TensorEntry]:
+    return {name: TensorEntry(str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in tensors.items()}
 
 
 def make(scheme: Scheme, matrix: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Linear:
@@ -141,9 +136,11 @@ def test_columns_in_an_order_and_points_of_zero() -> None:
     zero = torch.randint(0, 16, (48, 2), dtype=torch.uint8, generator=generator)
     order = torch.randperm(128, generator=generator)
     tensors = {"int4": pack_pairs(numbers), "scale": scale, "zero": zero, "order": order}
+    assert Int4Scheme(64).recognise(entries_of(tensors)) == Int4Scheme(64, is_ordered=True)
     wide = scale.float().repeat_interleave(64, 1)
     plain = torch.empty(48, 128)
     plain[:, order] = (numbers.float() - zero.repeat_interleave(64, 1)) * wide
+    assert torch.allclose(Int4Scheme(64).unpack(tensors, 128), plain)
     x = torch.randn(7, 128, generator=generator)
     expected = x @ plain.T
     for linear, most in ((UnpackedInt4Linear(tensors, 64, None), 1e-6), (PackedInt4Linear(tensors, 64, None), 5e-3)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,12 @@ def write_gguf(
     tokens: Sequence[str] | None = None,
     merges: Sequence[str] = (),
     pre: str = "gpt-2",
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """fields: of the architecture, without its prefix; or whole names. matrices: the type of whatever has two dimensions."""
+    """fields: of the architecture, without its prefix; or whole names. matrices: the type of whatever has two dimensions.
+
+    others: tensors of another type.
+    """
     writer = GGUFWriter(path, architecture)
     for name, value in fields.items():
         if name == "tokenizer.ggml.model":
@@ -118,7 +123,7 @@ def write_gguf(
         writer.add_token_list(list(tokens))
         writer.add_token_merges(list(merges))
     for name, tensor in tensors.items():
-        kind = GGMLQuantizationType[matrices if tensor.ndim == 2 else "F32"]
+        kind = GGMLQuantizationType[others.get(name, matrices) if tensor.ndim == 2 else "F32"]
         data = tensor.float().contiguous().numpy()
         packed = data.astype(np.float16) if kind.name == "F16" else data if kind.name == "F32" else quantize(data, kind)
         writer.add_tensor(name, packed, raw_dtype=kind)

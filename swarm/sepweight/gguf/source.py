@@ -13,6 +13,7 @@ from torch import Tensor
 
 from swarm.errors import WeightsError
 from swarm.sepweight.family import GgufFamily
+from swarm.sepweight.gguf.blocks import keep_blocks
 from swarm.sepweight.gguf.file import GgufFile, StoredTensor
 from swarm.sepweight.gguf.tokenizer import make_documents
 from swarm.sepweight.source import Stored
@@ -23,6 +24,8 @@ _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 class GgufSource:
     """A GGUF model."""
+
+    form: str | None = "gguf"
 
     def __init__(self, file: GgufFile, family: GgufFamily, tokenizer: Path | None = None) -> None:
         """tokenizer: a directory whose documents are taken instead of those that the file tells.
@@ -42,6 +45,15 @@ class GgufSource:
             raise WeightsError(f"{self.where} has no tensor {placed.name} (needed for {key}/{tensor})")
         order = None if placed.rows is None else np.asarray(placed.rows)
         return Stored(stored.shape, _PLAIN.get(stored.type), _read_pieces(stored, order, placed.add))
+
+    def keep(self, key: str, tensor: str) -> Mapping[str, Tensor] | None:
+        """A matrix with the numbers of its blocks, or in int8 where it has more than four bits a number."""
+        placed = self._family.place_gguf(self.config, key, tensor)
+        stored = self._file.tensors[placed.name]
+        data = stored.read()
+        if placed.rows is not None:
+            data = data[np.asarray(placed.rows)]
+        return keep_blocks(stored, data)
 
     def documents(self) -> Mapping[str, bytes]:
         return make_documents(self._file.path, self._file.metadata, self._tokenizer)
