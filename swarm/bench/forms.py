@@ -39,11 +39,17 @@ def run(
     """
     windows = cut_text(plan, weights)
     oracle = load_model(reference)
-    expected = [log_probabilities(oracle, window).half() for window in windows]
-    figures = {"perplexity": math.exp(_loss(windows, expected))}
+    expected: list[Tensor] = []
+    loss = 0.0
+    with torch.inference_mode():
+        for window in windows:
+            logs = log_probabilities(oracle, window)
+            loss += _loss(window, logs)
+            expected.append(logs.half())  # of two gigabytes
+    figures = {"perplexity": math.exp(loss / _count(windows))}
     for name, read in _sides(weights, reference, oracle, forms, others):
         say(name)
-        figures |= {f"{name}_{what}": value for what, value in _compare(windows, expected, read).items()}
+        figures |= {f"{name}_{what}": value for what, value in _compare(windows, expected, loss, read).items()}
     for form in forms:
         given, own = figures[f"{form}_perplexity_change"], figures[f"{form}_numbers_in_transformers_perplexity_change"]
         figures[f"{form}_perplexity_beside_its_numbers_in_transformers"] = (1 + given) / (1 + own) - 1
@@ -97,27 +103,28 @@ def _made_of(matrix: Tensor, scheme: Scheme) -> Tensor:
     return scheme.fitting(columns).unpack(scheme.pack(matrix), columns)
 
 
-def _loss(windows: Sequence[Sequence[int]], told: Sequence[Tensor]) -> float:
-    """Of a token, in nats."""
-    losses = [
-        -logs[:-1].float().gather(1, torch.tensor(window[1:])[:, None])
-        for window, logs in zip(windows, told, strict=True)
-    ]
-    return float(torch.cat(losses).double().mean())
+def _loss(window: Sequence[int], logs: Tensor) -> float:
+    """Of all tokens that are told, in nats."""
+    return float(-logs[:-1].gather(1, torch.tensor(window[1:])[:, None]).double().sum())
 
 
-def _compare(windows: Sequence[Sequence[int]], expected: Sequence[Tensor], read: Logits) -> dict[str, float]:
-    told: list[Tensor] = []
-    divergence, equal, count = 0.0, 0, 0
+def _count(windows: Sequence[Sequence[int]]) -> int:
+    return sum(len(window) - 1 for window in windows)
+
+
+def _compare(
+    windows: Sequence[Sequence[int]], expected: Sequence[Tensor], expected_loss: float, read: Logits
+) -> dict[str, float]:
+    loss, divergence, equal = 0.0, 0.0, 0
     with torch.inference_mode():
         for window, logs in zip(windows, expected, strict=True):
             ours, theirs = read(window), logs.float()
+            loss += _loss(window, ours)
             divergence += float((theirs.exp() * (theirs - ours)).sum())
             equal += int((theirs.argmax(1) == ours.argmax(1)).sum())
-            count += len(window)
-            told.append(ours.half())
+    tokens = sum(map(len, windows))
     return {
-        "perplexity_change": math.exp(_loss(windows, told) - _loss(windows, expected)) - 1,
-        "divergence_a_token": divergence / count,
-        "equal_share": equal / count,
+        "perplexity_change": math.exp((loss - expected_loss) / _count(windows)) - 1,
+        "divergence_a_token": divergence / tokens,
+        "equal_share": equal / tokens,
     }

@@ -63,6 +63,7 @@ class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 @click.command(name="swarm-chat", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option("--model", help="Name or id of the model, where several are served.")
+@click.option("--variant", default="", help="Use only this form of the model, as swarm-status names it.")
 @click.option("--max-tokens", type=Setting("max_tokens"), default=DEFAULT_MAX_TOKENS, show_default=True)
 @click.option(
     "--temperature",
@@ -108,6 +109,7 @@ class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 def chat(
     prompt: str | None,
     model: str | None,
+    variant: str,
     max_tokens: int,
     temperature: float | None,
     top_k: int | None,
@@ -152,7 +154,7 @@ def chat(
         system=system,
         thinking=thinking,
     )
-    with connect(peers, not no_mdns, hosts, secret_file, wait_seconds) as swarm:
+    with connect(peers, not no_mdns, hosts, secret_file, wait_seconds, variant) as swarm:
         conversation, documents = open_conversation(swarm, model)
         settings = make_settings(options, documents)
         if conversation.form is None and not raw:
@@ -286,6 +288,7 @@ def describe_report(report: Report, model: str, settings: Settings) -> dict[str,
         "route": describe_route(report.route),
         "attempts": report.attempts,
         "crossed_kinds": report.has_crossed_kinds,
+        "variants": [{"part": str(part), "variants": list(variants)} for part, variants in report.variants],
         "timings": {
             "first_token_seconds": round(report.first_token_seconds, 4),
             "tokens_per_second": round(report.tokens_per_second, 3),

@@ -43,7 +43,12 @@ def swarm_options(function: Any) -> Any:
 
 
 def connect(
-    peers: Sequence[str], use_mdns: bool, hosts: Sequence[str], secret_file: Path | None, wait_seconds: float = 0.0
+    peers: Sequence[str],
+    use_mdns: bool,
+    hosts: Sequence[str],
+    secret_file: Path | None,
+    wait_seconds: float = 0.0,
+    variant: str = "",
 ) -> SwarmClient:
     """A client of the swarm whose secret this machine has. Raises RequestError if it has none."""
     from swarm.client.swarm import ClientSettings, SwarmClient
@@ -63,6 +68,7 @@ def connect(
         remembered_peers=remembered,
         use_mdns=use_mdns,
         wait_seconds=wait_seconds,
+        variant=variant,
     )
     return SwarmClient(settings, keys, new_identity())
 

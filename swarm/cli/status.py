@@ -129,7 +129,8 @@ def _describe_state(claim: Claim) -> str:
     from swarm.sizes import format_size
 
     so_far = f", {format_size(claim.loaded_bytes)} so far" if claim.state == "loading" else ""
-    return f"{claim.name} '{claim.part}' {claim.state}{so_far}"
+    variant = f" {claim.variant}" if claim.variant else ""
+    return f"{claim.name}{variant} '{claim.part}' {claim.state}{so_far}"
 
 
 def _middle_rtt(beat: Beat) -> str:

@@ -118,6 +118,9 @@ class Terminal:
             printer.finish()
             if routes and routes[-1] != routes[0]:
                 click.echo(f"(went on over another chain, attempt {len(routes)})", err=True)
+                for part, variants in self._last.variants if self._last is not None else ():
+                    if len(variants) > 1:
+                        click.echo(f"({part.describe()}: {' and then '.join(variants)})", err=True)
             if self._last is not None and self._last.was_capped:
                 click.echo(f"(the context of {self._conversation.card.name} is full)", err=True)
         except KeyboardInterrupt:
@@ -148,7 +151,9 @@ class Terminal:
         card, sampling = self._conversation.card, self._settings.sampling
         click.echo(f"model       {card.name} ({card.layers} layers, context {card.context})")
         if self._last is not None:
-            click.echo(f"route       {' -> '.join(f'{hop.node} [{hop.part}]' for hop in self._last.route)}")
+            click.echo(
+                f"route       {' -> '.join(f'{hop.node} [{hop.part}] {hop.variant}'.rstrip() for hop in self._last.route)}"
+            )
             click.echo(f"speed       {self._last.tokens_per_second:.1f} tokens/s")
         for name in sampling.__struct_fields__:
             click.echo(f"{name:11} {getattr(sampling, name)}")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from swarm.client.route_view import RouteView
 from swarm.messages.files import ModelCard
-from swarm.plan.routes import Hop, Server, find_route, missing_part
+from swarm.plan.routes import NOTHING_WANTED, Hop, Server, find_route, missing_part, variants_of
 
 AVOID_SECONDS = 5.0
 CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
@@ -19,8 +19,10 @@ CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whol
 class RouteChoice:
     """The chains that there are for one model."""
 
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard, variant: str = "") -> None:
+        """variant: the only one to be used; "" where any will do."""
         self._card = card
+        self._variant = variant
         self._view = RouteView()
         self._avoid: dict[str, float] = {}  # node → until when
         self._lost: set[str] = set()
@@ -41,20 +43,23 @@ class RouteChoice:
     def regain(self, node: str) -> None:
         self._lost.discard(node)
 
-    def find(self, now: float, like: Sequence[Hop] = ()) -> list[Hop]:
+    def find(self, now: float, like: Mapping[int, str] = NOTHING_WANTED) -> list[Hop]:
         """The best chain, over nodes that are to be avoided only if there is none without; empty if there is none.
 
-        like: the chain that it goes on for; another variant of the model than that has is taken only if there is none.
+        like: cell → the variant in which it was computed so far; another one is taken only for cells that nobody else serves
+        in that.
         """
         avoided = self._lost | {node for node, until in self._avoid.items() if until > now}
-        servers = self._servers
-        variants = {hop.variant for hop in like}
-        layers = self._card.layers
-        return find_route(servers, layers, avoided, variants) or find_route(servers, layers, (), variants)
+        servers, layers = self._servers, self._card.layers
+        return find_route(servers, layers, avoided, like) or find_route(servers, layers, (), like)
 
     def describe_missing(self) -> str:
         """Cells that nobody serves, in words."""
-        return missing_part(self._servers, self._card.layers).describe()
+        missing = missing_part(self._servers, self._card.layers).describe()
+        if not self._variant:
+            return missing
+        served = sorted({server.variant for server in self._view.of(self._card).servers})
+        return f'{missing} in variant "{self._variant}" (the swarm serves {", ".join(served) or "none"})'
 
     def is_served(self, route: Sequence[Hop]) -> bool:
         """Whether every hop's node still says that it serves the hop's part."""
@@ -69,12 +74,14 @@ class RouteChoice:
         earned. Who is busy decides which chain it is, but not whether it is worth it: this session is part of the load where
         it runs now.
         """
-        by_node = {server.node: server for server in self._servers}
-        other = self.find(now, route)
-        if not other or any(hop.node not in by_node for hop in route):
+        servers = {(server.node, server.variant): server for server in self._servers}
+        other = self.find(now, variants_of(route))
+        if not other or any((hop.node, hop.variant) not in servers for hop in route):
             return []
-        here, there = (_idle_seconds(chain, by_node) for chain in (route, other))
-        new = [by_node[hop.node].prompt_seconds * hop.part.layer_count for hop in other if hop not in route]
+        here, there = (_idle_seconds(chain, servers) for chain in (route, other))
+        new = [
+            servers[hop.node, hop.variant].prompt_seconds * hop.part.layer_count for hop in other if hop not in route
+        ]
         is_earned = (here - there) * rest > sum(new) * done
         return other if there < (1 - CHANGE_GAIN) * here and is_earned else []
 
@@ -84,9 +91,10 @@ class RouteChoice:
 
     @property
     def _servers(self) -> Sequence[Server]:
-        return self._view.of(self._card).servers
+        servers = self._view.of(self._card).servers
+        return [one for one in servers if one.variant == self._variant] if self._variant else servers
 
 
-def _idle_seconds(route: Sequence[Hop], by_node: Mapping[str, Server]) -> float:
+def _idle_seconds(route: Sequence[Hop], servers: Mapping[tuple[str, str], Server]) -> float:
     """What a token costs on a chain whose nodes do nothing else."""
-    return sum(replace(by_node[hop.node], sessions=0).seconds_of(hop.part) for hop in route)
+    return sum(replace(servers[hop.node, hop.variant], sessions=0).seconds_of(hop.part) for hop in route)

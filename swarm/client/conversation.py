@@ -21,6 +21,7 @@ from swarm.client.transcript import Turn
 from swarm.errors import RequestError
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
+from swarm.parts import Part
 from swarm.plan.routes import Hop
 
 
@@ -55,6 +56,7 @@ class Report:
     route: tuple[Hop, ...] = ()
     attempts: int = 0
     has_crossed_kinds: bool = False
+    variants: tuple[tuple[Part, tuple[str, ...]], ...] = ()
     was_capped: bool = False  # the context was full before as many tokens had come as were asked for
     first_token_seconds: float = 0.0
     tokens_per_second: float = 0.0
@@ -150,7 +152,7 @@ class Conversation:
                 match event:
                     case RouteTaken():
                         report.route, report.attempts = event.route, event.attempts
-                        report.has_crossed_kinds = event.has_crossed_kinds
+                        report.has_crossed_kinds, report.variants = event.has_crossed_kinds, event.variants
                         yield event
                     case Delivered(ids):
                         for piece, is_stopped in self._read(ids, stream, scanner):

@@ -20,7 +20,8 @@ from swarm.client.transcript import Turn
 from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.files import ModelCard
-from swarm.plan.routes import Hop
+from swarm.parts import Part, part_of
+from swarm.plan.routes import Hop, variants_of
 
 CHANGE_SECONDS = 3.0  # on a chain, before a better one is looked for
 CAUGHT_UP_SECONDS = 0.5  # an understudy that computed what it lacked so fast lacks no more than that by now
@@ -33,18 +34,27 @@ class GenerationMachine:
     """One conversation in the swarm, over any number of turns, chains and sessions."""
 
     def __init__(
-        self, card: ModelCard, name_session: Callable[[], str], jitter: float, wait_seconds: float = 0.0
+        self,
+        card: ModelCard,
+        name_session: Callable[[], str],
+        jitter: float,
+        wait_seconds: float = 0.0,
+        variant: str = "",
     ) -> None:
-        """name_session: gives session ids that nobody else has. jitter, wait_seconds: as SessionMachine has them."""
+        """name_session: gives session ids that nobody else has. jitter, wait_seconds: as SessionMachine has them.
+
+        variant: of the model, the only one to be used; "" where any will do.
+        """
         self.card = card
         self._name_session = name_session
         self._jitter = jitter
         self._wait_seconds = wait_seconds
-        self._choice = RouteChoice(card)
+        self._choice = RouteChoice(card, variant)
         self.lead = SessionMachine(name_session(), card, self._choice, jitter, wait_seconds)
         self.understudy: SessionMachine | None = None
         self.has_crossed_kinds = False  # a layer has gone from one kind of processor to another within this answer
         self._kinds: dict[int, str] = {}  # cell → of the processor that computes it
+        self._variants: dict[int, tuple[str, ...]] = {}  # cell → in which it has been computed in this answer, in turn
         self._earlier_attempts = 0  # of the sessions that led in this turn before
         self._look_at = float("-inf")
         self._fed_at = 0.0  # when the understudy was last given ids
@@ -89,7 +99,7 @@ class GenerationMachine:
         """Ask for an answer."""
         effects = self._dismiss()
         self._earlier_attempts = 0
-        self.has_crossed_kinds, self._kinds = False, {}
+        self.has_crossed_kinds, self._kinds, self._variants = False, {}, {}
         return [*effects, *self._pass_on(self.lead.begin(turn, now))]
 
     def halt(self, keep: int) -> list[Effect]:
@@ -153,7 +163,21 @@ class GenerationMachine:
         kinds = {cell: self._choice.kind_of(hop.node) for hop in taken.route for cell in hop.part.cells}
         self.has_crossed_kinds = self.has_crossed_kinds or self._kinds not in ({}, kinds)
         self._kinds = kinds
-        return replace(taken, attempts=self.attempts, has_crossed_kinds=self.has_crossed_kinds)
+        for cell, variant in variants_of(taken.route).items():
+            before = self._variants.get(cell, ())
+            self._variants[cell] = before if before[-1:] == (variant,) else (*before, variant)
+        return replace(
+            taken, attempts=self.attempts, has_crossed_kinds=self.has_crossed_kinds, variants=self._tell_variants()
+        )
+
+    def _tell_variants(self) -> tuple[tuple[Part, tuple[str, ...]], ...]:
+        """By the stretches that had the same ones."""
+        stretches: list[tuple[list[int], tuple[str, ...]]] = []
+        for cell, variants in sorted(self._variants.items()):
+            if not stretches or stretches[-1][1] != variants:
+                stretches.append(([], variants))
+            stretches[-1][0].append(cell)
+        return tuple((part_of(cells, self.card.layers), variants) for cells, variants in stretches)
 
     def _watch(self, understudy: SessionMachine, effects: Sequence[Effect], now: float) -> list[Effect]:
         """What the understudy has done, and what follows from it."""
@@ -214,7 +238,7 @@ class GenerationMachine:
         if not self._find_better(now):
             return []
         self.understudy = SessionMachine(
-            self._name_session(), self.card, self._choice, self._jitter, self._wait_seconds
+            self._name_session(), self.card, self._choice, self._jitter, self._wait_seconds, self.lead.variants
         )
         for node, channel in lead.links:
             self.understudy.link_up(node, channel, now)
@@ -225,7 +249,7 @@ class GenerationMachine:
         lead = self.lead
         if lead.draining:
             self._choice.avoid(lead.draining, now)
-            route = self._choice.find(now, lead.route)
+            route = self._choice.find(now, lead.variants)
             if any(hop.node in lead.draining for hop in route):
                 return []
         elif now - lead.chosen_at >= CHANGE_SECONDS:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from swarm.errors import SwarmError
 from swarm.messages.steps import Score
+from swarm.parts import Part
 from swarm.plan.routes import Hop
 
 
@@ -22,11 +23,14 @@ class RouteTaken:
     """The chain that the answer now comes from.
 
     has_crossed_kinds: layers have gone from one kind of processor to another meanwhile, which may round otherwise.
+    variants: of the model, in which each part has been computed in this answer, in turn: more than one where nobody served
+    it any more in the first.
     """
 
     route: tuple[Hop, ...]
     attempts: int
     has_crossed_kinds: bool = False
+    variants: tuple[tuple[Part, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

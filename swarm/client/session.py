@@ -6,6 +6,7 @@ in use chain.py's; no sockets, no text and no terminal here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from swarm.client.chain import RENEW_SECONDS, Chain, Link, needed_links
@@ -21,7 +22,7 @@ from swarm.messages.files import ModelCard
 from swarm.messages.sessions import Close, Opened, Refused, Renew, Renewed, Resend
 from swarm.messages.steps import Steps, StepSpan, Tokens
 from swarm.messages.tensors import ids_tensor
-from swarm.plan.routes import Hop
+from swarm.plan.routes import NOTHING_WANTED, Hop, variants_of
 
 CONNECT_SECONDS = 1.5  # a node on a LAN that has not answered by then is not there
 OPEN_SECONDS = 6.0
@@ -33,17 +34,24 @@ class SessionMachine:
     """One session over any number of turns and chains."""
 
     def __init__(
-        self, session: str, card: ModelCard, choice: RouteChoice, jitter: float, wait_seconds: float = 0.0
+        self,
+        session: str,
+        card: ModelCard,
+        choice: RouteChoice,
+        jitter: float,
+        wait_seconds: float = 0.0,
+        variants: Mapping[int, str] = NOTHING_WANTED,
     ) -> None:
         """choice: kept up to date by the caller. jitter: 0…1, this client's own, spreads retries of clients that collided.
 
         wait_seconds: how long to wait for a chain that works where there is none; an answer that has begun waits some
-        seconds even so.
+        seconds even so. variants: cell → of the model, in which another session has computed it so far.
         """
         self.session = session
         self.card = card
         self.transcript = Transcript(card.context)
         self.route: list[Hop] = []
+        self.variants = variants  # those of the last chain that ran
         self.phase: Phase = "idle"
         self.refusal = ""  # the code of the last one in this turn
         self.attempts = 0  # chains that this turn has run on
@@ -186,7 +194,7 @@ class SessionMachine:
     # Routes -----------------------------------------------------------------------------------------------------------
 
     def _find_route(self, now: float) -> list[Effect]:
-        route = self._choice.find(now, self.route)
+        route = self._choice.find(now, self.variants)
         if not route:
             return self._wait_for_route(now)
         self._patience.note_route()
@@ -265,6 +273,7 @@ class SessionMachine:
         if self.phase != "opening" or not self._chain.opened(node, message, now):
             return []
         self.phase = "running"
+        self.variants = variants_of(self.route)
         self._start = min(*self._chain.cached.values(), len(self.transcript.ids) - 1)
         self._fed = self.transcript.fed
         return [RouteTaken(tuple(self.route), self.attempts), self._feed()]
@@ -296,7 +305,7 @@ class SessionMachine:
 
     def _failed(self, node: str, error: PeerError, now: float) -> list[Effect]:
         """A node cannot compute for this session: another chain may; where there is none, it has one more try."""
-        has_other = all(hop.node != node for hop in self._choice.find(now))
+        has_other = all(hop.node != node for hop in self._choice.find(now, self.variants))
         if not self._patience.bears_trouble(TROUBLE_SECONDS if has_other else FAILED_SECONDS, now):
             return self._fail(error)
         return self.change_chain(now) if has_other else self._step_back(now + AGAIN_SECONDS)

@@ -48,7 +48,8 @@ class ClientSettings:
     """What the command line decides.
 
     hosts: local addresses that mDNS may use. remembered_peers: a file that keeps addresses of nodes between runs.
-    wait_seconds: how long an answer waits for a chain where there is none.
+    wait_seconds: how long an answer waits for a chain where there is none. variant: of models, the only one to be used; ""
+    where any will do.
     """
 
     hosts: Sequence[str]
@@ -56,6 +57,7 @@ class ClientSettings:
     remembered_peers: Path | None = None
     use_mdns: bool = True
     wait_seconds: float = 0.0
+    variant: str = ""
 
 
 class Generation:
@@ -259,7 +261,9 @@ class SwarmClient:
 
     def open_generation(self, card: ModelCard) -> Generation:
         """A new one; nothing is sent before its first turn."""
-        machine = GenerationMachine(card, lambda: secrets.token_hex(16), random.random(), self._settings.wait_seconds)
+        machine = GenerationMachine(
+            card, lambda: secrets.token_hex(16), random.random(), self._settings.wait_seconds, self._settings.variant
+        )
         return Generation(machine, self._loop, self._generations)
 
     def find_generation(self, name: str) -> Generation | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from swarm.parts import Part, join_parts, part_of_cells, whole
+from swarm.parts import Part, join_parts, part_of_cells, runs, whole
 
 HOP_SECONDS = 0.002  # what one more LAN crossing costs a token, until links are measured
 UNMEASURED_SECONDS = 0.001  # a layer, where no node has measured one
+
+
+NOTHING_WANTED: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +69,26 @@ class _Reached:
     before: _Reached | None
 
 
+def variants_of(route: Sequence[Hop]) -> dict[int, str]:
+    """Cell → the variant in which a route computes it."""
+    return {cell: hop.variant for hop in route for cell in hop.part.cells}
+
+
 def find_route(
-    servers: Sequence[Server], layers: int, avoid: Collection[str] = (), like: Collection[str] = ()
+    servers: Sequence[Server], layers: int, avoid: Collection[str] = (), wanted: Mapping[int, str] = NOTHING_WANTED
 ) -> list[Hop]:
     """The route with the least predicted seconds a token; an empty list if some cell has no server.
 
-    Of the routes through one variant of the model, those of a variant in `like` come first; one that mixes variants is
-    taken only where there is no other. Same servers, same route, in whatever order they are given.
+    wanted: cell → the variant of the model in which it is to be computed, if anybody serves it so. Without that a route
+    through one variant comes first, and one that mixes variants is taken only where there is no other. Same servers, same
+    route, in whatever order they are given.
     """
     usable = [server for server in servers if server.node not in avoid]
     pure: dict[str, list[Server]] = {}
     for server in sorted(usable, key=lambda server: server.variant):
         pure.setdefault(server.variant, []).append(server)
-    liked = [chosen for variant, chosen in pure.items() if variant in like]
-    for choices in (liked, list(pure.values()), [usable] if len(pure) > 1 else []):
-        ends = [end for end in (_reach_end(chosen, layers) for chosen in choices) if end is not None]
+    for choices in ([usable],) if wanted else (list(pure.values()), [usable] if len(pure) > 1 else []):
+        ends = [end for end in (_reach_end(chosen, layers, wanted) for chosen in choices) if end is not None]
         if ends:
             return _trace(min(ends, key=lambda end: end.seconds), layers)
     return []
@@ -96,12 +105,15 @@ def _trace(end: _Reached, layers: int) -> list[Hop]:
     return hops[::-1]
 
 
-def _reach_end(servers: Sequence[Server], layers: int) -> _Reached | None:
+def _reach_end(servers: Sequence[Server], layers: int, wanted: Mapping[int, str]) -> _Reached | None:
     total = layers + 2
     usable = sorted(servers, key=lambda server: (server.node, server.part, server.variant))
+    served = {(cell, server.variant) for server in usable for cell in server.part.cells} if wanted else set()
+    fixed = {cell: variant for cell, variant in wanted.items() if (cell, variant) in served}
     covering: list[list[tuple[int, Server]]] = [[] for _ in range(total)]
     for server in usable:
-        for first, stop in server.part.cell_ranges:
+        may = [cell for cell in server.part.cells if fixed.get(cell, server.variant) == server.variant]
+        for first, stop in runs(may) if fixed else server.part.cell_ranges:
             for cell in range(first, stop):
                 covering[cell].append((stop, server))
     best: list[_Reached | None] = [_Reached(0.0, None, 0, 0, None), *([None] * total)]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from swarm.client.effects import Connect, Effect, Send
 from swarm.client.generation import GenerationMachine
-from swarm.client.news import Delivered, Failed, Finished
+from swarm.client.news import Delivered, Failed, Finished, RouteTaken
 from swarm.client.route_view import RouteView
 from swarm.client.transcript import Turn
 from swarm.errors import SwarmError
@@ -16,6 +16,7 @@ from swarm.messages.any import AnyMessage
 from swarm.messages.base import Channel
 from swarm.messages.members import Beat
 from swarm.messages.sampling import Sampling
+from swarm.parts import Part
 from swarm.testing.promises import check_scores, check_tokens
 
 LOOK_SECONDS = 1.0  # between two looks at the peer table
@@ -51,6 +52,7 @@ class SimulatedClient:
         self.expected_scores: list[float] = []
         self.scores: list[float] = []
         self.times: list[float] = []  # when it asked, then when each token came
+        self.variants: tuple[tuple[Part, tuple[str, ...]], ...] = ()  # as the answer tells
         self.finished = ""
         self.error: SwarmError | None = None
         self._name = name
@@ -116,6 +118,8 @@ class SimulatedClient:
     def _perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
+                case RouteTaken():
+                    self.variants = effect.variants
                 case Send():
                     self._outside.traffic.carry_from_client(self._name, effect)
                 case Connect(target, channel):
@@ -130,5 +134,3 @@ class SimulatedClient:
                     self.finished = reason
                 case Failed(error):
                     self.error = error
-                case _:
-                    pass

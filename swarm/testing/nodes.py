@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from swarm.models import ModelKey
 from swarm.node.batches import Batch
 from swarm.node.effects import AskCores, Effect, Forget, GiveCores, Load, Run, Unload
 from swarm.node.events import BatchDone, BatchFailed, CoresTaken, Event, PartLoaded, Ticked
@@ -62,6 +63,12 @@ class SimulatedNode:
     @property
     def name(self) -> str:
         return self.machine.node
+
+    @property
+    def model(self) -> ModelKey:
+        """The one that it has weights of."""
+        (model,) = self.machine.membership.local
+        return model
 
     @property
     def stays(self) -> bool:
@@ -145,6 +152,7 @@ class SimulatedNode:
         self.outside.note_change()
         model = replace(
             self.outside.model,
+            variant=self.model.variant,
             layer_seconds=self.outside.model.layer_seconds / self.speed,
             end_seconds=self.outside.model.end_seconds / self.speed,
             kind=self.kind,

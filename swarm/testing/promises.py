@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from swarm.node.batches import Batch
 from swarm.node.machine import NodeMachine
 from swarm.parts import Part, join_parts
-from swarm.testing.integer_model import MODEL_KEY
 
 
 @dataclass(slots=True)
@@ -33,7 +32,7 @@ def check_fences(seed: int, machine: NodeMachine, batch: Batch) -> None:
 
 def check_drop(seed: int, machine: NodeMachine, before: Part, after: Part, others: Iterable[NodeMachine]) -> None:
     """No cell is dropped of one's own accord while nobody else serves it. others: those who live, or did just now."""
-    claims = [other.claims.by_model[MODEL_KEY] for other in others if MODEL_KEY in other.claims.by_model]
+    claims = [claim for other in others for claim in other.claims.by_model.values()]
     lost = (before - after) - join_parts([claim.serving for claim in claims])
     if not lost.is_empty():
         raise BrokenPromiseError(seed, f'{machine.node[:4]} dropped "{lost}", which nobody else serves')
@@ -41,7 +40,8 @@ def check_drop(seed: int, machine: NodeMachine, before: Part, after: Part, other
 
 def check_present(seed: int, machine: NodeMachine, part: Part) -> None:
     """Nothing is loaded that a node has no weights of."""
-    if not machine.membership.local[MODEL_KEY].present.covers(part):
+    (local,) = machine.membership.local.values()
+    if not local.present.covers(part):
         raise BrokenPromiseError(seed, f'{machine.node[:4]} loads "{part}", which it has not got')
 
 

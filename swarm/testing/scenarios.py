@@ -12,7 +12,7 @@ from collections.abc import Callable
 from swarm.parts import part_of, part_of_cells
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.view import read_planned
-from swarm.testing.integer_model import MODEL_ID, MODEL_KEY, IntegerModel
+from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
 from swarm.testing.promises import BrokenPromiseError
 from swarm.testing.simulator import Simulation
@@ -23,6 +23,7 @@ TROUBLE_SECONDS = 20.0
 QUIET_SECONDS = 200.0  # a node that was passed over is asked again after a minute
 CALM_SECONDS = 6.0  # nobody moves: longer than from a look at the plan to the move's begin
 LEASES_SECONDS = 6.0
+VARIANTS = ("bfloat16", "bfloat16", "int4", "int4")  # of the nodes, one after another
 
 
 def run_scenario(seed: int) -> Simulation:
@@ -58,7 +59,13 @@ def _add_node(simulation: Simulation, rng: random.Random) -> str:
     beside = rng.choice(up) if up and rng.random() < 0.3 else None
     speed = rng.choice([0.5, 1.0, 1.0, 2.0, 4.0])
     present = rng.choice(["f", "f", "f", "f", "b 0-5", "3-8 e", "2-6"])
-    name = simulation.add_node(budget_layers=rng.randint(2, 9), speed=speed, beside=beside, present=present)
+    name = simulation.add_node(
+        budget_layers=rng.randint(2, 9),
+        speed=speed,
+        beside=beside,
+        present=present,
+        variant=VARIANTS[(simulation.seed + len(simulation.nodes)) % len(VARIANTS)],
+    )
     if rng.random() < 0.4:
         simulation.slow_disk(name, rng.uniform(0.5, 15.0))
     return name
@@ -199,7 +206,7 @@ def _calm(simulation: Simulation) -> None:
         if node.is_up and node.machine.is_leaving:
             simulation.kill(name)
         simulation.restart(name)
-    if any(node.machine.membership.local[MODEL_KEY].costs.absent for node in simulation.nodes.values()):
+    if any(node.machine.membership.local[node.model].costs.absent for node in simulation.nodes.values()):
         simulation.add_node(budget_layers=9)  # some lack weights: without it nobody might have those of some layer
     stop = simulation.now + QUIET_SECONDS
     while simulation.now < stop and not (

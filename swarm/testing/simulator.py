@@ -27,7 +27,7 @@ from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.claims import CellCosts
 from swarm.plan.view import read_views
 from swarm.testing.clients import SimulatedClient
-from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, MODEL_KEY, IntegerModel
+from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerModel
 from swarm.testing.network import Network, Weather
 from swarm.testing.nodes import TICK_SECONDS, SimulatedNode
 from swarm.testing.promises import BrokenPromiseError
@@ -68,10 +68,12 @@ class Simulation:
         speed: float = 1.0,
         beside: str | None = None,
         present: str = "f",
+        variant: str = "",
     ) -> str:
         """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others.
 
-        beside: a node on whose machine it runs, too. present: what it has the weights of.
+        beside: a node on whose machine it runs, too. present: what it has the weights of, in which
+        variant.
         """
         name = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
@@ -80,12 +82,14 @@ class Simulation:
         machine = name if shared is None else shared.machine.membership.me.machine
 
         def make() -> NodeMachine:
-            return self._make_machine(name, address, budget_layers, present, machine)
+            return self._make_machine(name, address, budget_layers, present, machine, ModelKey(MODEL_ID, variant))
 
         self._start(name, address, speed, make, part, cores)
         return name
 
-    def _make_machine(self, name: str, address: str, budget_layers: int, present: str, machine: str) -> NodeMachine:
+    def _make_machine(
+        self, name: str, address: str, budget_layers: int, present: str, machine: str, model: ModelKey
+    ) -> NodeMachine:
         layers = self.model.layers
         absent = frozenset((whole(layers) - parse_part(present, layers)).cells)
         costs = CellCosts(layers, 0, LAYER_BYTES, 0, absent)
@@ -97,7 +101,7 @@ class Simulation:
             memory_total=1 << 30,
             budget=budget_layers * LAYER_BYTES,
             machine=machine,
-            models=(LocalModel(MODEL_KEY, "integers", costs, KV_LAYER_BYTES),),
+            models=(LocalModel(model, "integers", costs, KV_LAYER_BYTES),),
         )
         return NodeMachine(Membership(me, [address], self.now), {MODEL_ID: self.model.card})
 
@@ -119,7 +123,7 @@ class Simulation:
             cores=cores,
         )
         self.nodes[name] = node
-        placement: dict[ModelKey, Part] = {} if part is None else {MODEL_KEY: parse_part(part, self.model.layers)}
+        placement: dict[ModelKey, Part] = {} if part is None else {node.model: parse_part(part, self.model.layers)}
         peers = [other.address for other_name, other in self.nodes.items() if other_name != name]
         self.after(0.0, lambda: node.feed(Started(7701, placement, peers)))
         self.after(self.rng.random() * TICK_SECONDS, node.advance)
@@ -133,10 +137,14 @@ class Simulation:
         *,
         stays: bool = False,
         given: Sequence[int] = (),
+        variant: str = "",
     ) -> str:
-        """A client that asks a question now. stays: it keeps its session when it has been answered, for another one."""
+        """A client that asks a question now. stays: it keeps its session when it has been answered, for another one.
+
+        variant: the only one that it uses; "" for any.
+        """
         machine = GenerationMachine(
-            self.model.card, lambda: f"{self.rng.getrandbits(128):032x}", self.rng.random(), wait_seconds
+            self.model.card, lambda: f"{self.rng.getrandbits(128):032x}", self.rng.random(), wait_seconds, variant
         )
         name = f"{self.rng.getrandbits(64):016x}"
         client = self.clients[name] = SimulatedClient(name, machine, self)
@@ -206,14 +214,14 @@ class Simulation:
         elsewhere = [view.part("serving") for view in read_views(peers, MODEL_ID, layers)]
         left = self.part_of(name) - part
         if node.is_up and node.stalled_until <= self.now and join_parts(elsewhere).covers(left):
-            for effect in node.machine.moves.begin(MODEL_KEY, part, node.now):
+            for effect in node.machine.moves.begin(node.model, part, node.now):
                 node.perform(effect)
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
     def part_of(self, name: str) -> Part:
         """What a node serves."""
-        claim = self.nodes[name].machine.claims.by_model.get(MODEL_KEY)
+        claim = self.nodes[name].machine.claims.by_model.get(self.nodes[name].model)
         return NOTHING if claim is None or not self.nodes[name].is_up else claim.serving
 
     def is_settled(self, seconds: float) -> bool:

@@ -7,7 +7,7 @@ from swarm.client.route_view import RouteView
 from swarm.messages.base import ClaimState
 from swarm.messages.members import Beat, Claim
 from swarm.parts import parse_part
-from swarm.plan.routes import Hop
+from swarm.plan.routes import Hop, variants_of
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from tests.beats import make_beat
 
@@ -119,8 +119,8 @@ def test_an_answer_goes_on_in_the_variant_in_which_it_began_where_that_is_served
     here = [Hop("b" * 16, parse_part("f", 8), "int4")]
     choice = choose(small, large)
     assert names(choice.find(0.0)) == "c"
-    assert names(choice.find(0.0, here)) == "a"
+    assert names(choice.find(0.0, variants_of(here))) == "a"
     assert choice.find_clearly_faster([Hop("a" * 16, parse_part("f", 8), "int4")], 0, 1000, 0.0) == []
     choice.avoid(["a" * 16], 0.0)
-    assert names(choice.find(1.0, here)) == "c"
+    assert names(choice.find(1.0, variants_of(here))) == "c"
     assert not choice.is_served([Hop("a" * 16, parse_part("f", 8), "bfloat16")])

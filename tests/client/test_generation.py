@@ -212,3 +212,40 @@ def test_an_answer_tells_that_its_layers_went_from_one_kind_of_processor_to_anot
     finish(simulation)
     assert client.machine.attempts == 2
     assert client.machine.has_crossed_kinds == has_crossed
+
+
+@pytest.mark.parametrize("has_spare", [True, False])
+def test_an_answer_changes_its_variant_only_where_nobody_else_serves_the_first_and_says_so(has_spare: bool) -> None:
+    """A chain that mixes variants; what would be faster in another one is left alone."""
+    simulation = Simulation(1, MODEL, Weather())
+    simulation.add_node(FIRST, variant="int8")
+    used = simulation.add_node(SECOND, variant="bfloat16")
+    simulation.run(4)
+    simulation.ask([1, 2, 3], 200)
+    (client,) = simulation.clients.values()
+    simulation.run(0.5)
+    simulation.add_node(SECOND, variant="int4", speed=4.0)
+    if has_spare:
+        simulation.add_node(SECOND, variant="bfloat16")
+    simulation.run(1.5)
+    assert client.machine.route[1].node == used
+    simulation.kill(used)
+    finish(simulation)
+    (_, first), (part, then) = client.variants
+    assert first == ("int8",)
+    assert (str(part), then) == (SECOND, ("bfloat16",) if has_spare else ("bfloat16", "int4"))
+
+
+def test_only_the_variant_that_is_asked_for_is_used_and_missed() -> None:
+    simulation = Simulation(1, MODEL, Weather())
+    for part in (FIRST, SECOND):
+        simulation.add_node(part, variant="int4", speed=4.0)
+    simulation.add_node("f", variant="bfloat16")
+    simulation.run(4)
+    simulation.ask([1, 2, 3], 20, variant="bfloat16")
+    simulation.ask([1, 2, 3], 20, variant="int8")
+    pinned, missed = simulation.clients.values()
+    simulation.run(60, simulation.are_answered)
+    assert [hop.variant for hop in pinned.machine.route] == ["bfloat16"]
+    assert pinned.received == pinned.expected
+    assert 'begin, layers 0-8, end in variant "int8" (the swarm serves bfloat16, int4)' in str(missed.error)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.parts import parse_part, part_of_cells, whole
-from swarm.plan.routes import Server, find_route, missing_part
+from swarm.plan.routes import Server, find_route, missing_part, variants_of
 
 LAYERS = 12
 server_lists = st.lists(
@@ -44,8 +44,22 @@ def test_every_cell_is_covered_exactly_once_or_there_is_no_route(servers: list[S
         used = {hop.variant for hop in route}
         assert used in [{variant} for variant in complete] if complete else len(used) == 2
         for variant in complete:
-            assert {hop.variant for hop in find_route(servers, LAYERS, like=[variant])} == {variant}
+            wanted = dict.fromkeys(range(LAYERS + 2), variant)
+            assert {hop.variant for hop in find_route(servers, LAYERS, wanted=wanted)} == {variant}
     assert route == find_route(list(reversed(servers)), LAYERS)
+
+
+@given(server_lists, st.lists(st.sampled_from(["bfloat16", "int4"]), min_size=LAYERS + 2, max_size=LAYERS + 2))
+@settings(max_examples=300)
+def test_a_cell_changes_its_variant_only_where_nobody_serves_it_in_that(servers: list[Server], like: list[str]) -> None:
+    wanted = dict(enumerate(like))
+    route = find_route(servers, LAYERS, wanted=wanted)
+    assert bool(route) == (missing_part(servers, LAYERS).is_empty())
+    served = {(cell, server.variant) for server in servers for cell in server.part.cells}
+    for cell, variant in variants_of(route).items():
+        assert variant == wanted[cell] or (cell, wanted[cell]) not in served
+    assert [cell for hop in route for cell in hop.part.cells] == (list(range(LAYERS + 2)) if route else [])
+    assert route == find_route(list(reversed(servers)), LAYERS, wanted=wanted)
 
 
 def test_a_fast_node_is_preferred_and_a_short_chain_too() -> None:
