@@ -20,7 +20,10 @@ FORMS = "int8, int4 or int4:GROUP (32, 64, 128)"
 def quantise_options(command: Command) -> Command:
     """`--quantize` and `--quantize-head`, to be read by `read_quantisation`."""
     head = click.option(
-        "--quantize-head", "head_form", metavar="FORM", help="The head's own form; plain leaves it as it is."
+        "--quantize-head",
+        "head_form",
+        metavar="FORM",
+        help="The head's own form; default: int8, plain leaves it as it is.",
     )
     layers = click.option("--quantize", "form", metavar="FORM", help=f"Make matrices smaller: {FORMS}.")
     return layers(head(command))

@@ -109,7 +109,9 @@ def convert(
 @click.argument("directory", type=DIRECTORY)
 @click.argument("destination", type=DIRECTORY)
 @click.option("--to", "form", metavar="FORM", default="int8", show_default=True, help=f"The smaller form: {FORMS}.")
-@click.option("--quantize-head", "head_form", metavar="FORM", help="The head's own form; plain leaves it as it is.")
+@click.option(
+    "--quantize-head", "head_form", metavar="FORM", help="The head's own form; default: int8, plain leaves it as it is."
+)
 def quantize(directory: Path, destination: Path, form: str, head_form: str | None) -> None:
     """Write DIRECTORY's matrices in a smaller form into DESTINATION: the same model, another variant of it.
 

@@ -5,7 +5,7 @@ where it computes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swarm.decoder.device import Device
@@ -24,19 +24,26 @@ GROUPS = (32, 64, 128)  # columns of one scale, to choose from
 KERNEL_GROUPS = (*GROUPS, 256)
 ROWS_BLOCK = 16  # rows of a matrix that the CPU's kernels take together
 PAIR_BYTES = 4  # of a group on the device: scale and middle in bfloat16
+FLOAT32_BYTES = 4
 ORDER_BYTES = 8  # of a column that has its place in an order
-UNPACKED_NUMBERS = 8 << 20  # of a matrix are 32 bits wide at a time while it is laid out for the kernels
+BLOCKS_ROWS = 1024  # whole blocks, of whatever size a processor's kernels have
+WIDE_NUMBERS = (
+    2 << 20
+)  # of a matrix are 32 bits wide at a time while it is laid out for the kernels, and some bytes more
+WIDE_BYTES = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Int4Scheme:
     """Four bits a number, a scale for each `group` columns: at 64, 0.28 of bfloat16's bytes.
 
-    is_ordered: columns are stored in another order than the model's, which comes with them.
+    is_ordered: columns are stored in another order than the model's, which comes with them. is_finer: scales or what they go
+    with are no bfloat16, which the kernels take.
     """
 
     group: int
     is_ordered: bool = False
+    is_finer: bool = False
 
     def __post_init__(self) -> None:
         if self.group not in KERNEL_GROUPS:
@@ -54,12 +61,16 @@ class Int4Scheme:
     def fitting(self, columns: int) -> Int4Scheme:
         """With the largest groups up to these that divide a matrix' columns; with groups of 32, where none does."""
         fits = [group for group in KERNEL_GROUPS if group <= self.group and columns % group == 0]
-        return Int4Scheme(max(fits, default=min(KERNEL_GROUPS)), self.is_ordered)
+        return replace(self, group=max(fits, default=min(KERNEL_GROUPS)))
 
     def doubt(self, dtype: str) -> str | None:
-        if dtype == "bfloat16":
-            return None
-        return f"int4 matrices multiply in bfloat16: what is computed in {dtype} is rounded for them"
+        match dtype:
+            case "bfloat16":
+                return None
+            case "float32":
+                return "int4 matrices multiply in bfloat16: in float32 each takes two or three products"
+            case _:
+                return f"int4 matrices multiply in bfloat16: what is computed in {dtype} is rounded for them"
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:
         from swarm.sepweight.int4 import quantise_groups
@@ -74,7 +85,8 @@ class Int4Scheme:
             return None
         pairs, groups = entries["int4"].shape[-1], entries["scale"].shape[-1]
         fits = [group for group in KERNEL_GROUPS if -(-2 * pairs // group) == groups]
-        return Int4Scheme(fits[0], "order" in entries) if fits else None
+        is_finer = "middle" not in entries or entries["scale"].dtype != "bfloat16"
+        return Int4Scheme(fits[0], "order" in entries, is_finer) if fits else None
 
     def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         from swarm.sepweight.int4 import dequantise
@@ -91,14 +103,20 @@ class Int4Scheme:
         if not device.is_host:
             return MatrixCosts(as_stored + order, rows * columns * item)
         padded = -(-rows // ROWS_BLOCK) * ROWS_BLOCK
-        laid_out = padded * groups * (group // 2 + PAIR_BYTES)
-        wide = min(rows, max(ROWS_BLOCK, UNPACKED_NUMBERS // columns)) * columns * (1 + ORDER_BYTES)
+        finer = PAIR_BYTES * (self.is_finer and item == FLOAT32_BYTES)
+        laid_out = padded * groups * (group // 2 + PAIR_BYTES + finer)
+        wide = min(rows, rows_at_a_time(columns)) * columns * WIDE_BYTES
         return MatrixCosts(laid_out + order, as_stored + wide)
 
     def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
         from swarm.decoder.int4_linear import make_linear
 
-        return make_linear(tensors, self.group, bias, dtype, device)
+        return make_linear(tensors, self.group, bias, dtype, device, is_finer=self.is_finer)
+
+
+def rows_at_a_time(columns: int) -> int:
+    """Of a matrix that is laid out for the kernels."""
+    return max(BLOCKS_ROWS, WIDE_NUMBERS // columns // BLOCKS_ROWS * BLOCKS_ROWS)
 
 
 def _spell(groups: tuple[int, ...]) -> str:

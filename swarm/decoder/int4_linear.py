@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.device import LEAST_ROWS, Device
-from swarm.decoder.int4 import ROWS_BLOCK, UNPACKED_NUMBERS
+from swarm.decoder.int4 import ROWS_BLOCK, rows_at_a_time
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
 from swarm.decoder.unpacked import UnpackedLinear
@@ -23,14 +23,23 @@ from swarm.sepweight.int4 import dequantise, middles, quantise_groups, unpack_pa
 
 
 def make_linear(
-    tensors: Mapping[str, Tensor], group: int, bias: Tensor | None, dtype: torch.dtype, device: Device
+    tensors: Mapping[str, Tensor],
+    group: int,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    device: Device,
+    *,
+    is_finer: bool,
 ) -> Linear:
-    """What multiplies with a matrix on a device. tensors: as stored."""
+    """What multiplies with a matrix on a device. tensors: as stored. is_finer: what goes with them is no bfloat16."""
     if not device.is_host:
         names = list(tensors)
         placed = dict(zip(names, device.place([tensors[name] for name in names]), strict=True))
         return UnpackedInt4Linear(placed, group, bias)
-    packed = PackedInt4Linear(tensors, group, bias, dtype)
+    if dtype is torch.float32:
+        packed = FinerInt4Linear(tensors, group, bias, has_finer_scales=is_finer)
+    else:
+        packed = PackedInt4Linear(tensors, group, bias)
     return (
         packed
         if _is_packed_fast(group, max(packed.padded_columns, TRIED_COLUMNS))
@@ -41,25 +50,16 @@ def make_linear(
 class PackedInt4Linear(Linear):
     """A matrix in the order in which the CPU's kernels for four bits read it; they compute in bfloat16."""
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], group: int, bias: Tensor | None, dtype: torch.dtype = torch.bfloat16
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], group: int, bias: Tensor | None) -> None:
+        """tensors: as stored."""
         super().__init__()
         self.group, self.bias = group, bias
         self.order = tensors.get("order")
         pairs, scales = tensors["int4"], tensors["scale"]
         self._rows = len(pairs)
         self.padded_columns = scales.shape[1] * group
-        self.packed = torch.cat([self._lay_out(some) for some in pairs.split(self._step())])
-        pad = (0, 0, 0, -self._rows % ROWS_BLOCK)
-        both = torch.stack(
-            [nn.functional.pad(one, pad) for one in (scales.bfloat16(), middles(tensors).bfloat16())], -1
-        )
-        self.scales = both.transpose(0, 1).contiguous()
-
-    def _step(self) -> int:
-        """Rows that are laid out at a time: whole blocks, of whatever size this processor's kernels have."""
-        return max(1024, UNPACKED_NUMBERS // self.padded_columns // 1024 * 1024)
+        self.packed = torch.cat([self._lay_out(some) for some in pairs.split(rows_at_a_time(self.padded_columns))])
+        self.scales = self._pair_up(scales, middles(tensors))
 
     def _lay_out(self, pairs: Tensor) -> Tensor:
         numbers = unpack_pairs(pairs).to(torch.int32)
@@ -67,17 +67,45 @@ class PackedInt4Linear(Linear):
         padded = nn.functional.pad(numbers, missing) if any(missing) else numbers
         return cast(Tensor, torch.ops.aten._convert_weight_to_int4pack_for_cpu(padded, 1))
 
+    def _pair_up(self, scales: Tensor, middle: Tensor) -> Tensor:
+        """Two of [rows, groups] → [groups, padded rows, 2] bfloat16."""
+        pad = (0, 0, 0, -self._rows % ROWS_BLOCK)
+        both = [nn.functional.pad(one.bfloat16(), pad) for one in (scales, middle)]
+        return torch.stack(both, -1).transpose(0, 1).contiguous()
+
     def forward(self, x: Tensor) -> Tensor:
         given = x if self.order is None else x[:, self.order]
-        if given.dtype is not torch.bfloat16:
-            given = given.bfloat16()
         if given.shape[1] != self.padded_columns:
             given = nn.functional.pad(given, (0, self.padded_columns - given.shape[1]))
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(given.contiguous(), self.packed, self.group, self.scales)
-        if y.shape[1] != self._rows:
-            y = y[:, : self._rows]
-        y = cast(Tensor, y).to(x.dtype)
+        y = self.multiply(given.contiguous()).to(x.dtype)
         return y if self.bias is None else y + self.bias
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x: [tokens, padded columns], in the order of the stored ones."""
+        return self.product(x.bfloat16(), self.scales)
+
+    def product(self, x: Tensor, scales: Tensor) -> Tensor:
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, self.group, scales)
+        return cast(Tensor, y[:, : self._rows])
+
+
+class FinerInt4Linear(PackedInt4Linear):
+    """The same for float32: what bfloat16 leaves of activations and scales is multiplied, too, and added."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], group: int, bias: Tensor | None, *, has_finer_scales: bool
+    ) -> None:
+        super().__init__(tensors, group, bias)
+        self.finer_scales = None
+        if has_finer_scales:
+            scales, middle = (one.float() - one.bfloat16().float() for one in (tensors["scale"], middles(tensors)))
+            self.finer_scales = self._pair_up(scales, middle)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        coarse = x.bfloat16()
+        both = self.product(torch.cat([coarse, (x - coarse).bfloat16()]), self.scales).float()
+        y = both[: len(x)].add_(both[len(x) :])
+        return y if self.finer_scales is None else y.add_(self.product(coarse, self.finer_scales))
 
 
 class UnpackedInt4Linear(UnpackedLinear):

@@ -71,7 +71,7 @@ class UnpackedInt8Linear(UnpackedLinear):
 
     def __init__(self, matrix: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.matrix, self.scales, self.bias = matrix, scales[:, None], bias
+        self.matrix, self.scales, self.bias = matrix, scales.unsqueeze(1), bias
         self.rows = len(matrix)
 
     def plain(self, first: int, stop: int, x: Tensor) -> Tensor:

@@ -34,14 +34,20 @@ def scheme_of(entries: Mapping[str, TensorEntry]) -> Scheme | None:
 
 
 def quantisation_named(layers: str, head: str | None = None) -> Quantisation[Scheme]:
-    """What a user asks for; the head is as the layers where nothing is said of it. Raises RequestError."""
-    return Quantisation(scheme_named(layers), scheme_named(layers if head is None else head))
+    """What a user asks for, of both at once where there is a stroke between them. Raises RequestError.
+
+    Where nothing is said of the head, it has eight bits: with four SmolLM2's perplexity is 5.7% worse than with those, and
+    with eight no worse than as it is.
+    """
+    if "/" in layers or layers == PLAIN_NAME:
+        return quantisation_in(layers)
+    return quantisation_in(f"{layers}/{head or INT8.name}")
 
 
 def quantisation_in(name: str) -> Quantisation[Scheme]:
     """What a manifest names. Raises RequestError."""
     layers, _, head = name.partition("/")
-    return quantisation_named(layers, head or None)
+    return Quantisation(scheme_named(layers), scheme_named(head or layers))
 
 
 def variant_of(name: str, stored: str, dtype: str) -> str:

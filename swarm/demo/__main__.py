@@ -1,4 +1,5 @@
-"""`python -m swarm.demo [--model toy] [PROMPT]`: three nodes on 127.0.0.1 serve a model, and swarm-chat talks to it.
+"""`python -m swarm.demo [--model toy] [--quantize FORM] [PROMPT]`: three nodes on 127.0.0.1 serve a model, and swarm-chat
+talks to it.
 
 Each node may use too little memory to hold the model alone. They use a secret and folders of their own, so a swarm that
 this machine belongs to is left alone, and they are gone when this ends, however it ends.
@@ -33,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="swarm-demo-") as folder:
         nodes: list[subprocess.Popen[str]] = []
         try:
-            model, chat = _choose(arguments)
-            return _run(Path(folder), nodes, model, chat)
+            asked, form, chat = _read(arguments)
+            return _run(Path(folder), nodes, _choose(asked), form, chat)
         except WeightsError as error:
             print(f"{error}", file=sys.stderr)
             return 1
@@ -44,22 +45,29 @@ def main(arguments: Sequence[str]) -> int:
             _stop(nodes)
 
 
-def _choose(arguments: Sequence[str]) -> tuple[DemoModel, Sequence[str]]:
-    """The model asked for, and what the chat is told. Where none is asked for and the real one cannot be had: the toy."""
-    asked, rest = (
-        (arguments[1], arguments[2:]) if arguments[:1] == ["--model"] and len(arguments) > 1 else ("", arguments)
-    )
+def _read(arguments: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+    """The model asked for, the form of its matrices, and what the chat is told; "" where nothing is said."""
+    said = {"--model": "", "--quantize": ""}
+    rest = list(arguments)
+    while len(rest) > 1 and rest[0] in said:
+        said[rest[0]] = rest[1]
+        rest = rest[2:]
+    return said["--model"], said["--quantize"], rest
+
+
+def _choose(asked: str) -> DemoModel:
+    """The model asked for. Where none is asked for and the real one cannot be had: the toy."""
     match asked:
         case "toy":
-            return toy(), rest
+            return toy()
         case "smollm2":
-            return smollm2(cache_dir()), rest
+            return smollm2(cache_dir())
         case "":
             try:
-                return smollm2(cache_dir()), rest
+                return smollm2(cache_dir())
             except WeightsError as error:
                 print(f"{error}\nso the demo runs its toy model, which knows sixty questions", file=sys.stderr)
-                return toy(), rest
+                return toy()
         case _:
             raise WeightsError(f'there is no demo model "{asked}"; known: smollm2, toy')
 
@@ -69,15 +77,19 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _run(folder: Path, nodes: list[subprocess.Popen[str]], model: DemoModel, arguments: Sequence[str]) -> int:
+def _run(
+    folder: Path, nodes: list[subprocess.Popen[str]], model: DemoModel, form: str, arguments: Sequence[str]
+) -> int:
     environment = {
         **os.environ,
         **{f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CONFIG", "STATE", "CACHE")},
     }
     port = _free_port()
-    print(f"starting {NODES} nodes with {model.memory} each ...", file=sys.stderr)
+    memory = model.smaller if form else model.memory
+    print(f"starting {NODES} nodes with {memory} each ...", file=sys.stderr)
     for number in range(NODES):
-        command = ["node", "--weights", str(model.weights), "--memory", model.memory, "--device", "cpu", "--host", HOST]
+        command = ["node", "--weights", str(model.weights), "--memory", memory, "--device", "cpu", "--host", HOST]
+        command += ["--quantize", form] if form else []
         command += [
             "--port",
             str(port),

@@ -24,15 +24,16 @@ NAME = "SmolLM2-135M-Instruct"
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
-    """weights: a sepweight directory. memory: of each node, too little for the whole model."""
+    """weights: a sepweight directory. memory: of each node, too little for the whole model. smaller: likewise, quantised."""
 
     weights: Path
     memory: str
+    smaller: str
 
 
 def toy() -> DemoModel:
     """2.5M parameters that know sixty answers about the project. The whole model, its KV and scratch need 9.8 MB."""
-    return DemoModel(Path(str(resources.files("swarm.demo").joinpath("model"))), "8.4MB")
+    return DemoModel(Path(str(resources.files("swarm.demo").joinpath("model"))), "8.4MB", "8.4MB")
 
 
 def smollm2(cache: Path) -> DemoModel:
@@ -48,7 +49,7 @@ def smollm2(cache: Path) -> DemoModel:
             _convert(fetch_gguf(Path(folder)), made)
             with suppress(OSError):  # another demo has just done the same
                 made.rename(weights)
-    return DemoModel(weights, "160MB")
+    return DemoModel(weights, "160MB", "140MB")
 
 
 def fetch_gguf(folder: Path) -> Path:

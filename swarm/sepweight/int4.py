@@ -57,7 +57,7 @@ def dequantise(tensors: Mapping[str, Tensor], group: int, columns: int) -> Tenso
     numbers = unpack_pairs(tensors["int4"]).float() - MIDDLE
     numbers = nn.functional.pad(numbers, (0, tensors["scale"].shape[1] * group - numbers.shape[1]))
     grouped = numbers.unflatten(1, (-1, group))
-    grouped.mul_(tensors["scale"].float()[..., None]).add_(middles(tensors).float()[..., None])
+    grouped.mul_(tensors["scale"].float().unsqueeze(-1)).add_(middles(tensors).float().unsqueeze(-1))
     return grouped.flatten(1)[:, :columns]
 
 

@@ -15,7 +15,7 @@ from swarm.sepweight.manifest import PLAIN_NAME
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIECE_NUMBERS = 8 << 20  # of a matrix are packed at a time: the float32 copies of a whole one would be its largest cost
+PIECE_NUMBERS = 1 << 20  # of a matrix are packed at a time: the float32 copies of a whole one would be its largest cost
 
 
 class StoredScheme(Protocol):

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from swarm.decoder.device import Device
+from swarm.decoder.scheme import Scheme
 from swarm.families import family_named
 from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import WireTensor, ids_tensor
@@ -21,6 +22,7 @@ from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
 from swarm.parts import Part, parse_part
 from swarm.sepweight.manifest import read_manifest
+from swarm.sepweight.scheme import Quantisation
 
 MODEL = ModelKey("1" * 32, "float32")
 LAYERS = 4
@@ -56,10 +58,11 @@ class EngineScript:
     on_batch: Callable[[Batch], None] = lambda batch: None
     on_load: Callable[[], None] = lambda: None
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    quantisation: Quantisation[Scheme] | None = None
 
     def play(self) -> list[list[int]]:
         """Run it; every session's ids."""
-        loader = loader_of(self.weights, self.device)
+        loader = loader_of(self.weights, self.device, self.quantisation)
         first, second = parse_part("b 0-2", LAYERS), parse_part("2-4 e", LAYERS)
         engines = [self.load(loader, first, None), self.load(loader, second, None)]
         parts = [first, second]
@@ -147,9 +150,10 @@ class EngineScript:
         return result
 
 
-def loader_of(weights: Path, device: Device) -> DecoderLoader:
+def loader_of(weights: Path, device: Device, quantisation: Quantisation[Scheme] | None = None) -> DecoderLoader:
     family = family_named(read_manifest(weights).family, weights)
-    return DecoderLoader({MODEL: WeightsSource(family, weights, 1 << 30)}, device, None, lambda: None)
+    source = WeightsSource(family, weights, 1 << 30, quantisation)
+    return DecoderLoader({MODEL: source}, device, None, lambda: None)
 
 
 def _want(talk: Talk, length: int) -> Want | None:

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import Module
 
 from swarm.decoder.description import Decoder
+from swarm.decoder.device import ALIGNMENT, Cpu
+from swarm.decoder.int8_linear import PackedInt8Linear
 from swarm.decoder.layer import Head
 from swarm.decoder.part import DecoderPart
+from swarm.decoder.schemes import quantisation_named
+from swarm.loading import init_part
 from swarm.node.batches import LARGEST_CHUNK, SAMPLED_ROWS, Batch
 from swarm.node.compute.memory import running_bytes
+from swarm.node.compute.models import read_weights
 from swarm.sepweight.manifest import read_manifest
 from tests.bare_layers import filled, make_part
 from tests.decoder.dataless_cuda import DatalessCuda
@@ -25,7 +32,7 @@ MOST_KERNELS = (24, 4)  # of a layer at one session, and for each further one
 MOST_KERNELS_OF = {"gemma2 27b": (40, 12)}  # four norms in float32, and scores that no one kernel computes
 
 
-def play(weights: Path) -> None:
+def play(weights: Path, form: str = "plain") -> None:
     cuda = DatalessCuda()
     crossings: list[Counter[tuple[str, str]]] = []
 
@@ -33,13 +40,51 @@ def play(weights: Path) -> None:
         crossings.append(Counter(cuda.seen.crossings))
         cuda.seen.reset()
 
-    EngineScript(weights, cuda, cuda.running, note, cuda.seen.reset).play()
+    script = EngineScript(weights, cuda, cuda.running, note, cuda.seen.reset, quantisation=quantisation_named(form))
+    script.play()
     assert set(map(str, crossings)) == {str(Counter({("cpu", "cuda"): 1, ("cuda", "cpu"): 1}))}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_step_is_one_upload_and_one_download_and_mixes_no_devices(weights_of: dict[str, Path], layout: str) -> None:
     play(weights_of[layout])
+
+
+@pytest.mark.parametrize("form", ["int8", "int4:32"])
+@pytest.mark.parametrize("layout", ["7b", "rw", "qwen3, yarn, biases"])
+def test_smaller_matrices_are_made_plain_there(weights_of: dict[str, Path], layout: str, form: str) -> None:
+    play(weights_of[layout], form)
+
+
+@pytest.mark.parametrize("form", ["int8", "int4:32", "int4:64/plain"])
+@pytest.mark.parametrize("layout", ["7b", "40b"])
+def test_of_smaller_matrices_as_much_is_held_as_a_node_says(
+    weights_of: dict[str, Path], layout: str, form: str
+) -> None:
+    """On a card, and on the CPU, where a row of theirs may be longer than it was."""
+    weights, asked = weights_of[layout], quantisation_named(form)
+    cuda = DatalessCuda()
+    engine = EngineScript(weights, cuda, cuda.running).load(
+        loader_of(weights, cuda, asked), parse_part("f", LAYERS), None
+    )
+    made = engine.part._tables
+    tables = sum(table.nbytes for table in (*made._frequencies, *made._rotations.get(0, ())))
+    (there,) = read_weights([weights], None, cuda, asked).values()
+    padding = cuda.seen.alive.now - tables - there.memory.weights(parse_part("f", LAYERS))
+    assert 0 <= padding < ALIGNMENT * (7 * LAYERS + 1), "what crosses together begins at whole multiples"
+    (here,) = read_weights([weights], None, Cpu(), asked).values()
+    part = init_part(weights, "f", quantisation=asked)
+    held = sum(_bytes_of(module) for module in part.modules())
+    assert held == here.memory.weights(parse_part("f", LAYERS))
+
+
+def _bytes_of(module: Module) -> int:
+    """Of its own tensors, and of the sums that a packed int8 matrix hides."""
+    own = {id(one): one for one in vars(module).values() if isinstance(one, Tensor)} | {
+        id(one): one for one in module._parameters.values() if one is not None
+    }
+    hidden = 4 * len(module.scales) if isinstance(module, PackedInt8Linear) else 0
+    return hidden + sum(one.nbytes for one in own.values())
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

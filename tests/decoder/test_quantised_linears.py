@@ -8,7 +8,7 @@ from torch import Tensor
 
 from swarm.decoder.device import Cpu
 from swarm.decoder.int4 import Int4Scheme
-from swarm.decoder.int4_linear import PackedInt4Linear, UnpackedInt4Linear
+from swarm.decoder.int4_linear import FinerInt4Linear, PackedInt4Linear, UnpackedInt4Linear
 from swarm.decoder.int8 import INT8
 from swarm.decoder.int8_linear import PackedInt8Linear, UnpackedInt8Linear
 from swarm.decoder.kernels import is_worth_it, prefers_kernel
@@ -136,14 +136,19 @@ def test_columns_in_an_order_and_points_of_zero() -> None:
     zero = torch.randint(0, 16, (48, 2), dtype=torch.uint8, generator=generator)
     order = torch.randperm(128, generator=generator)
     tensors = {"int4": pack_pairs(numbers), "scale": scale, "zero": zero, "order": order}
-    assert Int4Scheme(64).recognise(entries_of(tensors)) == Int4Scheme(64, is_ordered=True)
+    assert Int4Scheme(64).recognise(entries_of(tensors)) == Int4Scheme(64, is_ordered=True, is_finer=True)
     wide = scale.float().repeat_interleave(64, 1)
     plain = torch.empty(48, 128)
     plain[:, order] = (numbers.float() - zero.repeat_interleave(64, 1)) * wide
     assert torch.allclose(Int4Scheme(64).unpack(tensors, 128), plain)
     x = torch.randn(7, 128, generator=generator)
     expected = x @ plain.T
-    for linear, most in ((UnpackedInt4Linear(tensors, 64, None), 1e-6), (PackedInt4Linear(tensors, 64, None), 5e-3)):
+    finer = FinerInt4Linear(tensors, 64, None, has_finer_scales=True)
+    for linear, most in (
+        (PackedInt4Linear(tensors, 64, None), 5e-3),
+        (finer, 3e-3),
+        (UnpackedInt4Linear(tensors, 64, None), 1e-6),
+    ):
         assert (linear(x) - expected).norm() / expected.norm() < most
 
 

