@@ -11,19 +11,25 @@ import torch
 
 from swarm.checkpoints import open_checkpoint
 from swarm.decoder.device import Cpu
+from swarm.decoder.forms import Forms
 from swarm.decoder.schemes import quantisation_named
 from swarm.errors import WeightsError
+from swarm.falcon.family import FALCON
 from swarm.families import family_named
 from swarm.loading import init_part
+from swarm.node.compute.memory import model_memory
 from swarm.node.compute.models import read_weights
+from swarm.parts import whole
 from swarm.sepweight.convert import convert_source
-from swarm.sepweight.manifest import read_manifest, write_manifest
+from swarm.sepweight.manifest import FileEntry, Manifest, TensorEntry, read_manifest, write_manifest
 from swarm.sepweight.requantise import quantise
 from tests.checkpoints import save_tokenizer
 from tests.layouts import maker_of
 from tests.processes import Node, chat_json, run_command
 
 LAYOUTS = ["7b", "40b", "rw", "llama, biases", "qwen3", "gemma2"]
+FALCON_40B = """{"model_type": "falcon", "num_hidden_layers": 60, "hidden_size": 8192, "num_attention_heads": 128,
+    "num_kv_heads": 8, "vocab_size": 65024, "new_decoder_architecture": true, "bias": false, "eos_token_id": 11}"""
 IDS = torch.randint(2, 90, (60,), generator=torch.Generator().manual_seed(3))
 DTYPES = [torch.float32, torch.bfloat16]
 INT8 = quantisation_named("int8")
@@ -72,6 +78,31 @@ def test_stored_so_or_made_so_by_a_node_is_the_same_and_costs_what_is_said(
     assert stored.memory.weight_costs.layer < 0.4 * before.memory.weight_costs.layer
     assert torch.equal(init_part(smaller, "f")(IDS), init_part(plain, "f", quantisation=asked)(IDS))
     assert stored.manifest.aliases == (before.manifest.aliases if head == "plain" else {})
+
+
+@pytest.mark.parametrize(("form", "most"), [("plain", 85e9), ("int8", 45e9), ("int4:64", 27e9), ("int4:128", 25e9)])
+def test_what_a_model_takes_is_known_before_it_is_made(form: str, most: float) -> None:
+    """Falcon-40B, of which only the shapes are here."""
+    config = json.loads(FALCON_40B)
+    outline = FALCON.outline(config)
+    files = {
+        key: FileEntry(1, "", {name: TensorEntry("bfloat16", tuple(size)) for name, size in sizes.items()})
+        for key, sizes in outline.files.items()
+    }
+    manifest = Manifest(
+        format=1,
+        family="falcon",
+        name="falcon-40b",
+        model_id="4" * 32,
+        dtype="bfloat16",
+        layers=outline.layers,
+        config=config,
+        files=files,
+        aliases={key: dict(names) for key, names in outline.aliases.items()},
+    )
+    forms = Forms(manifest, "here", quantisation_named(form))
+    bytes_told = model_memory(manifest, FALCON.read(config), forms, None, Cpu()).weights(whole(outline.layers))
+    assert 0.9 * most < bytes_told + outline.files["begin"]["word_embeddings.weight"][0] * 8192 * 2 < most
 
 
 def test_a_checkpoint_is_converted_at_once(tmp_path: Path) -> None:

@@ -158,13 +158,24 @@ def export(directory: Path, destination: Path, legacy: bool) -> None:
 
 @weights.command()
 @click.argument("directory", type=DIRECTORY)
+@quantise_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def info(directory: Path, as_json: bool) -> None:
-    """Say what a sepweight directory holds."""
+def info(directory: Path, form: str | None, head_form: str | None, as_json: bool) -> None:
+    """Say what a sepweight directory holds, and how many bytes its weights take in a CPU's memory.
+
+    With --quantize: how many they would take in that form.
+    """
+    from swarm.decoder.device import Cpu
+    from swarm.decoder.forms import Forms
+    from swarm.families import family_named
+    from swarm.node.compute.memory import model_memory
     from swarm.parts import part_of, whole
     from swarm.sepweight.manifest import file_keys, present_keys, read_manifest
 
     manifest = read_manifest(directory)
+    decoder = family_named(manifest.family, directory).read(manifest.config)
+    forms = Forms(manifest, directory, read_quantisation(form, head_form))
+    memory = model_memory(manifest, decoder, forms, None, Cpu())
     present = set(present_keys(directory, manifest))
     keys = file_keys(whole(manifest.layers))
     cells_here = [cell for cell, key in enumerate(keys) if key in present]
@@ -177,6 +188,9 @@ def info(directory: Path, as_json: bool) -> None:
         "layers": manifest.layers,
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "layer_bytes": manifest.files[keys[1]].bytes,
+        "variant": forms.variant(manifest.dtype),
+        "memory_bytes": memory.weights(whole(manifest.layers)),
+        "memory_layer_bytes": memory.weight_costs.layer,
         "present": part_of(cells_here, manifest.layers).describe(),
         "is_complete": len(cells_here) == len(keys),
         "documents": sorted(manifest.documents),
@@ -185,7 +199,7 @@ def info(directory: Path, as_json: bool) -> None:
         click.echo(json.dumps(facts))
         return
     for key, value in facts.items():
-        click.echo(f"{key:12} {', '.join(value) if isinstance(value, list) else value}")
+        click.echo(f"{key:18} {', '.join(value) if isinstance(value, list) else value}")
 
 
 @weights.command()
