@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -46,19 +47,24 @@ class Shape:
 
 
 def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:
+    """Write random weights of a shape."""
+    return make_weights(shape.config, shape.dtype, directory, seed)
+
+
+def make_weights(config: Mapping[str, Any], dtype: str, directory: Path, seed: int = 0) -> Manifest:
     """Write random weights of the spread that a fresh model has, drawn on a card where there is one."""
     generator = torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(seed)
-    family = family_of(shape.config)
-    shapes = family.outline(shape.config).files
+    family = family_of(config)
+    shapes = family.outline(config).files
 
     def read(key: str, tensor: str) -> torch.Tensor:
         size = shapes[key][tensor]
         if len(size) == 1:
             return torch.ones(size) if tensor.endswith("weight") else torch.zeros(size)
         drawn = torch.randn(size, generator=generator, dtype=torch.float32, device=generator.device)
-        return drawn.mul_(0.02).to(DTYPES[shape.dtype]).cpu()
+        return drawn.mul_(0.02).to(DTYPES[dtype]).cpu()
 
-    return dump(directory, family, shape.config, read, name="bench", model_id="b" * 32, dtype=shape.dtype)
+    return dump(directory, family, config, read, name="bench", model_id="b" * 32, dtype=dtype)
 
 
 def read_decoder(weights: Path) -> Decoder:

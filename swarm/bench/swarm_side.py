@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +26,7 @@ from swarm.parts import Part
 
 HOST = "127.0.0.1"
 READY_SECONDS = 300.0
+MOST_TOKENS = 1000  # of a stream that goes on until others have caught up
 SETTLE_SECONDS = 1.3  # until the next renewal has told how long the nodes computed
 
 
@@ -92,10 +95,12 @@ class SwarmSide:
         rng = random.Random(seed)
         return [rng.randrange(12, self.card.vocabulary) for _ in range(tokens)]
 
+    def _turn(self, ids: Sequence[int], tokens: int) -> Turn:
+        return Turn(ids=ids, max_tokens=tokens, sampling=Sampling(), stop_ids=[])
+
     def _run(self, generation: Generation, ids: Sequence[int], tokens: int, note: Callable[[float], None]) -> list[int]:
-        turn = Turn(ids=ids, max_tokens=tokens, sampling=Sampling(), stop_ids=[])
         answer: list[int] = []
-        for event in generation.generate(turn):
+        for event in generation.generate(self._turn(ids, tokens)):
             if isinstance(event, Delivered):
                 answer += event.ids
                 for _ in event.ids:
@@ -149,12 +154,17 @@ class SwarmSide:
         return sum(_anonymous_bytes(node.pid) for node in self._nodes)
 
     def measure_many(self, sessions: int, prompt_tokens: int, new_tokens: int, seed: int) -> float:
-        """Tokens a second of many streams together, from the moment that all of them decode."""
+        """Tokens a second of many streams together, while all of them decode: until the first has had so many meanwhile."""
         times: list[list[float]] = [[] for _ in range(sessions)]
 
         def work(index: int) -> None:
             generation = self._generation()
-            self._run(generation, self._prompt(prompt_tokens, seed + index), new_tokens, times[index].append)
+            turn = self._turn(self._prompt(prompt_tokens, seed + index), MOST_TOKENS)
+            for event in generation.generate(turn):
+                if isinstance(event, Delivered):
+                    times[index] += [time.perf_counter()] * len(event.ids)
+                if _tokens_together(times) >= new_tokens:
+                    break
             generation.cancel()
 
         threads = [threading.Thread(target=work, args=(index,)) for index in range(sessions)]
@@ -185,10 +195,19 @@ class SwarmSide:
 
 
 def _anonymous_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
+    with suppress(OSError):  # it has ended
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) << 10
     return 0
+
+
+def _tokens_together(times: Sequence[Sequence[float]]) -> int:
+    """Of the stream that has had most since all of them have begun."""
+    if not all(times):
+        return 0
+    start = max(stream[0] for stream in times)
+    return max(len(stream) - bisect(stream, start) for stream in times)
 
 
 def _median_gap(times: Sequence[float]) -> float:

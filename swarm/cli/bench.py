@@ -135,6 +135,22 @@ def fidelity(
 
 
 @bench.command()
+@click.argument("model", type=click.Choice(["llama-13b", "falcon-7b"]))
+@click.option("--quantize", "form", metavar="FORM", help="Make matrices smaller while they are loaded.")
+@click.option("--layers", type=click.IntRange(1), help="Fewer layers than the model has.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where there is room for its weights.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def load(model: str, form: str | None, layers: int | None, folder: Path | None, as_json: bool) -> None:
+    """Seconds and memory that one node needs to load random weights of a published model's shape."""
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    from swarm.bench.load import LoadPlan
+    from swarm.bench.load import run as measure
+
+    with tempfile.TemporaryDirectory(prefix="swarm-bench-", dir=folder) as place:
+        _print(measure(LoadPlan(model=model, form=form, layers=layers), Path(place), _say), as_json)
+
+
+@bench.command()
 @click.option("--nodes", type=click.IntRange(1, 1000), default=200, show_default=True)
 @click.option("--layers", type=click.IntRange(1), default=120, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Random swarms.")
