@@ -171,11 +171,27 @@ def test_a_manifest_that_tells_another_form_than_its_files_have_is_refused(
         read_weights([smaller], None, Cpu())
 
 
+@pytest.mark.parametrize("change", [{"int8": (64, 64)}, {"scale": (3,)}])
+def test_numbers_that_do_not_make_the_matrix_are_refused(change: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    _, smaller = make("40b", tmp_path, "int8")
+    manifest = read_manifest(smaller)
+    (ending, shape) = next(iter(change.items()))
+    name = f"mlp.dense_h_to_4h.{ending}"
+    file = manifest.files["mid.00002"]
+    tensors = {**file.tensors, name: msgspec.structs.replace(file.tensors[name], shape=shape)}
+    changed = {**manifest.files, "mid.00002": msgspec.structs.replace(file, tensors=tensors)}
+    write_manifest(smaller, msgspec.structs.replace(manifest, files=changed))
+    with pytest.raises(
+        WeightsError, match=r"mid.00002/mlp.dense_h_to_4h \[256, 64\] as .*; this version reads plain, int8"
+    ):
+        read_weights([smaller], None, Cpu())
+
+
 def test_what_a_user_should_know_is_said(tmp_path: Path) -> None:
     """Falcon's tiny widths do not divide by 128; int4 multiplies in bfloat16."""
     plain, smaller = make("7b", tmp_path, "int4:64")
     (one,) = read_weights([smaller], None, Cpu()).values()
-    assert list(one.doubts) == ["int4 matrices multiply in bfloat16: what is computed in float32 is rounded for them"]
+    assert list(one.doubts) == ["int4 matrices multiply in bfloat16: in float32 each takes two or three products"]
     (one,) = read_weights([plain], "bfloat16", Cpu(), quantisation_named("int4:128")).values()
     width = one.decoder.hidden
     assert list(one.doubts) == [f"int4:64 is taken for matrices of {width} columns, which int4:128 does not divide"]

@@ -37,7 +37,7 @@ class RowsScheme:
     def doubt(self, dtype: str) -> str | None:
         return None
 
-    def recognise(self, entries: Mapping[str, TensorEntry]) -> RowsScheme | None:
+    def recognise(self, entries: Mapping[str, TensorEntry], shape: tuple[int, int]) -> RowsScheme | None:
         return self if set(entries) == {"rows", "scales"} else None
 
     def pack(self, matrix: Tensor) -> Mapping[str, Tensor]:

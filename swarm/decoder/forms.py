@@ -110,13 +110,14 @@ class Forms:
     def stored(self, key: str, slot: Slot) -> Scheme:
         """The form in which a matrix is stored. Raises WeightsError for one that no scheme knows."""
         entries = self.entries(key, slot)
-        found = scheme_of(entries)
+        rows, columns = slot.shape
+        found = scheme_of(entries, (rows, columns))
         if found is None:
             known = ", ".join(scheme.name for scheme in SCHEMES)
             told = ", ".join(f"{suffix} {one.dtype} {list(one.shape)}" for suffix, one in entries.items()) or "nothing"
             raise WeightsError(
-                f'{self._where} stores its matrices as "{self._manifest.scheme}", and {key}/{slot.tensor} as {told}; '
-                f"this version reads {known}"
+                f'{self._where} stores its matrices as "{self._manifest.scheme}", and {key}/{slot.tensor} '
+                f"{list(slot.shape)} as {told}; this version reads {known}"
             )
         return found
 

@@ -12,7 +12,7 @@ from swarm.decoder.device import Device
 from swarm.decoder.scheme import MatrixCosts
 from swarm.errors import RequestError
 from swarm.sepweight.manifest import TensorEntry
-from swarm.sepweight.scheme import pack_by_rows
+from swarm.sepweight.scheme import INT4_GROUPS, pack_by_rows
 
 if TYPE_CHECKING:
     import torch
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 
     from swarm.decoder.linear import Linear
 
-GROUPS = (32, 64, 128)  # columns of one scale, to choose from
-KERNEL_GROUPS = (*GROUPS, 256)
+GROUPS = INT4_GROUPS[:-1]  # columns of one scale, to choose from
 ROWS_BLOCK = 16  # rows of a matrix that the CPU's kernels take together
 PAIR_BYTES = 4  # of a group on the device: scale and middle in bfloat16
 FLOAT32_BYTES = 4
 ORDER_BYTES = 8  # of a column that has its place in an order
 BLOCKS_ROWS = 1024  # whole blocks, of whatever size a processor's kernels have
-WIDE_NUMBERS = (
-    2 << 20
-)  # of a matrix are 32 bits wide at a time while it is laid out for the kernels, and some bytes more
+# Of a matrix that are 32 bits wide at a time while it is laid out for the kernels, and some bytes more.
+WIDE_NUMBERS = 2 << 20
 WIDE_BYTES = 9
 
 
@@ -46,7 +44,7 @@ class Int4Scheme:
     is_finer: bool = False
 
     def __post_init__(self) -> None:
-        if self.group not in KERNEL_GROUPS:
+        if self.group not in INT4_GROUPS:
             raise RequestError(f"int4 in groups of {self.group} is not to be had; choose {_spell(GROUPS)}")
 
     @property
@@ -60,8 +58,8 @@ class Int4Scheme:
 
     def fitting(self, columns: int) -> Int4Scheme:
         """With the largest groups up to these that divide a matrix' columns; with groups of 32, where none does."""
-        fits = [group for group in KERNEL_GROUPS if group <= self.group and columns % group == 0]
-        return replace(self, group=max(fits, default=min(KERNEL_GROUPS)))
+        fits = [group for group in INT4_GROUPS if group <= self.group and columns % group == 0]
+        return replace(self, group=max(fits, default=min(INT4_GROUPS)))
 
     def doubt(self, dtype: str) -> str | None:
         match dtype:
@@ -78,15 +76,20 @@ class Int4Scheme:
         group = self.fitting(matrix.shape[1]).group
         return pack_by_rows(matrix, lambda rows: quantise_groups(rows, group))
 
-    def recognise(self, entries: Mapping[str, TensorEntry]) -> Int4Scheme | None:
+    def recognise(self, entries: Mapping[str, TensorEntry], shape: tuple[int, int]) -> Int4Scheme | None:
         """Groups follow from how many scales a row has."""
-        others = set(entries) - {"order", "int4", "scale"}
-        if not {"int4", "scale"} <= set(entries) or others not in ({"middle"}, {"zero"}, {"minimum"}):
+        rows, columns = shape
+        with_scales = set(entries) - {"order", "int4", "scale"}
+        if not {"int4", "scale"} <= set(entries) or with_scales not in ({"middle"}, {"zero"}, {"minimum"}):
             return None
-        pairs, groups = entries["int4"].shape[-1], entries["scale"].shape[-1]
-        fits = [group for group in KERNEL_GROUPS if -(-2 * pairs // group) == groups]
+        shapes = {name: one.shape for name, one in entries.items()}
+        groups = shapes["scale"][-1]
+        fits = [group for group in INT4_GROUPS if -(-columns // group) == groups]
+        expected = {"int4": (rows, -(-columns // 2)), "order": (columns,)}
+        if not fits or any(shape != expected.get(name, (rows, groups)) for name, shape in shapes.items()):
+            return None
         is_finer = "middle" not in entries or entries["scale"].dtype != "bfloat16"
-        return Int4Scheme(fits[0], "order" in entries, is_finer) if fits else None
+        return Int4Scheme(fits[0], "order" in entries, is_finer)
 
     def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         from swarm.sepweight.int4 import dequantise

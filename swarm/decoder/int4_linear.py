@@ -36,15 +36,11 @@ def make_linear(
         names = list(tensors)
         placed = dict(zip(names, device.place([tensors[name] for name in names]), strict=True))
         return UnpackedInt4Linear(placed, group, bias)
+    if not _is_packed_fast(group, max(tensors["scale"].shape[1] * group, TRIED_COLUMNS)):
+        return UnpackedInt4Linear(tensors, group, bias)
     if dtype is torch.float32:
-        packed = FinerInt4Linear(tensors, group, bias, has_finer_scales=is_finer)
-    else:
-        packed = PackedInt4Linear(tensors, group, bias)
-    return (
-        packed
-        if _is_packed_fast(group, max(packed.padded_columns, TRIED_COLUMNS))
-        else UnpackedInt4Linear(tensors, group, bias)
-    )
+        return FinerInt4Linear(tensors, group, bias, has_finer_scales=is_finer)
+    return PackedInt4Linear(tensors, group, bias)
 
 
 class PackedInt4Linear(Linear):

@@ -36,8 +36,9 @@ class Int8Scheme:
     def doubt(self, dtype: str) -> str | None:
         return None
 
-    def recognise(self, entries: Mapping[str, TensorEntry]) -> Int8Scheme | None:
-        return self if set(entries) == {"int8", "scale"} else None
+    def recognise(self, entries: Mapping[str, TensorEntry], shape: tuple[int, int]) -> Int8Scheme | None:
+        shapes = {name: one.shape for name, one in entries.items()}
+        return self if shapes == {"int8": shape, "scale": shape[:1]} else None
 
     def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         return tensors["int8"].float() * tensors["scale"][:, None]

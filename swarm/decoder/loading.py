@@ -225,6 +225,7 @@ class _Builder:
                 plain = yield from self.store.reading(key, f"{slot.tensor}.weight")
                 for suffix, made in joint.scheme.pack(plain).items():
                     stored.setdefault(suffix, []).append(made)
+                del plain  # before the next one is read
         return {suffix: _join(stored.pop(suffix)) for suffix in list(stored)}
 
     def _owner(self, key: str, name: str) -> tuple[str, str]:

@@ -31,8 +31,8 @@ class PlainScheme:
     def doubt(self, dtype: str) -> str | None:
         return None
 
-    def recognise(self, entries: Mapping[str, TensorEntry]) -> PlainScheme | None:
-        return self if set(entries) == {"weight"} else None
+    def recognise(self, entries: Mapping[str, TensorEntry], shape: tuple[int, int]) -> PlainScheme | None:
+        return self if {name: one.shape for name, one in entries.items()} == {"weight": shape} else None
 
     def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         return tensors["weight"].float()

@@ -44,8 +44,8 @@ class Scheme(StoredScheme, Protocol):
         """What who computes in a dtype should know."""
         ...
 
-    def recognise(self, entries: Mapping[str, TensorEntry]) -> Scheme | None:
-        """The form itself, or one of its kind, if a matrix is stored so. entries: by what the tensors' names end in."""
+    def recognise(self, entries: Mapping[str, TensorEntry], shape: tuple[int, int]) -> Scheme | None:
+        """The form itself, or one of its kind, if a matrix [out, in] is stored so. entries: by what names end in."""
         ...
 
     def unpack(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:

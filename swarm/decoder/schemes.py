@@ -24,10 +24,10 @@ def scheme_named(name: str) -> Scheme:
     raise RequestError(f'"{name}" is no form of matrices; choose {", ".join(one.name for one in SCHEMES)}')
 
 
-def scheme_of(entries: Mapping[str, TensorEntry]) -> Scheme | None:
-    """The form in which a matrix is stored. entries: its tensors, by what their names end in."""
+def scheme_of(entries: Mapping[str, TensorEntry], shape: tuple[int, int]) -> Scheme | None:
+    """The form in which a matrix [out, in] is stored. entries: its tensors, by what their names end in."""
     for scheme in SCHEMES:
-        found = scheme.recognise(entries)
+        found = scheme.recognise(entries, shape)
         if found is not None:
             return found
     return None

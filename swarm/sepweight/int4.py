@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-KERNEL_GROUPS = (32, 64, 128, 256)  # columns of one scale, as torch's kernels take them
+from swarm.sepweight.scheme import INT4_GROUPS
+
 MIDDLE = 8
 LARGEST = 15
 
@@ -63,4 +64,4 @@ def dequantise(tensors: Mapping[str, Tensor], group: int, columns: int) -> Tenso
 
 def kernel_group(group: int) -> int | None:
     """The largest group that kernels take and that divides a group of other columns; None without one."""
-    return max((one for one in KERNEL_GROUPS if group % one == 0), default=None)
+    return max((one for one in INT4_GROUPS if group % one == 0), default=None)

@@ -15,6 +15,7 @@ from swarm.sepweight.manifest import PLAIN_NAME
 if TYPE_CHECKING:
     from torch import Tensor
 
+INT4_GROUPS = (32, 64, 128, 256)  # columns of one scale, as torch's kernels take them
 PIECE_NUMBERS = 1 << 20  # of a matrix are packed at a time: the float32 copies of a whole one would be its largest cost
 
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from swarm.decoder.device import Cuda, Room, place_packed
+from swarm.decoder.schemes import quantisation_named
 from swarm.node.batches import Batch
 from tests.decoder.composed import masks_written_out, run_parts
 from tests.decoder.engine_script import EngineScript
@@ -31,6 +32,7 @@ NAME = "pretended"
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
 WAITS = (aten._local_scalar_dense.default, aten.nonzero.default)
+FORMS = ("int8", "int4:32", "int4:64/plain")
 
 
 class PretendedGpu(Cuda):
@@ -130,7 +132,7 @@ def compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any], seen: Counte
         return tree_map(lambda one: OnGpu(one) if isinstance(one, Tensor) else one, result)
 
 
-def play(weights: Path) -> dict[str, Any]:
+def play(weights: Path, form: str = "plain") -> dict[str, Any]:
     """What the script says there, and the most crossings and waits of a batch."""
     gpu = PretendedGpu()
     most: Counter[str] = Counter()
@@ -140,7 +142,8 @@ def play(weights: Path) -> dict[str, Any]:
             most[name] = max(most[name], count)
         gpu.seen.clear()
 
-    script = EngineScript(weights, gpu, contextlib.nullcontext, note, gpu.seen.clear)
+    asked = quantisation_named(form)
+    script = EngineScript(weights, gpu, contextlib.nullcontext, note, gpu.seen.clear, quantisation=asked)
     with Dispatch(gpu.seen), masks_written_out():
         ids = script.play()
     return {"ids": ids, "most": most}
@@ -162,4 +165,9 @@ def plant(weights: Mapping[str, Path]) -> dict[str, str]:
 if __name__ == "__main__":
     _setup_privateuseone_for_python_backend(NAME)
     given = {Path(one).name: Path(one) for one in sys.argv[1:]}
-    print(json.dumps({"played": {name: play(path) for name, path in given.items()}, "planted": plant(given)}))
+    told = {
+        "played": {name: play(path) for name, path in given.items()},
+        "smaller": {form: play(given["40b"], form) for form in FORMS},
+        "planted": plant(given),
+    }
+    print(json.dumps(told))

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from swarm.decoder import int4_linear, int8_linear
 from swarm.decoder.device import Cpu
+from swarm.decoder.schemes import quantisation_named
 from tests.decoder.engine_script import EngineScript
 from tests.decoder.layouts import LAYOUTS
 from tests.decoder.planted import MISTAKES
+from tests.decoder.pretended_gpu import FORMS
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,17 @@ def test_every_layout_says_there_what_it_says_on_the_cpu(
     assert there["played"][layout]["ids"] == here
     assert len({tuple(ids) for ids in here}) == len(here)
     assert there["played"][layout]["most"] == {"uploads": 1, "downloads": 1}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_smaller_matrices_say_there_what_they_say_here_without_kernels(
+    weights_of: dict[str, Path], there: dict[str, Any], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (int4_linear, int8_linear):
+        monkeypatch.setattr(room, "_is_packed_fast", lambda *shape: False)
+    script = EngineScript(weights_of["40b"], Cpu(), contextlib.nullcontext, quantisation=quantisation_named(form))
+    assert there["smaller"][form]["ids"] == script.play()
+    assert there["smaller"][form]["most"] == {"uploads": 1, "downloads": 1}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

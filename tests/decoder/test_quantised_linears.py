@@ -136,7 +136,7 @@ def test_columns_in_an_order_and_points_of_zero() -> None:
     zero = torch.randint(0, 16, (48, 2), dtype=torch.uint8, generator=generator)
     order = torch.randperm(128, generator=generator)
     tensors = {"int4": pack_pairs(numbers), "scale": scale, "zero": zero, "order": order}
-    assert Int4Scheme(64).recognise(entries_of(tensors)) == Int4Scheme(64, is_ordered=True, is_finer=True)
+    assert Int4Scheme(64).recognise(entries_of(tensors), (48, 128)) == Int4Scheme(64, is_ordered=True, is_finer=True)
     wide = scale.float().repeat_interleave(64, 1)
     plain = torch.empty(48, 128)
     plain[:, order] = (numbers.float() - zero.repeat_interleave(64, 1)) * wide
