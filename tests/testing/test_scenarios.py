@@ -73,7 +73,7 @@ def test_a_seed_does_the_same_in_every_process() -> None:
     assert len(said) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_nodes_find_their_places() -> None:
     model = IntegerModel(layers=60, layer_seconds=0.001)
     simulation = Simulation(0, model, Weather())
