@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swarm.decoder.device import Device
-from swarm.decoder.scheme import MatrixCosts
+from swarm.decoder.scheme import MatrixCosts, tile_bytes
 from swarm.errors import RequestError
 from swarm.sepweight.manifest import TensorEntry
 from swarm.sepweight.scheme import INT4_GROUPS, pack_by_rows
@@ -101,10 +101,11 @@ class Int4Scheme:
         rows, columns = shape
         group = self.fitting(columns).group
         groups = -(-columns // group)
-        as_stored = rows * (-(-columns // 2) + groups * PAIR_BYTES)
+        middle = 2 * self.is_finer  # in float32, where it follows from what is stored
+        as_stored = rows * (-(-columns // 2) + groups * (PAIR_BYTES + middle))
         order = columns * ORDER_BYTES * self.is_ordered
         if not device.is_host:
-            return MatrixCosts(as_stored + order, rows * columns * item)
+            return MatrixCosts(as_stored + order, tile_bytes(shape, item))
         padded = -(-rows // ROWS_BLOCK) * ROWS_BLOCK
         finer = PAIR_BYTES * (self.is_finer and item == FLOAT32_BYTES)
         laid_out = padded * groups * (group // 2 + PAIR_BYTES + finer)

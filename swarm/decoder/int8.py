@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from swarm.decoder.device import Device
-from swarm.decoder.scheme import MatrixCosts
+from swarm.decoder.scheme import MatrixCosts, tile_bytes
 from swarm.sepweight.manifest import TensorEntry
 from swarm.sepweight.scheme import pack_by_rows
 
@@ -47,7 +47,7 @@ class Int8Scheme:
         """Beside what the CPU's kernels read, a sum and a zero point a row; the numbers as stored while it is made."""
         rows, columns = shape
         if not device.is_host:
-            return MatrixCosts(rows * (columns + SCALE_BYTES), rows * columns * item)
+            return MatrixCosts(rows * (columns + SCALE_BYTES), tile_bytes(shape, item))
         return MatrixCosts(rows * (columns + 3 * SCALE_BYTES), rows * columns)
 
     def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:

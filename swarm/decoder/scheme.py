@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from swarm.decoder.linear import Linear
 
 
+TILE_NUMBERS = 4 << 20  # of a matrix that is made plain for each product are plain at a time
+TILE_BYTES = 8  # of each of them while they are made, beside the number itself
+
+
+def tile_bytes(shape: tuple[int, int], item: int) -> int:
+    """Bytes that a product takes whose matrix [out, in] is made plain a tile at a time. item: of a plain number."""
+    return min(shape[0] * shape[1], max(TILE_NUMBERS, shape[1])) * (item + TILE_BYTES)
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixCosts:
     """Bytes on the device: that a matrix takes, and those that making it, or a product with it, takes besides."""

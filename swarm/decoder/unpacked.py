@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from swarm.decoder.linear import Linear
-
-TILE_NUMBERS = 4 << 20  # are plain at a time
+from swarm.decoder.scheme import TILE_NUMBERS
 
 
 class UnpackedLinear(Linear):
@@ -22,9 +20,11 @@ class UnpackedLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         step = max(1, TILE_NUMBERS // x.shape[1])
-        tiles = [
-            nn.functional.linear(x, self.plain(first, min(first + step, self.rows), x))
-            for first in range(0, self.rows, step)
-        ]
-        y = tiles[0] if len(tiles) == 1 else torch.cat(tiles, 1)
+        if step >= self.rows:
+            y = nn.functional.linear(x, self.plain(0, self.rows, x))
+        else:
+            y = x.new_empty((len(x), self.rows))
+            for first in range(0, self.rows, step):
+                stop = min(first + step, self.rows)
+                y[:, first:stop] = nn.functional.linear(x, self.plain(first, stop, x))
         return y if self.bias is None else y + self.bias

@@ -21,7 +21,7 @@ from swarm.errors import WeightsError
 from swarm.parts import whole
 from swarm.sepweight.checkpoint import open_source, read_config
 from swarm.sepweight.dump import DTYPES, Progress, bytes_needed, save_file_of, write_documents
-from swarm.sepweight.family import Family, FileTensors, Outline
+from swarm.sepweight.family import Family, Outline
 from swarm.sepweight.manifest import (
     FORMAT,
     PLAIN_NAME,
@@ -104,17 +104,15 @@ def convert_source(
         kept, form = source, source.form
     tied = tied_to_pack(outline, quantisation)
     journal = _open_journal(destination, source, dtype, form)
+
+    def pack(key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return pack_file(quantisation, key, tensors) if kept is None else _keep(kept, key, tensors)
+
     keys = file_keys(whole(outline.layers))
     for index, key in enumerate(keys):
         if key not in journal.done:
-            tensors, digest = _read_file(source, key, outline.files[key], dtype)
-            for tensor, (owner, owned) in tied.get(key, {}).items():
-                shape = tuple(outline.files[owner][owned])
-                tensors[tensor] = _read_tensor(source, owner, owned, shape, DTYPES[dtype])
-            packed = pack_file(quantisation, key, tensors) if kept is None else _keep(kept, key, tensors)
-            del tensors
             needed = bytes_needed(outline, keys[index:], dtype)
-            journal.done[key] = _Done(save_file_of(destination, key, packed, needed), digest)
+            journal.done[key] = _write_part(source, outline, destination, key, dtype, pack, tied.get(key, {}), needed)
             write_durably(destination / JOURNAL_NAME, msgspec.json.encode(journal))
         progress(index + 1, len(keys), key)
     manifest = Manifest(
@@ -179,13 +177,24 @@ def _check_replaceable(destination: Path) -> None:
         ) from None
 
 
-def _read_file(source: Source, key: str, shapes: FileTensors, dtype: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file, and a digest of what they are in the source."""
+def _write_part(
+    source: Source,
+    outline: Outline,
+    destination: Path,
+    key: str,
+    dtype: str,
+    pack: Callable[[str, Mapping[str, Tensor]], dict[str, Tensor]],
+    tied: Mapping[str, tuple[str, str]],
+    still_needed: int,
+) -> _Done:
+    """Read a file's tensors, pack and write them; none is held afterwards. tied: those of other files that it has, too."""
     tensors: dict[str, Tensor] = {}
     digest = hashlib.sha256()
-    for name, shape in sorted(shapes.items()):
+    for name, shape in sorted(outline.files[key].items()):
         tensors[name] = _read_tensor(source, key, name, tuple(shape), DTYPES[dtype], digest.update)
-    return tensors, digest.hexdigest()
+    for name, (owner, owned) in tied.items():
+        tensors[name] = _read_tensor(source, owner, owned, tuple(outline.files[owner][owned]), DTYPES[dtype])
+    return _Done(save_file_of(destination, key, pack(key, tensors), still_needed), digest.hexdigest())
 
 
 def _keep(source: QuantisedSource, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from swarm.errors import WeightsError
 from swarm.falcon import init_part
 from swarm.falcon.family import FALCON
 from swarm.parts import parse_part, whole
-from swarm.sepweight import convert as converting
+from swarm.sepweight import dump as dumping
 from swarm.sepweight import load
 from swarm.sepweight.convert import JOURNAL_NAME, convert
 from swarm.sepweight.export import export_legacy
@@ -96,8 +96,8 @@ def test_an_interrupted_conversion_resumes(tmp_path: Path, checkpoint: Path, mon
     assert (tmp_path / "out" / JOURNAL_NAME).exists()
     before = (tmp_path / "out" / "mid.00000.safetensors").stat().st_mtime_ns
     written: list[str] = []
-    save = converting.save_part
-    monkeypatch.setattr(converting, "save_part", lambda path, *rest: (written.append(path.name), save(path, *rest)))
+    save = dumping.save_part
+    monkeypatch.setattr(dumping, "save_part", lambda path, *rest: (written.append(path.name), save(path, *rest)))
     resumed = convert(checkpoint, tmp_path / "out", FALCON, name="whole")
     assert resumed == whole_manifest
     assert (tmp_path / "out" / "mid.00000.safetensors").stat().st_mtime_ns == before
