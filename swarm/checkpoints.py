@@ -19,8 +19,8 @@ from swarm.sepweight.source import Source
 # Of models with eyes or ears, where their text model's config does not say what it is.
 TEXT_TYPES: Mapping[str, str] = {"gemma3": "gemma3_text", "llava": "llama", "mistral3": "mistral", "smolvlm": "llama"}
 # What such a model's config says of the text model, too.
-LEGACY_GPTQ_NAME = "quantize_config.json"  # where older programs told of it
 SHARED_KEYS = ("bos_token_id", "eos_token_id", "quantization_config")
+LEGACY_GPTQ_NAME = "quantize_config.json"  # where older programs told how they had quantised a model
 TEXT_GROUPS = frozenset({"language_model", "text_model", "embed_tokens", "layers", "norm", "lm_head"})
 
 

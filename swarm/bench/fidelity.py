@@ -43,22 +43,23 @@ def read_text() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
-def _encode_text(weights: Path) -> list[int]:
+def encode_text(weights: Path) -> list[int]:
+    """The text in a model's tokens."""
     return load_tokenizer(weights).encode(read_text(), add_special_tokens=False).ids
 
 
-def cut_text(plan: FidelityPlan, weights: Path) -> list[list[int]]:
-    """The text's ids in windows."""
-    ids = _encode_text(weights)[: plan.text_tokens]
-    return [ids[start : start + plan.window] for start in range(0, len(ids), plan.window)]
+def cut_text(plan: FidelityPlan, ids: Sequence[int]) -> list[list[int]]:
+    """As many of a text's ids as are asked for, in windows."""
+    wanted = list(ids[: plan.text_tokens])
+    return [wanted[start : start + plan.window] for start in range(0, len(wanted), plan.window)]
 
 
 def run(
     plan: FidelityPlan, weights: Path, reference: Path, folder: Path, say: Callable[[str], None]
 ) -> dict[str, float]:
     """Every figure by name. reference: a directory of the same model, for transformers. Raises WeightsError."""
-    ids = _encode_text(weights)
-    windows = cut_text(plan, weights)
+    ids = encode_text(weights)
+    windows = cut_text(plan, ids)
     prompts = [ids[SPREAD * number :][: plan.prompt_tokens] for number in range(plan.prompts)]
     decoder = read_decoder(weights)
     with SwarmSide(weights, split_evenly(decoder, plan.nodes), folder, PORT) as side:

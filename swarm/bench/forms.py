@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from swarm.bench.checkpoint import read_decoder
-from swarm.bench.fidelity import FidelityPlan, cut_text, log_probabilities
+from swarm.bench.fidelity import FidelityPlan, cut_text, encode_text, log_probabilities
 from swarm.bench.rival import load_model
 from swarm.decoder.scheme import Scheme
 from swarm.decoder.schemes import quantisation_in
@@ -37,7 +37,7 @@ def run(
 
     Raises WeightsError, RequestError for a form that there is not.
     """
-    windows = cut_text(plan, weights)
+    windows = cut_text(plan, encode_text(weights))
     oracle = load_model(reference)
     expected: list[Tensor] = []
     loss = 0.0
@@ -47,7 +47,7 @@ def run(
             loss += _loss(window, logs)
             expected.append(logs.half())  # of two gigabytes
     figures = {"perplexity": math.exp(loss / _count(windows))}
-    for name, read in _sides(weights, reference, oracle, forms, others):
+    for name, read in _sides(weights, oracle, forms, others):
         say(name)
         figures |= {f"{name}_{what}": value for what, value in _compare(windows, expected, loss, read).items()}
     for form in forms:
@@ -56,9 +56,7 @@ def run(
     return figures
 
 
-def _sides(
-    weights: Path, reference: Path, oracle: Any, forms: Sequence[str], others: Sequence[Path]
-) -> Iterator[tuple[str, Logits]]:
+def _sides(weights: Path, oracle: Any, forms: Sequence[str], others: Sequence[Path]) -> Iterator[tuple[str, Logits]]:
     """By name, whoever finds the text likely in one way or another; the oracle is changed on the way."""
     yield "as_stored", _of_part(init_part(weights, "f"))
     for other in others:

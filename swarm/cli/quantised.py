@@ -17,16 +17,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FORMS = "int8, int4 or int4:GROUP (32, 64, 128)"
 
 
+head_option = click.option(
+    "--quantize-head", "head_form", metavar="FORM", help="The head's own form; default: int8, plain leaves it as it is."
+)
+
+
 def quantise_options(command: Command) -> Command:
     """`--quantize` and `--quantize-head`, to be read by `read_quantisation`."""
-    head = click.option(
-        "--quantize-head",
-        "head_form",
-        metavar="FORM",
-        help="The head's own form; default: int8, plain leaves it as it is.",
-    )
     layers = click.option("--quantize", "form", metavar="FORM", help=f"Make matrices smaller: {FORMS}.")
-    return layers(head(command))
+    return layers(head_option(command))
 
 
 def read_quantisation(form: str | None, head_form: str | None) -> Quantisation[Scheme] | None:

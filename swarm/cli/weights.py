@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swarm.cli.command import EXIT_FAILED, run, version_option
-from swarm.cli.quantised import FORMS, choose_form, quantise_options, read_quantisation
+from swarm.cli.quantised import FORMS, choose_form, head_option, quantise_options, read_quantisation
 from swarm.sizes import format_size
 
 if TYPE_CHECKING:
@@ -109,9 +109,7 @@ def convert(
 @click.argument("directory", type=DIRECTORY)
 @click.argument("destination", type=DIRECTORY)
 @click.option("--to", "form", metavar="FORM", default="int8", show_default=True, help=f"The smaller form: {FORMS}.")
-@click.option(
-    "--quantize-head", "head_form", metavar="FORM", help="The head's own form; default: int8, plain leaves it as it is."
-)
+@head_option
 def quantize(directory: Path, destination: Path, form: str, head_form: str | None) -> None:
     """Write DIRECTORY's matrices in a smaller form into DESTINATION: the same model, another variant of it.
 

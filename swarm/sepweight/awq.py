@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from swarm.errors import WeightsError
-from swarm.sepweight.quantised import Find, Int4Matrix, StoredMatrix, check_scales, unpack_words
+from swarm.sepweight.quantised import Find, Int4Matrix, StoredMatrix, find_packed, unpack_words
 
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # in a word, of its rows one after another
 
@@ -23,19 +23,16 @@ class Awq:
     form: str | None = "awq"
 
     def read(self, find: Find, where: str) -> StoredMatrix | None:
-        words = find("qweight")
-        if words is None:
+        found = find_packed(find, where)
+        if found is None:
             return None
-        zeros, scales = find("qzeros"), find("scales")
-        if zeros is None or scales is None:
-            raise WeightsError(f"{where} has a qweight, but no {'qzeros' if zeros is None else 'scales'}")
+        words, zeros, scales = found
         columns, rows, count = words.shape[0], 8 * words.shape[1], scales.shape[0]
         if tuple(scales.shape) != (count, rows) or tuple(zeros.shape) != (count, words.shape[1]) or columns % count:
             raise WeightsError(
                 f"{where}: qweight {list(words.shape)}, qzeros {list(zeros.shape)} and scales {list(scales.shape)} "
                 "do not belong together"
             )
-        check_scales(scales, where)
         return Int4Matrix(_unpack(words).T.contiguous(), scales.T.contiguous(), _unpack(zeros).T.contiguous())
 
 

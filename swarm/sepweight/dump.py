@@ -66,8 +66,7 @@ def dump(
     keys = file_keys(whole(outline.layers))
     for index, key in enumerate(keys):
         given = {tensor: read(key, tensor).to(DTYPES[dtype]).contiguous() for tensor in outline.files[key]}
-        if key in tied:
-            given |= {tensor: read(*source).to(DTYPES[dtype]) for tensor, source in tied[key].items()}
+        given |= {tensor: read(*source).to(DTYPES[dtype]) for tensor, source in tied.get(key, {}).items()}
         tensors = pack_file(quantisation, key, given)
         files[key] = save_file_of(destination, key, tensors, bytes_needed(outline, list(outline.files), dtype))
         progress(index + 1, len(keys), key)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from swarm.errors import WeightsError
-from swarm.sepweight.quantised import Find, Int4Matrix, StoredMatrix, check_scales, unpack_words
+from swarm.sepweight.quantised import Find, Int4Matrix, StoredMatrix, find_packed, unpack_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,11 @@ class Gptq:
         return "gptq" if self.bits == 4 else None
 
     def read(self, find: Find, where: str) -> StoredMatrix | None:
-        words = find("qweight")
-        if words is None:
+        found = find_packed(find, where)
+        if found is None:
             return None
-        zeros, scales, groups = find("qzeros"), find("scales"), find("g_idx")
-        if zeros is None or scales is None:
-            raise WeightsError(f"{where} has a qweight, but no {'qzeros' if zeros is None else 'scales'}")
+        words, zeros, scales = found
+        groups = find("g_idx")
         numbers, count = 32 // self.bits * words.shape[0], scales.shape[0]
         expected = {"scales": (count, words.shape[1]), "qzeros": (count, words.shape[1] * self.bits // 32)}
         for name, tensor in (("scales", scales), ("qzeros", zeros)):
@@ -45,7 +44,6 @@ class Gptq:
                     f"{where}: {name} has shape {list(tensor.shape)}; {self.bits} bits and a qweight of "
                     f"{list(words.shape)} imply {list(expected[name])}"
                 )
-        check_scales(scales, where)
         points = (unpack_words(zeros, self.bits, 1) + self.adds_one) & (2**self.bits - 1)
         self._check_points(points, where)
         order = None if groups is None else _order(groups.long(), numbers, count, where)

@@ -123,6 +123,17 @@ class Int4Matrix:
         return tensors if self.order is None else {**tensors, "order": self.order}
 
 
+def find_packed(find: Find, where: str) -> tuple[Tensor, Tensor, Tensor] | None:
+    """qweight, qzeros and scales of a matrix; None where it is stored plain. Raises WeightsError if one is missing."""
+    words, zeros, scales = find("qweight"), find("qzeros"), find("scales")
+    if words is None:
+        return None
+    if zeros is None or scales is None:
+        raise WeightsError(f"{where} has a qweight, but no {'qzeros' if zeros is None else 'scales'}")
+    check_scales(scales, where)
+    return words, zeros, scales
+
+
 def check_scales(scales: Tensor, where: str) -> None:
     """Raise WeightsError for scales that make nothing of numbers."""
     odd = ~scales.float().isfinite() | (scales == 0)
