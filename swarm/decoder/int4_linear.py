@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.device import LEAST_ROWS, Device
-from swarm.decoder.int4 import ROWS_BLOCK, rows_at_a_time
+from swarm.decoder.int4 import ROWS_BLOCK
+from swarm.decoder.int4_layout import lay_out
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
 from swarm.decoder.unpacked import UnpackedLinear
-from swarm.sepweight.int4 import dequantise, middles, quantise_groups, unpack_pairs
+from swarm.sepweight.int4 import dequantise, middles, quantise_groups
 
 
 def make_linear(
@@ -36,7 +37,7 @@ def make_linear(
         names = list(tensors)
         placed = dict(zip(names, device.place([tensors[name] for name in names]), strict=True))
         return UnpackedInt4Linear(placed, group, bias)
-    if not _is_packed_fast(group, max(tensors["scale"].shape[1] * group, TRIED_COLUMNS)):
+    if not _has_kernels(group, max(tensors["scale"].shape[1] * group, TRIED_COLUMNS)):
         return UnpackedInt4Linear(tensors, group, bias)
     if dtype is torch.float32:
         return FinerInt4Linear(tensors, group, bias, has_finer_scales=is_finer)
@@ -54,14 +55,8 @@ class PackedInt4Linear(Linear):
         pairs, scales = tensors["int4"], tensors["scale"]
         self._rows = len(pairs)
         self.padded_columns = scales.shape[1] * group
-        self.packed = torch.cat([self._lay_out(some) for some in pairs.split(rows_at_a_time(self.padded_columns))])
+        self.packed = lay_out(pairs, self.padded_columns)
         self.scales = self._pair_up(scales, middles(tensors))
-
-    def _lay_out(self, pairs: Tensor) -> Tensor:
-        numbers = unpack_pairs(pairs).to(torch.int32)
-        missing = (0, self.padded_columns - numbers.shape[1], 0, -len(pairs) % ROWS_BLOCK)
-        padded = nn.functional.pad(numbers, missing) if any(missing) else numbers
-        return cast(Tensor, torch.ops.aten._convert_weight_to_int4pack_for_cpu(padded, 1))
 
     def _pair_up(self, scales: Tensor, middle: Tensor) -> Tensor:
         """Two of [rows, groups] → [groups, padded rows, 2] bfloat16."""
@@ -123,7 +118,7 @@ class UnpackedInt4Linear(UnpackedLinear):
 
 
 @functools.cache
-def _is_packed_fast(group: int, columns: int) -> bool:
+def _has_kernels(group: int, columns: int) -> bool:
     """Whether the kernels for four bits are such on this machine, and no code that stands in for them."""
     tensors = quantise_groups(torch.ones(TRIED_ROWS, columns), group)
     x = torch.ones(LEAST_ROWS, columns, dtype=torch.bfloat16)

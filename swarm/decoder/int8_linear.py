@@ -9,20 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from swarm.decoder.device import LEAST_ROWS, Device
+from swarm.decoder.int8_layout import ZERO_POINT, multiply, reorder
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
 from swarm.decoder.unpacked import UnpackedLinear
 from swarm.sepweight.int8 import LARGEST
 
-# Activations cross as unsigned bytes around this one: with signed ones a CPU without AMX runs oneDNN's reference code,
-# a thousand times slower.
-ZERO_POINT = 128
 # A row whose largest number is more than so many times its root mean square keeps too little of the others in one byte
 # (SmolLM2's have 6 to 16 times that: perplexity +3.9% with one byte, +0.4% with two, +0.3% with plain activations).
 WIDE = 7.0
@@ -33,7 +30,7 @@ ROUNDED_ROWS = 16  # second rows come in multiples of so many: a product makes i
 def make_linear(tensors: Mapping[str, Tensor], bias: Tensor | None, device: Device) -> Linear:
     """What multiplies with a matrix on a device. tensors: as stored."""
     matrix, scales = device.place([tensors["int8"], tensors["scale"]])
-    if device.is_host and _is_packed_fast(max(matrix.shape[1], TRIED_COLUMNS)):
+    if device.is_host and _has_kernels(max(matrix.shape[1], TRIED_COLUMNS)):
         return PackedInt8Linear(matrix, scales, bias)
     return UnpackedInt8Linear(matrix, scales, bias)
 
@@ -43,13 +40,13 @@ class PackedInt8Linear(Linear):
 
     def __init__(self, matrix: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.packed = cast(Tensor, torch.ops.onednn.qlinear_prepack(matrix, None))
+        self.packed = reorder(matrix)
         self.scales, self.bias = scales, bias
         self._zeros = torch.zeros(len(scales), dtype=torch.int32)
 
     def forward(self, x: Tensor) -> Tensor:
         given = split_rows(x)
-        both = self._product(given.rows)
+        both = self.product(given.rows)
         y, finer = both[: len(x)], both[len(x) :].mul_(1 / FINER)
         if given.finer is not None:
             y.index_add_(0, given.finer, finer[: len(given.finer)])
@@ -58,12 +55,9 @@ class PackedInt8Linear(Linear):
         y = y.mul_(given.steps).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
-    def _product(self, rows: Tensor) -> Tensor:
-        """[rows, in] bytes → [rows, out] float32."""
-        y = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, ZERO_POINT, self.packed, self.scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return cast(Tensor, y)
+    def product(self, rows: Tensor) -> Tensor:
+        """[rows, in] bytes around ZERO_POINT → [rows, out] float32."""
+        return multiply(rows, self.packed, self.scales, self._zeros)
 
 
 class UnpackedInt8Linear(UnpackedLinear):
@@ -121,9 +115,16 @@ def _bytes(numbers: Tensor) -> Tensor:
 
 
 @functools.cache
-def _is_packed_fast(columns: int) -> bool:
-    """Whether oneDNN has kernels for bytes on this machine, and no code that stands in for them."""
-    matrix, scales = torch.ones(TRIED_ROWS, columns, dtype=torch.int8), torch.ones(TRIED_ROWS)
-    x = torch.ones(LEAST_ROWS, columns)
+def _has_kernels(columns: int) -> bool:
+    """Whether oneDNN's kernels for bytes are right and fast on this machine.
+
+    Elsewhere other code stands in for them, or two products are added in 16 bits, where the largest do not fit (AVX2 and
+    AVX-512 without VNNI).
+    """
+    matrix, scales = torch.full((TRIED_ROWS, columns), LARGEST, dtype=torch.int8), torch.ones(TRIED_ROWS)
     packed, unpacked = PackedInt8Linear(matrix, scales), UnpackedInt8Linear(matrix, scales)
+    largest = torch.full((LEAST_ROWS, columns), ZERO_POINT + LARGEST, dtype=torch.uint8)
+    if not (packed.product(largest) == LARGEST * LARGEST * columns).all():
+        return False
+    x = torch.ones(LEAST_ROWS, columns)
     return is_worth_it(lambda: packed(x), lambda: unpacked(x))

@@ -42,7 +42,7 @@ def test_smaller_matrices_say_there_what_they_say_here_without_kernels(
     weights_of: dict[str, Path], there: dict[str, Any], form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for room in (int4_linear, int8_linear):
-        monkeypatch.setattr(room, "_is_packed_fast", lambda *shape: False)
+        monkeypatch.setattr(room, "_has_kernels", lambda *shape: False)
     script = EngineScript(weights_of["40b"], Cpu(), contextlib.nullcontext, quantisation=quantisation_named(form))
     assert there["smaller"][form]["ids"] == script.play()
     assert there["smaller"][form]["most"] == {"uploads": 1, "downloads": 1}

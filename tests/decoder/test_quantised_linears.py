@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -186,3 +190,19 @@ def test_a_form_that_there_is_not_is_refused() -> None:
         scheme_named("int3")
     with pytest.raises(RequestError, match='"int4:48" is no form'):
         scheme_named("int4:48")
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_kernels_whose_sums_do_not_hold_the_largest_bytes_are_not_used(instructions: str) -> None:
+    """Without VNNI oneDNN adds two products in 16 bits."""
+    code = (
+        "import torch\n"
+        "from swarm.decoder.device import Cpu\n"
+        "from swarm.decoder.int8 import INT8\n"
+        "print(type(INT8.make(INT8.pack(torch.randn(64, 64)), None, torch.float32, Cpu())).__name__)\n"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert done.stdout.split() == ["UnpackedInt8Linear"]
