@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.device import LEAST_ROWS, Device
+from swarm.decoder.device import LEAST_ROWS, Cpu, Device
 from swarm.decoder.int4 import ROWS_BLOCK
 from swarm.decoder.int4_layout import lay_out
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
@@ -36,9 +36,9 @@ def make_linear(
     if not device.is_host:
         names = list(tensors)
         placed = dict(zip(names, device.place([tensors[name] for name in names]), strict=True))
-        return UnpackedInt4Linear(placed, group, bias)
+        return UnpackedInt4Linear(placed, group, bias, device)
     if not _has_kernels(group, max(tensors["scale"].shape[1] * group, TRIED_COLUMNS)):
-        return UnpackedInt4Linear(tensors, group, bias)
+        return UnpackedInt4Linear(tensors, group, bias, device)
     if dtype is torch.float32:
         return FinerInt4Linear(tensors, group, bias, has_finer_scales=is_finer)
     return PackedInt4Linear(tensors, group, bias)
@@ -102,8 +102,8 @@ class FinerInt4Linear(PackedInt4Linear):
 class UnpackedInt4Linear(UnpackedLinear):
     """A matrix as it is stored. tensors: on the device."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], group: int, bias: Tensor | None) -> None:
-        super().__init__()
+    def __init__(self, tensors: Mapping[str, Tensor], group: int, bias: Tensor | None, device: Device) -> None:
+        super().__init__(device)
         self.group, self.bias = group, bias
         self.order = tensors.get("order")
         self.pairs, self.scales, self.middles = tensors["int4"], tensors["scale"], middles(tensors)
@@ -122,5 +122,5 @@ def _has_kernels(group: int, columns: int) -> bool:
     """Whether the kernels for four bits are such on this machine, and no code that stands in for them."""
     tensors = quantise_groups(torch.ones(TRIED_ROWS, columns), group)
     x = torch.ones(LEAST_ROWS, columns, dtype=torch.bfloat16)
-    packed, unpacked = PackedInt4Linear(tensors, group, None), UnpackedInt4Linear(tensors, group, None)
+    packed, unpacked = PackedInt4Linear(tensors, group, None), UnpackedInt4Linear(tensors, group, None, Cpu())
     return is_worth_it(lambda: packed(x), lambda: unpacked(x))

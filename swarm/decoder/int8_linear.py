@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swarm.decoder.device import LEAST_ROWS, Device
+from swarm.decoder.device import LEAST_ROWS, Cpu, Device
 from swarm.decoder.int8_layout import ZERO_POINT, multiply, reorder
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear
@@ -32,7 +32,7 @@ def make_linear(tensors: Mapping[str, Tensor], bias: Tensor | None, device: Devi
     matrix, scales = device.place([tensors["int8"], tensors["scale"]])
     if device.is_host and _has_kernels(max(matrix.shape[1], TRIED_COLUMNS)):
         return PackedInt8Linear(matrix, scales, bias)
-    return UnpackedInt8Linear(matrix, scales, bias)
+    return UnpackedInt8Linear(matrix, scales, bias, device)
 
 
 class PackedInt8Linear(Linear):
@@ -63,8 +63,8 @@ class PackedInt8Linear(Linear):
 class UnpackedInt8Linear(UnpackedLinear):
     """A matrix as it is stored, on the device."""
 
-    def __init__(self, matrix: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
+    def __init__(self, matrix: Tensor, scales: Tensor, bias: Tensor | None, device: Device) -> None:
+        super().__init__(device)
         self.matrix, self.scales, self.bias = matrix, scales.unsqueeze(1), bias
         self.rows = len(matrix)
 
@@ -122,7 +122,7 @@ def _has_kernels(columns: int) -> bool:
     AVX-512 without VNNI).
     """
     matrix, scales = torch.full((TRIED_ROWS, columns), LARGEST, dtype=torch.int8), torch.ones(TRIED_ROWS)
-    packed, unpacked = PackedInt8Linear(matrix, scales), UnpackedInt8Linear(matrix, scales)
+    packed, unpacked = PackedInt8Linear(matrix, scales), UnpackedInt8Linear(matrix, scales, None, Cpu())
     largest = torch.full((LEAST_ROWS, columns), ZERO_POINT + LARGEST, dtype=torch.uint8)
     if not (packed.product(largest) == LARGEST * LARGEST * columns).all():
         return False

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.block import Block
-from swarm.decoder.device import LEAST_ROWS
+from swarm.decoder.device import LEAST_ROWS, Device
 from swarm.decoder.processor import has_tiles
 
 # The hint is the number of rows that the layout is chosen for: 128 was as fast at one row as a hint of 1, and in
@@ -78,6 +78,13 @@ class ReorderedLinear(Linear):
 
     def _product(self, x: Tensor) -> Tensor:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.reordered, self.bias, "none", [], ""))
+
+
+def plain_linear(weight: Tensor, bias: Tensor | None, device: Device) -> Linear:
+    """What multiplies with a plain matrix [out, in] on its device: reordered where that has kernels for it, in its dtype."""
+    if device.has_reordered and has_kernels(weight.dtype):
+        return ReorderedLinear(weight, bias)
+    return PlainLinear(weight, bias)
 
 
 def has_kernels(dtype: torch.dtype) -> bool:

@@ -43,13 +43,9 @@ class PlainScheme:
         return MatrixCosts(rows * columns * item, rows * columns * copies)
 
     def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
-        """Reordered where the device has kernels for that, and in this dtype."""
-        from swarm.decoder.linear import PlainLinear, ReorderedLinear, has_kernels
+        from swarm.decoder.linear import plain_linear
 
-        weight = device.place([tensors["weight"].to(dtype)])[0]
-        if device.has_reordered and has_kernels(dtype):
-            return ReorderedLinear(weight, bias)
-        return PlainLinear(weight, bias)
+        return plain_linear(device.place([tensors["weight"].to(dtype)])[0], bias, device)
 
 
 PLAIN = PlainScheme()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from swarm.decoder import int4_linear, int8_linear, unpacked
 from swarm.decoder.device import Cpu
 from swarm.decoder.int4 import Int4Scheme
 from swarm.decoder.int4_linear import FinerInt4Linear, PackedInt4Linear, UnpackedInt4Linear
@@ -49,6 +50,22 @@ def make(scheme: Scheme, matrix: Tensor, dtype: torch.dtype, bias: Tensor | None
 def test_a_product_is_near_and_a_row_the_same_in_any_company(
     name: str, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
+    check_products(name, shape, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(300, 512), (50, 100)], ids=str)
+@pytest.mark.parametrize("name", ["int8", "int4:64"])
+def test_so_are_they_where_numbers_are_made_plain(
+    name: str, shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (int4_linear, int8_linear):
+        monkeypatch.setattr(room, "_has_kernels", lambda *shape: False)
+    monkeypatch.setattr(unpacked, "TILE_NUMBERS", 1 << 16)  # several tiles
+    check_products(name, shape, dtype)
+
+
+def check_products(name: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     """shape: [out, in]. 1 to 300 rows. Near what the stored numbers give: 5e-3, with quantised activations 2e-2."""
     scheme, matrix = scheme_named(name), matrix_of(shape)
     linear = make(scheme, matrix, dtype)
@@ -151,7 +168,7 @@ def test_columns_in_an_order_and_points_of_zero() -> None:
     for linear, most in (
         (PackedInt4Linear(tensors, 64, None), 5e-3),
         (finer, 3e-3),
-        (UnpackedInt4Linear(tensors, 64, None), 1e-6),
+        (UnpackedInt4Linear(tensors, 64, None, Cpu()), 1e-6),
     ):
         assert (linear(x) - expected).norm() / expected.norm() < most
 
@@ -169,9 +186,9 @@ def test_numbers_made_plain_give_the_same_product() -> None:
     matrix, x = torch.randn(48, 100), torch.randn(5, 100)
     packed = INT8.pack(matrix)
     near = x @ stood_for(INT8, matrix).T
-    assert torch.allclose(UnpackedInt8Linear(packed["int8"], packed["scale"])(x), near, atol=1e-4)
+    assert torch.allclose(UnpackedInt8Linear(packed["int8"], packed["scale"], None, Cpu())(x), near, atol=1e-4)
     near = x @ stood_for(Int4Scheme(32), matrix).T
-    assert torch.allclose(UnpackedInt4Linear(quantise_groups(matrix, 32), 32, None)(x), near, atol=1e-4)
+    assert torch.allclose(UnpackedInt4Linear(quantise_groups(matrix, 32), 32, None, Cpu())(x), near, atol=1e-4)
 
 
 def test_this_machine_has_kernels_and_what_stands_in_for_some_is_not_used() -> None:
