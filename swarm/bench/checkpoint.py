@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from swarm.bench.shapes import Shape
 from swarm.decoder.description import Decoder
 from swarm.families import family_named, family_of
 from swarm.parts import Part, part_of_cells
 from swarm.sepweight.dump import DTYPES, dump
 from swarm.sepweight.manifest import Manifest, read_manifest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A Falcon with grouped queries (the 40B layout)."""
-
-    layers: int = 12
-    hidden: int = 2048
-    heads: int = 32
-    kv_heads: int = 2
-    vocabulary: int = 65024
-    context: int = 2048
-    dtype: str = "bfloat16"
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """As a checkpoint's config.json would say it."""
-        return {
-            "model_type": "falcon",
-            "num_hidden_layers": self.layers,
-            "hidden_size": self.hidden,
-            "num_attention_heads": self.heads,
-            "num_kv_heads": self.kv_heads,
-            "vocab_size": self.vocabulary,
-            "max_position_embeddings": self.context,
-            "new_decoder_architecture": True,
-            "bias": False,
-            "eos_token_id": 11,
-        }
 
 
 def make_checkpoint(shape: Shape, directory: Path, seed: int = 0) -> Manifest:

@@ -7,48 +7,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 from swarm.bench.checkpoint import make_weights, read_decoder
+from swarm.bench.shapes import CONFIGS
 from swarm.bench.swarm_side import SwarmSide
 from swarm.decoder.device import Cpu
 from swarm.decoder.forms import Forms
 from swarm.decoder.schemes import quantisation_named
+from swarm.families import family_named
+from swarm.loading import init_part
 from swarm.node.compute.memory import model_memory
-from swarm.parts import whole
+from swarm.parts import Part, whole
 from swarm.sepweight.manifest import read_manifest
+from swarm.sepweight.requantise import quantise
 
 PORT = 19700
 LOOK_SECONDS = 0.05
-# Published shapes, as a checkpoint's config.json has them.
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama-13b": {
-        "model_type": "llama",
-        "num_hidden_layers": 40,
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 40,
-        "vocab_size": 32000,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "eos_token_id": 2,
-    },
-    "falcon-7b": {
-        "model_type": "falcon",
-        "num_hidden_layers": 32,
-        "hidden_size": 4544,
-        "num_attention_heads": 71,
-        "vocab_size": 65024,
-        "max_position_embeddings": 2048,
-        "multi_query": True,
-        "parallel_attn": True,
-        "bias": False,
-        "eos_token_id": 11,
-    },
-}
+ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,28 +40,25 @@ class LoadPlan:
 
 def run(plan: LoadPlan, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
     """Every figure by name. folder: room for the plain weights. Raises RequestError for a form that there is not."""
-    config = dict(CONFIGS[plan.model])
-    config["num_hidden_layers"] = plan.layers or config["num_hidden_layers"]
-    weights = folder / "weights"
-    say("making the checkpoint")
-    make_weights(config, "bfloat16", weights)
+    weights = _make_weights(plan, folder, say)
     manifest, decoder = read_manifest(weights), read_decoder(weights)
     forms = Forms(manifest, weights, quantisation_named(plan.form) if plan.form else None)
     memory = model_memory(manifest, decoder, forms, None, Cpu())
     options = ["--quantize", plan.form] if plan.form else []
-    say("starting a node")
-    started = time.perf_counter()
-    watch = _Watch(SwarmSide(weights, [whole(decoder.layers)], folder / "node", PORT, options))
+    say("starting a node that holds no matrix, and one that holds all")
+    parts = [Part(decoder.layers, begin=True), whole(decoder.layers)]
+    watch = _Watch(SwarmSide(weights, parts, folder / "node", PORT, options))
     with watch.side as side:
-        seconds = time.perf_counter() - started
         watch.stop()
-        after = side.anonymous_bytes()
+        after = side.anonymous_bytes(1)
+        empty = side.anonymous_bytes() - after
         stream = side.measure_stream(plan.prompt_tokens, plan.new_tokens, 0)
         again = side.measure_stream(plan.prompt_tokens, plan.new_tokens, 1)
     return {
         "weights_bytes": memory.weights(whole(decoder.layers)),
         "plain_layer_bytes": manifest.files["mid.00000"].bytes,
-        "load_seconds": seconds,
+        "load_seconds": side.ready_seconds[1],
+        "empty_anonymous_bytes": empty,
         "peak_anonymous_bytes": watch.peak,
         "anonymous_bytes_after": after,
         "first_prompt_tokens_per_second": stream.prompt_tokens_per_second,
@@ -94,8 +67,39 @@ def run(plan: LoadPlan, folder: Path, say: Callable[[str], None]) -> dict[str, f
     }
 
 
+def run_stored(plan: LoadPlan, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
+    """How long layers take that are stored in the plan's form, and plain ones in turn; files cached. Likewise."""
+    assert plan.form is not None
+    weights = _make_weights(plan, folder, say)
+    say("storing it so")
+    manifest, decoder = read_manifest(weights), read_decoder(weights)
+    stored = folder / "stored"
+    quantise(weights, stored, family_named(manifest.family, weights), quantisation_named(plan.form))
+    seconds: dict[Path, list[float]] = {weights: [], stored: []}
+    for number in range(ROUNDS + 1):
+        say(f"round {number} of {ROUNDS}{' (warm-up)' if number == 0 else ''}")
+        for directory, measured in seconds.items():
+            start = time.perf_counter()
+            init_part(directory, Part(decoder.layers, ranges=((0, decoder.layers),)))
+            measured.append(time.perf_counter() - start)
+    plain, smaller = (measured[1:] for measured in seconds.values())
+    return {
+        "plain_layers_seconds": median(plain),
+        "stored_layers_seconds": median(smaller),
+        "stored_layers_ratio": median(one / other for one, other in zip(smaller, plain, strict=True)),
+    }
+
+
+def _make_weights(plan: LoadPlan, folder: Path, say: Callable[[str], None]) -> Path:
+    config = dict(CONFIGS[plan.model])
+    config["num_hidden_layers"] = plan.layers or config["num_hidden_layers"]
+    say("making the checkpoint")
+    make_weights(config, "bfloat16", folder / "weights")
+    return folder / "weights"
+
+
 class _Watch:
-    """The most memory that nodes hold at a moment, looked at while they load."""
+    """The most memory that the second node holds at a moment, looked at while it loads."""
 
     def __init__(self, side: SwarmSide) -> None:
         self.side = side
@@ -105,7 +109,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._is_over.wait(LOOK_SECONDS):
-            self.peak = max(self.peak, self.side.anonymous_bytes())
+            self.peak = max(self.peak, self.side.anonymous_bytes(1))
 
     def stop(self) -> None:
         self._is_over.set()

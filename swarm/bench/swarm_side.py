@@ -50,6 +50,7 @@ class SwarmSide:
         self._parts = parts
         self._folder = folder
         self._nodes: list[subprocess.Popen[str]] = []
+        self.ready_seconds: list[float] = []  # that each node has taken from its start
         self._command = [sys.executable, "-m", "swarm.cli", "node", "--weights", str(weights), "--host", HOST]
         self._command += ["--no-mdns", "--device", "auto", "--port", str(port), *options]
         self._environment = {**os.environ, **{f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "STATE")}}
@@ -72,12 +73,14 @@ class SwarmSide:
 
     def _start_node(self, part: Part, peers: Sequence[str]) -> str:
         command = [*self._command, "--part", str(part), *(word for peer in peers for word in ("--peer", peer))]
+        start = time.perf_counter()
         node = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
         self._nodes.append(node)
         assert node.stdout is not None
         line = node.stdout.readline()
         if "ready" not in line:
             raise RuntimeError(f'the node for "{part}" did not start')
+        self.ready_seconds.append(time.perf_counter() - start)
         return line.strip().rpartition("tcp://")[2]
 
     def __exit__(self, *_: object) -> None:
@@ -149,9 +152,9 @@ class SwarmSide:
         generation.cancel()
         return tokens / (times[0] - started)
 
-    def anonymous_bytes(self) -> int:
-        """Of all nodes: memory that no file stands behind."""
-        return sum(_anonymous_bytes(node.pid) for node in self._nodes)
+    def anonymous_bytes(self, first: int = 0) -> int:
+        """Of all nodes, or from one of them on: memory that no file stands behind."""
+        return sum(_anonymous_bytes(node.pid) for node in self._nodes[first:])
 
     def measure_many(self, sessions: int, prompt_tokens: int, new_tokens: int, seed: int) -> float:
         """Tokens a second of many streams together, while all of them decode: until the first has had so many meanwhile."""

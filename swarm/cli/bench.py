@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from swarm.bench.shapes import CONFIGS, Shape
 from swarm.cli.command import OPENMP_SPINS, run, version_option
 from swarm.cli.quantised import quantise_options
 
@@ -61,7 +62,7 @@ def decode(
     With --quantize, a node whose matrices are as they are stored is measured beside one that makes them smaller, too.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # for every process of both sides
-    from swarm.bench.checkpoint import Shape, make_checkpoint
+    from swarm.bench.checkpoint import make_checkpoint
     from swarm.bench.decode import Plan
     from swarm.bench.decode import run as measure
 
@@ -135,17 +136,25 @@ def fidelity(
 
 
 @bench.command()
-@click.argument("model", type=click.Choice(["llama-13b", "falcon-7b"]))
+@click.argument("model", type=click.Choice(sorted(CONFIGS)))
 @click.option("--quantize", "form", metavar="FORM", help="Make matrices smaller while they are loaded.")
+@click.option("--stored", "is_stored", is_flag=True, help="Store them so first; then plain layers are loaded in turn.")
 @click.option("--layers", type=click.IntRange(1), help="Fewer layers than the model has.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where there is room for its weights.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
-def load(model: str, form: str | None, layers: int | None, folder: Path | None, as_json: bool) -> None:
-    """Seconds and memory that one node needs to load random weights of a published model's shape."""
+def load(model: str, form: str | None, is_stored: bool, layers: int | None, folder: Path | None, as_json: bool) -> None:
+    """Seconds and memory that one node needs to load random weights of a model's shape.
+
+    With --stored: of layers that are stored in a form beside plain ones, in this process.
+    """
+    if is_stored and form is None:
+        raise click.UsageError("--stored needs --quantize FORM: what they are stored in")
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
     from swarm.bench.load import LoadPlan
     from swarm.bench.load import run as measure
+    from swarm.bench.load import run_stored as measure_stored
 
+    measure = measure_stored if is_stored else measure
     with tempfile.TemporaryDirectory(prefix="swarm-bench-", dir=folder) as place:
         _print(measure(LoadPlan(model=model, form=form, layers=layers), Path(place), _say), as_json)
 

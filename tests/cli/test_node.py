@@ -66,7 +66,8 @@ def test_a_signal_ends_a_node_within_five_seconds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_stays_under_the_cap(tmp_path: Path) -> None:
     """RSS after loading and serving <= RSS before loading + --memory + 100 MB, seen from outside."""
-    from swarm.bench.checkpoint import Shape, make_checkpoint
+    from swarm.bench.checkpoint import make_checkpoint
+    from swarm.bench.shapes import Shape
 
     make_checkpoint(Shape(layers=12, hidden=1024, heads=16, vocabulary=20000), tmp_path / "weights")
     options = ["--weights", str(tmp_path / "weights"), *LOOPBACK, "--port", "19010", "--no-mdns"]
