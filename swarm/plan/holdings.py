@@ -20,7 +20,7 @@ Cells = frozenset[int]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One node's next part. Whatever it drops is served by others at that time."""
+    """One node's next part. Whatever it drops is served by others at that time, or no token comes before and after."""
 
     node: str
     before: Part
@@ -93,11 +93,15 @@ class Holdings:
 
     def may_drop(self, dropped: Cells) -> bool:
         """Whether others hold all of these, that a node holds, too."""
-        return all(self.count[cell] > 1 for cell in dropped)
+        return not self.count_alone(dropped)
 
     def is_needed(self, key: str) -> bool:
         """Whether a node holds something that no other does."""
-        return any(self.count[cell] == 1 for cell in self.held[key])
+        return self.count_alone(self.held[key]) > 0
+
+    def count_alone(self, held: Cells) -> int:
+        """How many of these, that a node holds, no other one does."""
+        return sum(self.count[cell] == 1 for cell in held)
 
     def forecast(self) -> Forecast:
         """What the holdings of this moment promise."""

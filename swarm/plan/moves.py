@@ -77,7 +77,10 @@ def _explain_standby(members: Iterable[PlannedNode], shares: Sequence[Share]) ->
 
 
 def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
-    """Move nodes to their windows of the best chain, one after the other, dropping only what others serve by then."""
+    """Move nodes to their windows of the best chain, one after the other, dropping only what others serve by then.
+
+    Or what nobody else does, where all wait for each other and no token comes as it is.
+    """
     windows = {key: _possible(holdings, key, window) for key, window in _arrange(shares, holdings).items()}
     pending = {key: window for key, window in windows.items() if not holdings.held[key] >= window}
     while pending:
@@ -87,7 +90,10 @@ def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
             key = min(free, key=lambda key: (holdings.is_needed(key), key))
             holdings.move(key, _widen(holdings, key, pending.pop(key)))
         elif not _move_partly(holdings, pending):
-            return
+            if not holdings.forecast().missing:
+                return
+            key = min(pending, key=lambda key: (holdings.count_alone(holdings.held[key] - pending[key]), key))
+            holdings.move(key, pending.pop(key))
 
 
 def _possible(holdings: Holdings, key: str, window: Cells) -> Cells:

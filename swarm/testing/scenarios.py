@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from swarm.parts import part_of, part_of_cells
 from swarm.plan.moves import Plan, plan_moves
+from swarm.plan.shares import PlannedNode, share_out
 from swarm.plan.view import read_planned
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather
@@ -65,6 +66,7 @@ def _add_node(simulation: Simulation, rng: random.Random) -> str:
         beside=beside,
         present=present,
         variant=VARIANTS[(simulation.seed + len(simulation.nodes)) % len(VARIANTS)],
+        end_layers=rng.choice([0, 0, 1, 4]),
     )
     if rng.random() < 0.4:
         simulation.slow_disk(name, rng.uniform(0.5, 15.0))
@@ -206,8 +208,11 @@ def _calm(simulation: Simulation) -> None:
         if node.is_up and node.machine.is_leaving:
             simulation.kill(name)
         simulation.restart(name)
-    if any(node.machine.membership.local[node.model].costs.absent for node in simulation.nodes.values()):
-        simulation.add_node(budget_layers=9)  # some lack weights: without it nobody might have those of some layer
+    has_absent = any(node.machine.membership.local[node.model].costs.absent for node in simulation.nodes.values())
+    if has_absent or not share_out(_read_nodes(simulation), MODEL.layers):
+        simulation.add_node(
+            budget_layers=9
+        )  # without it there might be no room, or nobody with the weights of some layer
     stop = simulation.now + QUIET_SECONDS
     while simulation.now < stop and not (
         simulation.are_answered() and not _missing(simulation) and _is_done(simulation)
@@ -223,8 +228,12 @@ def _is_done(simulation: Simulation) -> bool:
 
 def _plan(simulation: Simulation) -> Plan:
     """What the nodes that are up would do next, if all of them knew all."""
+    return plan_moves(_read_nodes(simulation), MODEL.layers)
+
+
+def _read_nodes(simulation: Simulation) -> list[PlannedNode]:
     beats = [node.machine.make_beat() for node in simulation.nodes.values() if node.is_up]
-    return plan_moves(read_planned(beats, MODEL_ID, MODEL.layers), MODEL.layers)
+    return read_planned(beats, MODEL_ID, MODEL.layers)
 
 
 def _missing(simulation: Simulation) -> list[int]:

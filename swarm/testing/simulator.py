@@ -69,30 +69,30 @@ class Simulation:
         beside: str | None = None,
         present: str = "f",
         variant: str = "",
+        end_layers: int = 0,
     ) -> str:
         """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others.
 
-        beside: a node on whose machine it runs, too. present: what it has the weights of, in which
-        variant.
+        beside: a node on whose machine it runs, too. present: what it has the weights of, in which variant. end_layers: how
+        many layers would fit where the end does.
         """
         name = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
         shared = None if beside is None else self.nodes[beside]
         cores = SharedCores() if shared is None else shared.cores
         machine = name if shared is None else shared.machine.membership.me.machine
+        absent = frozenset((whole(self.model.layers) - parse_part(present, self.model.layers)).cells)
+        costs = CellCosts(self.model.layers, 0, LAYER_BYTES, end_layers * LAYER_BYTES, absent)
 
         def make() -> NodeMachine:
-            return self._make_machine(name, address, budget_layers, present, machine, ModelKey(MODEL_ID, variant))
+            return self._make_machine(name, address, budget_layers, costs, machine, ModelKey(MODEL_ID, variant))
 
         self._start(name, address, speed, make, part, cores)
         return name
 
     def _make_machine(
-        self, name: str, address: str, budget_layers: int, present: str, machine: str, model: ModelKey
+        self, name: str, address: str, budget_layers: int, costs: CellCosts, machine: str, model: ModelKey
     ) -> NodeMachine:
-        layers = self.model.layers
-        absent = frozenset((whole(layers) - parse_part(present, layers)).cells)
-        costs = CellCosts(layers, 0, LAYER_BYTES, 0, absent)
         me = ThisNode(
             node=name,
             incarnation=int(self.now * 1000) + 1,

@@ -155,6 +155,26 @@ def test_a_load_that_never_ends_holds_nobody_elses_move_up_for_long(seed: int) -
     assert simulation.part_of(fast).layer_count == 12
 
 
+def test_nodes_that_have_to_change_places_do_so_where_no_token_comes_as_it_is() -> None:
+    """What each drops first nobody else serves."""
+    simulation = Simulation(1, MODEL, Weather())
+    all_of_it = simulation.add_node("f", budget_layers=8)
+    large, small = (
+        simulation.add_node(budget_layers=8, end_layers=8),
+        simulation.add_node(budget_layers=3, end_layers=1),
+    )
+    simulation.run(3)
+    simulation.move(large, parse_part("e", MODEL.layers))
+    simulation.move(small, parse_part("b 0-3", MODEL.layers))
+    simulation.run(1)
+    assert [str(simulation.part_of(name)) for name in (large, small)] == ["e", "b 0-3"]
+    simulation.kill(all_of_it)
+    simulation.ask([1, 2, 3], 20, wait_seconds=60.0)
+    simulation.run(60, simulation.are_answered)
+    simulation.check_answers()
+    assert [str(simulation.part_of(name)) for name in (large, small)] == ["b 0-8", "6-8 e"]
+
+
 def test_those_who_ask_for_the_peer_table_make_no_intent_older() -> None:
     """An intent stands for two rounds of beats, however many words are asked for between them."""
     simulation, _ = add_fast_node()

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.models import ModelKey
-from swarm.parts import NOTHING, Part, parse_part, whole
+from swarm.parts import NOTHING, Part, parse_part, part_of_cells, whole
 from swarm.plan.claims import CellCosts, Seat, place_all
 from swarm.plan.figures import SAMPLES, Published
 from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.shares import PlannedNode
+from swarm.plan.shares import PlannedNode, share_out
 
 LAYERS = 24
 MODEL = ModelKey("m", "")
@@ -181,6 +181,51 @@ def test_what_a_dead_node_leaves_is_taken_up() -> None:
     assert plan.before.missing == 6
     assert plan.after.missing == 0
     carry_out(plan, nodes)
+
+
+def test_two_nodes_change_places_where_no_token_comes_as_it_is() -> None:
+    """Each has to drop what nobody else serves: one has room for all layers or the end, one for a few."""
+    large = PlannedNode(node="a", budget=80, costs=CellCosts(8, 0, 10, 80), part=parse_part("e", 8))
+    small = PlannedNode(node="b", budget=30, costs=CellCosts(8, 0, 10, 10), part=parse_part("b 0-3", 8))
+    plan = plan_moves([large, small], 8)
+    assert [(move.node, str(move.after)) for move in plan.moves] == [("a", "b 0-8"), ("b", "6-8 e")]
+    assert (plan.before.missing, plan.after.missing) == (5, 0)
+
+
+def test_whatever_is_held_a_model_that_fits_is_covered_in_the_end() -> None:
+    """Nodes, costs and what is held at random; a move at a time, planned anew after each."""
+    checked = 0
+    for seed in range(1000):
+        members, layers = hold_at_random(random.Random(seed))
+        if not share_out(members, layers):
+            continue
+        checked += 1
+        for _ in range(30):
+            plan = plan_moves(members, layers)
+            assert not plan.after.missing, seed
+            if not plan.moves:
+                break
+            first = plan.moves[0]
+            members = [replace(one, part=first.after) if one.node == first.node else one for one in members]
+        assert not plan_moves(members, layers).before.missing, seed
+    assert checked > 500
+
+
+def hold_at_random(rng: random.Random) -> tuple[list[PlannedNode], int]:
+    """2 to 5 nodes whose ends cost up to nine layers, each with a run of cells, or none; and how many layers there are."""
+    layers = rng.choice([4, 8, 30])
+    members: list[PlannedNode] = []
+    for number in range(rng.randint(2, 5)):
+        costs = CellCosts(layers, 0, rng.choice([10, 20]), rng.choice([0, 30, 60, 90]))
+        budget = left = rng.randrange(10, 20 * layers)
+        start = stop = rng.randrange(layers + 2)
+        while rng.random() < 0.95 and stop < layers + 2 and costs.of(stop) <= left:
+            left -= costs.of(stop)
+            stop += 1
+        part = part_of_cells(start, stop, layers) if stop > start else NOTHING
+        speed = rng.choice([0.0005, 0.001, 0.002])
+        members.append(PlannedNode(node=f"n{number}", budget=budget, costs=costs, layer_seconds=speed, part=part))
+    return members, layers
 
 
 def test_a_node_that_stays_is_used_and_not_moved() -> None:

@@ -1,7 +1,8 @@
 """Carries out this node's own moves: says what it intends, waits for better ones, loads, obtains holds, drains, drops.
 
 Decides only. Which move is due is swarm.plan's answer, the same on every node with the same view. Before a cell is dropped
-another node that serves it has promised to go on (a hold): views may be stale, so no answer means no move.
+another node that serves it has promised to go on (a hold): views may be stale, so no answer means no move. Only where other
+cells of the model are missing, so that nobody gets a token, is a cell dropped that no other node serves.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from swarm.node.claims.own import OwnClaim, OwnClaims
 from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import STILL_SECONDS
-from swarm.parts import NOTHING, Part, join_parts, parse_part
+from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
 from swarm.plan.view import read_views
 from swarm.wire.events import Asker
 
@@ -214,7 +215,7 @@ class MoveRunner:
         claim = self._claims.of(moving.model)
         dropped = self._dropped(moving, claim)
         self._forget_lapsed(moving, now)
-        if self._is_held(moving, dropped):
+        if self._is_spared(moving, dropped, now):
             return self._start_draining(moving, claim, dropped, now)
         if now - moving.since > ASK_SECONDS:
             return self._finish(moving, now)
@@ -236,6 +237,19 @@ class MoveRunner:
                 ask = AskHold(model=moving.model.id, part=str(wanted), number=self._numbers)
                 effects.append(SendPeer(node, "control", ask))
         return effects
+
+    def _is_spared(self, moving: _Moving, dropped: Part, now: float) -> bool:
+        """Whether nobody needs it here: others serve it, or what else is missing lets nobody use it."""
+        if self._is_held(moving, dropped):
+            return True
+        return not (self._is_promised(moving.model.id, dropped) or self._is_covered(moving, now))
+
+    def _is_covered(self, moving: _Moving, now: float) -> bool:
+        """Whether all of the model is held, by this node or others, or about to be."""
+        layers = self._claims.of(moving.model).layers
+        views = read_views(self._table.live(now), moving.model.id, layers)
+        here = [claim.held for model, claim in self._claims.by_model.items() if model.id == moving.model.id]
+        return join_parts([*here, *(view.part("serving", "loading") for view in views)]) == whole(layers)
 
     def _is_held(self, moving: _Moving, dropped: Part) -> bool:
         """Whether it is served without this claim, by others or by this node in other variants."""
@@ -313,7 +327,7 @@ class MoveRunner:
         """Drop what no session uses any more; take it back if those who promised to serve it are gone."""
         claim = self._claims.of(moving.model)
         self._forget_lapsed(moving, now)
-        if not self._is_held(moving, claim.draining):
+        if not self._is_spared(moving, claim.draining, now):
             claim.serving = claim.serving | claim.draining
             claim.draining = NOTHING
             return self._finish(moving, now)
