@@ -53,7 +53,7 @@ class Int8Scheme:
     def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
         from swarm.decoder.int8_linear import make_linear
 
-        return make_linear(tensors, bias, device)
+        return make_linear(tensors, bias, dtype, device)
 
 
 INT8 = Int8Scheme()

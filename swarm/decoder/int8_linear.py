@@ -1,7 +1,8 @@
 """Products with int8 matrices: on a CPU by oneDNN's kernels for bytes, elsewhere with the numbers made plain again.
 
 The CPU's kernels give a row the same bits in any company (1 to 300 rows, one core to four). They multiply bytes: activations
-are quantised, too, a row by its largest number, in one byte or in two.
+are quantised, too, a row by its largest number, in one byte or in two. Where a CPU has none that are right, torch's kernel
+for bytes and bfloat16 activations is next.
 """
 
 from __future__ import annotations
@@ -24,14 +25,19 @@ from swarm.sepweight.int8 import LARGEST
 # (SmolLM2's have 6 to 16 times that: perplexity +3.9% with one byte, +0.4% with two, +0.3% with plain activations).
 WIDE = 7.0
 FINER = 2 * LARGEST  # what a second byte divides a step of the first one into
+KERNEL_BLOCK = 64  # rows and columns that torch's kernel wants multiples of: with others it reads beyond the matrix
 ROUNDED_ROWS = 16  # second rows come in multiples of so many: a product makes its code for each number of rows
 
 
-def make_linear(tensors: Mapping[str, Tensor], bias: Tensor | None, device: Device) -> Linear:
+def make_linear(tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
     """What multiplies with a matrix on a device. tensors: as stored."""
     matrix, scales = device.place([tensors["int8"], tensors["scale"]])
-    if device.is_host and _has_kernels(max(matrix.shape[1], TRIED_COLUMNS)):
-        return PackedInt8Linear(matrix, scales, bias)
+    if device.is_host:
+        columns = max(matrix.shape[1], TRIED_COLUMNS)
+        if _has_kernels(columns):
+            return PackedInt8Linear(matrix, scales, bias)
+        if dtype is torch.bfloat16 and not any(size % KERNEL_BLOCK for size in matrix.shape) and _has_widening(columns):
+            return WideningInt8Linear(matrix, scales, bias)
     return UnpackedInt8Linear(matrix, scales, bias, device)
 
 
@@ -58,6 +64,20 @@ class PackedInt8Linear(Linear):
     def product(self, rows: Tensor) -> Tensor:
         """[rows, in] bytes around ZERO_POINT → [rows, out] float32."""
         return multiply(rows, self.packed, self.scales, self._zeros)
+
+
+class WideningInt8Linear(Linear):
+    """A matrix as it is stored, for torch's kernel that makes bfloat16 of its numbers while it multiplies."""
+
+    def __init__(self, matrix: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.matrix, self.scales, self.bias = matrix, scales, bias
+        self._ones = torch.ones(len(scales), dtype=torch.bfloat16)  # it takes scales in bfloat16 alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ops.aten._weight_int8pack_mm(x, self.matrix, self._ones)
+        y = (y * self.scales).to(x.dtype)
+        return y if self.bias is None else y + self.bias
 
 
 class UnpackedInt8Linear(UnpackedLinear):
@@ -128,3 +148,12 @@ def _has_kernels(columns: int) -> bool:
         return False
     x = torch.ones(LEAST_ROWS, columns)
     return is_worth_it(lambda: packed(x), lambda: unpacked(x))
+
+
+@functools.cache
+def _has_widening(columns: int) -> bool:
+    """Whether torch's kernel is worth using on this machine."""
+    matrix, scales = torch.ones(TRIED_ROWS, columns, dtype=torch.int8), torch.ones(TRIED_ROWS)
+    widening, unpacked = WideningInt8Linear(matrix, scales), UnpackedInt8Linear(matrix, scales, None, Cpu())
+    x = torch.ones(LEAST_ROWS, columns, dtype=torch.bfloat16)
+    return is_worth_it(lambda: widening(x), lambda: unpacked(x))

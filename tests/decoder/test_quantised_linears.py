@@ -54,13 +54,14 @@ def test_a_product_is_near_and_a_row_the_same_in_any_company(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(300, 512), (50, 100)], ids=str)
+@pytest.mark.parametrize("shape", [(320, 512), (300, 512), (50, 100)], ids=str)
 @pytest.mark.parametrize("name", ["int8", "int4:64"])
 def test_so_are_they_where_numbers_are_made_plain(
     name: str, shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for room in (int4_linear, int8_linear):
         monkeypatch.setattr(room, "_has_kernels", lambda *shape: False)
+    monkeypatch.setattr(int8_linear, "_has_widening", lambda columns: True)
     monkeypatch.setattr(unpacked, "TILE_NUMBERS", 1 << 16)  # several tiles
     check_products(name, shape, dtype)
 
@@ -216,10 +217,13 @@ def test_kernels_whose_sums_do_not_hold_the_largest_bytes_are_not_used(instructi
         "import torch\n"
         "from swarm.decoder.device import Cpu\n"
         "from swarm.decoder.int8 import INT8\n"
-        "print(type(INT8.make(INT8.pack(torch.randn(64, 64)), None, torch.float32, Cpu())).__name__)\n"
+        "for dtype in (torch.float32, torch.bfloat16):\n"
+        "    for rows in (64, 50):\n"
+        "        print(type(INT8.make(INT8.pack(torch.randn(rows, 64)), None, dtype, Cpu())).__name__)\n"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=True
     )
-    assert done.stdout.split() == ["UnpackedInt8Linear"]
+    unpacked = "UnpackedInt8Linear"
+    assert done.stdout.split() == [unpacked, unpacked, "WideningInt8Linear", unpacked]
