@@ -8,6 +8,7 @@ import torch
 
 from swarm.decoder import loading
 from swarm.decoder.device import Device
+from swarm.decoder.loading import Streaming
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.scheme import Scheme
 from swarm.families import family_named
@@ -22,12 +23,13 @@ def init_part(
     device: str | torch.device | Device = "cpu",
     dtype: torch.dtype | None = None,
     quantisation: Quantisation[Scheme] | None = None,
+    streaming: Streaming | None = None,
 ) -> DecoderPart:
     """Load any part of a model as a module ready to run.
 
     dtype: None keeps the stored one. On a CPU linears are reordered as they are loaded. quantisation: what plain matrices
-    become on the way.
+    become on the way. streaming: layers that come from disk each time they are needed.
     Raises WeightsError naming the file, RequestError for a bad spec.
     """
     family = family_named(read_manifest(Path(weights_dir)).family, weights_dir)
-    return loading.init_part(family, weights_dir, spec, device, dtype, quantisation=quantisation)
+    return loading.init_part(family, weights_dir, spec, device, dtype, quantisation=quantisation, streaming=streaming)

@@ -7,13 +7,13 @@ by oneDNN, and others by this only if this gives that one the same bytes.
 
 from __future__ import annotations
 
-import ctypes
 from typing import cast
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from swarm.decoder.opaque import has_memory, memory_of, size_of
 from swarm.sepweight.int8 import LARGEST
 
 BLOCK = 64  # rows and columns of a block; of those, 4 columns of a row lie together
@@ -35,7 +35,7 @@ def reorder(matrix: Tensor) -> Tensor:
     reordered = cast(Tensor, torch.ops.onednn.qlinear_prepack(matrix, None))
     if _has_blocks(matrix, reordered):
         again = _reorder_like(reordered, matrix)
-        if torch.equal(_memory_of(again), _memory_of(reordered)):
+        if torch.equal(memory_of(again), memory_of(reordered)):
             _reordered[tuple(matrix.shape)] = reordered
     return reordered
 
@@ -55,16 +55,15 @@ def _has_blocks(matrix: Tensor, reordered: Tensor) -> bool:
         rows % BLOCK == 0
         and columns % BLOCK == 0
         and columns * LARGEST < EXACT_SUMS
-        and hasattr(torch.ops.mkldnn, "data_ptr")
-        and hasattr(torch.ops.mkldnn, "_nbytes")
-        and _size_of(reordered) == matrix.numel() + rows * WORD.itemsize
+        and has_memory()
+        and size_of(reordered) == matrix.numel() + rows * WORD.itemsize
     )
 
 
 def _reorder_like(like: Tensor, matrix: Tensor) -> Tensor:
     """like: another one of the same shape, reordered; only where things lie is taken from it."""
     reordered = like.clone()
-    memory, words = _memory_of(reordered), matrix.view(WORD)
+    memory, words = memory_of(reordered), matrix.view(WORD)
     rows, columns = words.shape
     by_block = words.view(rows // BLOCK, BLOCK, columns * TOGETHER // BLOCK, BLOCK // TOGETHER)
     numbers = memory[: matrix.numel()].view(WORD)
@@ -75,13 +74,3 @@ def _reorder_like(like: Tensor, matrix: Tensor) -> Tensor:
     ones = torch.ones(1, matrix.shape[1], dtype=torch.uint8)
     taken.copy_(multiply(ones, reordered, torch.ones(rows), torch.zeros(rows, dtype=WORD))[0].neg_())
     return reordered
-
-
-def _memory_of(reordered: Tensor) -> Tensor:
-    """Its bytes, in place, for as long as it lives: torch shows nobody what lies in a reordered matrix."""
-    memory = (ctypes.c_byte * _size_of(reordered)).from_address(torch.ops.mkldnn.data_ptr(reordered))
-    return torch.frombuffer(memory, dtype=torch.int8)
-
-
-def _size_of(reordered: Tensor) -> int:
-    return int(torch.ops.mkldnn._nbytes(reordered))

@@ -53,8 +53,7 @@ class Layer(Block):
         """filled: by role, a norm or a Linear."""
         super().__init__()
         self.decoder = decoder
-        self.number = number
-        self.kind = decoder.kind(number)
+        self.renumber(number)
         self.before_attention = filled["before_attention"]
         self.query_key_value = filled["query_key_value"]
         self.head_norm = (
@@ -68,6 +67,11 @@ class Layer(Block):
         self.up = filled["gate_up" if self.has_gate else "up"]
         self.down = filled["down"]
         self.activation = ACTIVATIONS[decoder.activation]
+
+    def renumber(self, number: int) -> None:
+        """Be another layer of the decoder, whose numbers have come in place of these."""
+        self.number = number
+        self.kind = self.decoder.kind(number)
 
     def forward(self, hidden: Tensor, spans: Sequence[Span], view: View) -> Tensor:
         """hidden: [tokens, hidden], packed by span; returns the same shape."""

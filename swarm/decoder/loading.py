@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -10,22 +11,36 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from swarm.decoder.buffer import LayerBuffer
 from swarm.decoder.description import Decoder, DecoderFamily, Slot
 from swarm.decoder.device import Device, device_named
+from swarm.decoder.direct import DirectFile
 from swarm.decoder.forms import Forms, Joint
 from swarm.decoder.layer import Head, Layer
 from swarm.decoder.linear import BesideLinear, Linear, PlainLinear
 from swarm.decoder.norms import make_norm
+from swarm.decoder.opaque import has_views
+from swarm.decoder.packed import PackedLayers
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.plain import PLAIN
 from swarm.decoder.scheme import Scheme
-from swarm.decoder.shelf import ResidentShelf
-from swarm.errors import WeightsError
+from swarm.decoder.shelf import ResidentShelf, StreamingShelf
+from swarm.decoder.streaming import StreamedLayers
+from swarm.errors import RequestError, WeightsError
 from swarm.parts import Part, parse_part, runs
 from swarm.sepweight.manifest import file_keys, layer_key
 from swarm.sepweight.scheme import Quantisation
 from swarm.sepweight.store import Store
 from swarm.sepweight.tensorfile import TensorFile
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """Which layers of a part come from disk each time they are needed, and how many of them are in memory at a time."""
+
+    numbers: Sequence[int]
+    buffers: int
+
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
 Embedding = Callable[[Tensor], Tensor]
@@ -64,16 +79,17 @@ def init_part(
     dtype: torch.dtype | None = None,
     *,
     quantisation: Quantisation[Scheme] | None = None,
+    streaming: Streaming | None = None,
     progress: Progress = lambda done, total: None,
 ) -> DecoderPart:
     """Load any part of a decoder as a module ready to run.
 
     device: cpu, cuda:N or a Device. dtype: None keeps the stored one. On a CPU linears are reordered as they are
-    loaded. quantisation: what plain matrices become on the way. Raises WeightsError naming the file, RequestError for a
-    bad spec or a device that is not there.
+    loaded. quantisation: what plain matrices become on the way. streaming: layers that are not kept in memory. Raises
+    WeightsError naming the file, RequestError for a bad spec or a device that is not there.
     """
     place = device_named(str(device)) if isinstance(device, str | torch.device) else device
-    steps = iterate_loading(family, weights_dir, spec, place, dtype, quantisation)
+    steps = iterate_loading(family, weights_dir, spec, place, dtype, quantisation, streaming=streaming)
     while True:
         try:
             progress(*next(steps))
@@ -89,6 +105,7 @@ def iterate_loading(
     dtype: torch.dtype | None = None,
     quantisation: Quantisation[Scheme] | None = None,
     old: DecoderPart | None = None,
+    streaming: Streaming | None = None,
 ) -> Generator[tuple[int, int], None, DecoderPart]:
     """The same a piece of a tensor at a time, for a thread that has other work between.
 
@@ -110,20 +127,21 @@ def iterate_loading(
     missing = part - Part(decoder.layers, embed is not None, tuple(runs(sorted(loaded))), head is not None)
     total = builder.size_of(missing)
     done = 0
-    building = builder.build(missing)
+    building = builder.build(missing, streaming)
     while True:
         try:
             done += next(building)
         except StopIteration as stop:
-            new_embed, new_layers, new_head = stop.value
+            new_embed, new_layers, new_head, streamed = stop.value
             break
         yield done, total
-    layers = [loaded[number] if number in loaded else new_layers[number] for number in part.layers]
+    kept = [number for number in part.layers if streamed is None or number not in streamed.numbers]
+    layers = [loaded[number] if number in loaded else new_layers[number] for number in kept]
     return DecoderPart(
         decoder,
         part,
         (embed or new_embed) if part.begin else None,
-        ResidentShelf(layers),
+        ResidentShelf(layers) if streamed is None else StreamingShelf(layers, streamed),
         (head or new_head) if part.end else None,
         builder.dtype,
         builder.device,
@@ -140,7 +158,7 @@ def _part_rows(bias: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | 
     return [bias] * len(counts) if bias is None or len(counts) == 1 else bias.split(list(counts))
 
 
-Built = tuple[Embedding | None, dict[int, Layer], Head | None]
+Built = tuple[Embedding | None, dict[int, Layer], Head | None, StreamedLayers | None]
 
 
 class _Builder:
@@ -172,23 +190,63 @@ class _Builder:
         }
         return sum(size for owner, size in owners.items() if owner not in self._shared)
 
-    def build(self, part: Part) -> Generator[int, None, Built]:
+    def build(self, part: Part, streaming: Streaming | None) -> Generator[int, None, Built]:
         embed = (yield from self._embedding()) if part.begin else None
         self.share(embed, None)
+        streamed = None if streaming is None else (yield from self._stream(streaming))
         layers: dict[int, Layer] = {}
         for number in part.layers:
-            filled: dict[str, nn.Module] = {}
-            for role, slots in self.decoder.fillings.items():
-                filled[role] = yield from self._fill(layer_key(number), slots)
-            layers[number] = Layer(self.decoder, number, filled)
-            self._trim()
+            if streaming is None or number not in streaming.numbers:
+                layers[number] = yield from self._layer(number)
         head = None
         if part.end:
             norm = yield from self._fill("end", [self.decoder.final_norm])
             projection = yield from self._fill("end", [self.decoder.head])
             head = Head(self.decoder, norm, cast(Linear, projection))
             self._trim()
-        return embed, layers, head
+        return embed, layers, head, streamed
+
+    def _layer(self, number: int) -> Generator[int, None, Layer]:
+        filled: dict[str, nn.Module] = {}
+        for role, slots in self.decoder.fillings.items():
+            filled[role] = yield from self._fill(layer_key(number), slots)
+        layer = Layer(self.decoder, number, filled)
+        self._trim()
+        return layer
+
+    def _stream(self, streaming: Streaming) -> Generator[int, None, StreamedLayers]:
+        """Pack those layers that are not yet, in memory for the buffers; raises RequestError if they cannot be streamed."""
+        if not (self.device.is_host and has_views()):
+            raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
+        packed = self._open_packed(streaming.numbers)
+        buffers: list[LayerBuffer] = []
+        for number in streaming.numbers:
+            if buffers and packed.has(number, buffers[0]) and len(buffers) == streaming.buffers:
+                yield self.store.manifest.files[layer_key(number)].bytes
+                continue
+            buffer = LayerBuffer((yield from self._layer(number)))
+            if buffer.form != (buffers or [buffer])[0].form:
+                raise RequestError(
+                    f"layers {streaming.numbers[0]} and {number} have matrices in different forms and cannot be streamed "
+                    "with the same memory; choose among those of one form"
+                )
+            if not buffers and packed.has(number, buffer) and not packed.matches(number, buffer):
+                packed.drop()
+            if not packed.has(number, buffer):
+                packed.write(number, buffer)
+            if len(buffers) < streaming.buffers:
+                buffers.append(buffer)
+        return StreamedLayers({number: DirectFile(packed.path(number)) for number in streaming.numbers}, buffers)
+
+    def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:
+        files = self.store.manifest.files
+        facts = {
+            "kind": self.device.kind,
+            "variant": self.forms.variant(str(self.dtype)),
+            "torch": torch.__version__,
+        }
+        made_of = {number: files[layer_key(number)].sha256 for number in numbers}
+        return PackedLayers(self.store.directory, made_of, facts)
 
     def _fill(self, key: str, slots: Sequence[Slot]) -> Generator[int, None, nn.Module]:
         """What slots' tensors make; a matrix at a time, so that memory peaks at one beyond what is kept.

@@ -6,6 +6,7 @@ Knows no sessions beyond the spans it is given, no files and no network.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +102,10 @@ class DecoderPart(nn.Module):
         """
         numbers = self.part.layers if only is None else only
         view = self._view(spans)
-        for layer in self.shelf.lend(numbers):
-            hidden = layer(hidden, spans, view)
-            on_layer()
+        with closing(self.shelf.lend(numbers)) as lent:
+            for layer in lent:
+                hidden = layer(hidden, spans, view)
+                on_layer()
         for span in spans:
             span.cache.advance(span.length)
         return hidden

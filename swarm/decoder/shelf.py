@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import cast
 
 from torch import nn
 
 from swarm.decoder.layer import Layer
+from swarm.decoder.streaming import StreamedLayers
 
 
 class Shelf(nn.Module):
@@ -18,8 +19,8 @@ class Shelf(nn.Module):
         """By number, those that are kept in the device's memory."""
         raise NotImplementedError
 
-    def lend(self, numbers: Sequence[int]) -> Iterator[Layer]:
-        """These layers, one after another; each may be used until the next one is asked for."""
+    def lend(self, numbers: Sequence[int]) -> Generator[Layer]:
+        """These layers, one after another; each may be used until the next one is asked for, or this is closed."""
         raise NotImplementedError
 
 
@@ -35,5 +36,27 @@ class ResidentShelf(Shelf):
     def resident(self) -> Mapping[int, Layer]:
         return {number: cast(Layer, self.layers[place]) for number, place in self._places.items()}
 
-    def lend(self, numbers: Sequence[int]) -> Iterator[Layer]:
+    def lend(self, numbers: Sequence[int]) -> Generator[Layer]:
         return (cast(Layer, self.layers[self._places[number]]) for number in numbers)
+
+
+class StreamingShelf(Shelf):
+    """Layers of which some are kept and the others come from disk, each time they are needed."""
+
+    def __init__(self, kept: Sequence[Layer], streamed: StreamedLayers) -> None:
+        super().__init__()
+        self._kept = ResidentShelf(kept)
+        self.streamed = streamed
+
+    @property
+    def resident(self) -> Mapping[int, Layer]:
+        return self._kept.resident
+
+    def lend(self, numbers: Sequence[int]) -> Generator[Layer]:
+        kept = self.resident
+        for number in numbers:
+            if number in kept:
+                yield kept[number]
+            else:
+                with self.streamed.lend(number) as layer:
+                    yield layer

@@ -1,0 +1,83 @@
+"""Files read past the page cache, where the file system allows it: what is read again and again pushes nothing out."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import TracebackType
+
+from swarm.errors import WeightsError
+
+PIECE_BYTES = 4 << 20
+DIRECT_STEP = 4096  # addresses, offsets and lengths of direct reads
+
+
+class DirectFile:
+    """A file of bytes, open for reading; one that changes meanwhile is an error and never mixed."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises WeightsError if it cannot be opened."""
+        self.path = path
+        self._is_direct = True
+        try:
+            self._descriptor = _open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECT", 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
+            self._fall_back()
+        self._seen = self._look()
+        self.size = self._seen[0]
+
+    def _fall_back(self) -> None:
+        """To ordinary reads: the file system has no direct ones."""
+        self._is_direct = False
+        self._descriptor = _open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _look(self) -> tuple[int, int]:
+        """Length, and when it was written; not when its entry changed: one that is replaced stays here as it is."""
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
+
+    def read_into(self, memory: memoryview) -> None:
+        """All of it. memory: as long as the file rounded up to pages, and at the beginning of one.
+
+        Raises WeightsError if it cannot be read or is not what it was when it was opened.
+        """
+        done = 0
+        while done < self.size:
+            done += self._read_piece(memory[done : done + PIECE_BYTES], done)
+        if self._look() != self._seen:
+            raise WeightsError(f"{self.path} has changed while it was in use; restart the node")
+
+    def _read_piece(self, memory: memoryview, offset: int) -> int:
+        try:
+            count = os.preadv(self._descriptor, [memory], offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._is_direct:
+                raise WeightsError(f"{self.path} cannot be read: {error.strerror}") from None
+            os.close(self._descriptor)
+            self._fall_back()
+            return 0
+        if count == 0:
+            raise WeightsError(f"{self.path} is cut short at byte {offset} of {self.size}")
+        if not self._is_direct:
+            os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_DONTNEED)
+        return count
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> DirectFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(path, flags)

@@ -1,0 +1,121 @@
+"""Layers that come from disk while others compute: a thread reads ahead into buffers, one layer is lent at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+
+from swarm.decoder.buffer import LayerBuffer
+from swarm.decoder.direct import DirectFile
+from swarm.decoder.layer import Layer
+from swarm.decoder.ring import Ring
+from swarm.errors import SwarmError
+
+LOOK_SECONDS = 0.5  # between two signs of life of whoever waits for a layer
+
+Wait = Callable[[], None]
+
+
+class StreamedLayers:
+    """Some layers of a decoder, of which as many are in memory as there are buffers."""
+
+    def __init__(self, files: Mapping[int, DirectFile], buffers: Sequence[LayerBuffer]) -> None:
+        """files: by number of layer, what is read into a buffer. buffers: at least one; what they hold is read anew."""
+        self._reading = _Reading(files, buffers)
+        threading.Thread(target=self._reading.run, name="streamer", daemon=True).start()
+        weakref.finalize(self, self._reading.stop)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        return self._reading.numbers
+
+    @property
+    def waited_seconds(self) -> float:
+        """That layers were waited for, in all."""
+        return self._reading.waited_seconds
+
+    @property
+    def bytes_a_second(self) -> float:
+        """Of what is read, while something is; 0 before the first layer."""
+        return self._reading.bytes_a_second
+
+    @contextmanager
+    def lend(self, number: int, on_wait: Wait = lambda: None) -> Generator[Layer]:
+        """A layer, for as long as it is used. Raises WeightsError if it cannot be read."""
+        place = self._reading.take(number, on_wait)
+        layer = self._reading.buffers[place].layer
+        layer.renumber(number)
+        try:
+            yield layer
+        finally:
+            self._reading.free(place)
+
+
+class _Reading:
+    """What the thread and whoever computes share. The thread holds no reference to StreamedLayers: it ends with those."""
+
+    def __init__(self, files: Mapping[int, DirectFile], buffers: Sequence[LayerBuffer]) -> None:
+        self.numbers = sorted(files)
+        self.buffers = buffers
+        self.waited_seconds = self.bytes_a_second = 0.0
+        self._files = files
+        self._ring = Ring(self.numbers, len(buffers))
+        self._changed = threading.Condition()
+        self._error: SwarmError | None = None
+        self._is_over = False
+
+    def take(self, number: int, on_wait: Wait) -> int:
+        start = time.perf_counter()
+        with self._changed:
+            while (place := self._ring.take(number)) is None:
+                if self._error is not None:
+                    raise self._error
+                self._changed.notify_all()  # the ring may have been told to begin elsewhere
+                self._changed.wait(LOOK_SECONDS)
+                on_wait()
+        self.waited_seconds += time.perf_counter() - start
+        return place
+
+    def free(self, place: int) -> None:
+        with self._changed:
+            self._ring.free(place)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        try:
+            while (order := self._wait_for_order()) is not None:
+                place, number = order
+                start = time.perf_counter()
+                self._files[number].read_into(self.buffers[place].memory.view)
+                self._note_rate(self._files[number].size / (time.perf_counter() - start))
+                with self._changed:
+                    self._ring.have_read(place)
+                    self._changed.notify_all()
+        except SwarmError as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+        finally:
+            for file in self._files.values():
+                file.close()
+
+    def _wait_for_order(self) -> tuple[int, int] | None:
+        """What to read next; None when nothing is wanted any more."""
+        with self._changed:
+            while not self._is_over:
+                order = self._ring.next_read()
+                if order is not None:
+                    return order
+                self._changed.wait()
+        return None
+
+    def _note_rate(self, measured: float) -> None:
+        self.bytes_a_second = measured if not self.bytes_a_second else 0.8 * self.bytes_a_second + 0.2 * measured

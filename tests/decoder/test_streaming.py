@@ -1,0 +1,174 @@
+"""Layers that come from disk are the same as those that are kept, to the bit, and what goes wrong on the way is told."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from swarm.decoder.direct import DirectFile
+from swarm.decoder.layer import Span
+from swarm.decoder.loading import Streaming
+from swarm.decoder.packed import FOLDER
+from swarm.decoder.part import DecoderPart
+from swarm.decoder.schemes import quantisation_named
+from swarm.decoder.shelf import StreamingShelf
+from swarm.errors import WeightsError
+from swarm.loading import init_part
+from swarm.sepweight.manifest import read_manifest
+from tests.decoder.layouts import LAYOUTS
+
+IDS = torch.randint(2, 90, (24,), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def weights(weights_of: dict[str, Path], tmp_path: Path) -> Path:
+    """Of one model, in a directory that a test may change."""
+    return Path(
+        shutil.copytree(weights_of["llama, biases"], tmp_path / "weights", ignore=shutil.ignore_patterns(FOLDER))
+    )
+
+
+def layers_of(weights: Path) -> list[int]:
+    return list(range(read_manifest(weights).layers))
+
+
+def play(part: DecoderPart) -> Tensor:
+    """Logits of a prompt, of tokens one by one, and of another session between."""
+    cache, other = part.new_cache(), part.new_cache()
+    return torch.cat([part(piece, cache) for piece in IDS.split([12, 1, 1, 4, 6])] + [part(IDS[:3], other)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_says_what_it_says_with_all_layers_kept(
+    weights_of: dict[str, Path], layout: str, dtype: torch.dtype
+) -> None:
+    weights = weights_of[layout]
+    expected = play(init_part(weights, "f", dtype=dtype))
+    numbers = layers_of(weights)
+    for streamed, buffers in ((numbers, 1), (numbers[1:], 2)):
+        part = init_part(weights, "f", dtype=dtype, streaming=Streaming(streamed, buffers))
+        assert torch.equal(play(part), expected)
+
+
+@pytest.mark.parametrize("form", ["int8", "int4:32"])
+def test_smaller_forms_are_streamed_as_they_are(weights: Path, form: str) -> None:
+    quantisation = quantisation_named(form)
+    expected = play(init_part(weights, "f", quantisation=quantisation))
+    part = init_part(weights, "f", quantisation=quantisation, streaming=Streaming(layers_of(weights), 1))
+    assert torch.equal(play(part), expected)
+    plain = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    assert torch.equal(play(plain), play(init_part(weights, "f")))
+
+
+def test_some_of_the_layers_may_be_run_alone(weights: Path) -> None:
+    """As for a session that comes from another node in the middle of this one's part."""
+    kept = init_part(weights, "f")
+    part = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    hidden = part.enter(IDS)
+    for only in ([1], [0], [1], layers_of(weights)):
+        results = [one.run_layers(hidden, [Span(one.new_cache(layers=only), len(IDS))], only) for one in (kept, part)]
+        assert torch.equal(*results)
+
+
+def test_layers_are_packed_once(weights: Path) -> None:
+    streaming = Streaming(layers_of(weights), 1)
+    play(init_part(weights, "f", streaming=streaming))
+    packed = sorted((weights / FOLDER).iterdir())
+    assert len(packed) == len(layers_of(weights))
+    times = [path.stat().st_mtime_ns for path in packed]
+    play(init_part(weights, "f", streaming=streaming))
+    assert [path.stat().st_mtime_ns for path in sorted((weights / FOLDER).iterdir())] == times
+
+
+def test_packed_layers_that_are_not_what_they_should_be_are_made_again(weights: Path) -> None:
+    expected = play(init_part(weights, "f"))
+    streaming = Streaming(layers_of(weights), 1)
+    init_part(weights, "f", streaming=streaming)
+    for path in (weights / FOLDER).iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(play(init_part(weights, "f", streaming=streaming)), expected)
+
+
+def test_other_weights_have_other_packed_layers(weights: Path, weights_of: dict[str, Path]) -> None:
+    """Even where a directory's files have been replaced."""
+    streaming = Streaming(layers_of(weights), 1)
+    init_part(weights, "f", streaming=streaming)
+    shutil.copytree(weights_of["mistral"], weights, dirs_exist_ok=True)
+    expected = play(init_part(weights_of["mistral"], "f"))
+    assert torch.equal(play(init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))), expected)
+
+
+def test_a_file_that_is_cut_short_or_changes_is_an_error_and_no_answer(weights: Path) -> None:
+    part = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    expected = play(part)
+    (path,) = (weights / FOLDER).glob("00001.*")
+    data = path.read_bytes()
+    path.write_bytes(data[:-4096])
+    with pytest.raises(WeightsError, match=r"00001.* (is cut short|has changed)"):
+        play(part)
+    path.write_bytes(data)
+    part = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    replaced = path.with_suffix(".other")
+    replaced.write_bytes(bytes(len(data)))
+    replaced.replace(path)  # what is open stays in use
+    assert torch.equal(play(part), expected)
+
+
+def test_a_directory_that_cannot_be_written_is_told(weights: Path) -> None:
+    (weights / FOLDER).write_text("no folder")
+    with pytest.raises(WeightsError, match=r"packed cannot be made: .*; streaming needs room there"):
+        init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+
+
+def test_the_reading_thread_ends_with_the_part(weights: Path) -> None:
+    def count() -> int:
+        return sum(thread.name == "streamer" for thread in threading.enumerate())
+
+    gc.collect()
+    before = count()
+    part = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    play(part)
+    assert count() == before + 1
+    del part
+    gc.collect()
+    stop = time.monotonic() + 5
+    while count() > before and time.monotonic() < stop:
+        time.sleep(0.01)
+    assert count() == before
+
+
+def test_a_layer_that_fails_gives_its_buffer_back(weights: Path) -> None:
+    part = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    assert isinstance(part.shelf, StreamingShelf)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            part.run_layers(torch.zeros(3, 7), [Span(part.new_cache(), 3)])
+    assert play(part).isfinite().all()
+
+
+def test_files_are_read_whole_whether_the_file_system_has_direct_reads_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data"
+    data = bytes(range(256)) * 16 * 2000
+    path.write_bytes(data)
+    for _ in range(2):
+        memory = mmap.mmap(-1, len(data))
+        with DirectFile(path) as file:
+            file.read_into(memoryview(memory))
+        assert memory[:] == data
+        monkeypatch.delattr("os.O_DIRECT", raising=False)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="nothing cannot be read: No such file"):
+        DirectFile(tmp_path / "nothing")
