@@ -32,7 +32,7 @@ from swarm.cli.reports import Printer
 
 if TYPE_CHECKING:
     from swarm.keys import BorrowedName, NameLock
-    from swarm.node.shell.build import Offer
+    from swarm.node.shell.build import Offer, Promise
     from swarm.node.shell.ledger import Ledger
 
 MOST_FILES = 65_536
@@ -49,6 +49,7 @@ class Options:
     form: str | None
     head_form: str | None
     part: str | None
+    stream: str
     hosts: tuple[str, ...]
     port: int
     peers: tuple[str, ...]
@@ -76,6 +77,13 @@ class Options:
 @quantise_options
 @click.option(
     "--part", help='Serve exactly this part of each model, for example "b 0-16"; default: what the swarm lacks.'
+)
+@click.option(
+    "--stream",
+    default="auto",
+    show_default=True,
+    metavar="auto|never|N",
+    help="Of a --part, layers that are read from disk each time they are needed: as few as make it fit, none, or N.",
 )
 @click.option("--host", "hosts", multiple=True, help="Listen and announce on this address; default: every LAN address.")
 @click.option(
@@ -105,6 +113,7 @@ def node(
     form: str | None,
     head_form: str | None,
     part: str | None,
+    stream: str,
     hosts: tuple[str, ...],
     port: int,
     peers: tuple[str, ...],
@@ -128,6 +137,7 @@ def node(
             form=form,
             head_form=head_form,
             part=part,
+            stream=stream,
             hosts=hosts,
             port=port,
             peers=peers,
@@ -156,18 +166,18 @@ def serve(options: Options) -> int:
         offer = read_offer(options.weights, options.device, options.dtype, options.part, quantisation)
         ledger = Ledger(ledgers, offer.device.key)
         try:
-            budget = promise_memory(offer, options.memory, ledger)
+            promise = promise_memory(offer, options.memory, ledger, options.stream)
         except BaseException:
             ledger.leave()
             raise
     try:
-        return serve_offer(options, offer, budget, ledger, state)
+        return serve_offer(options, offer, promise, ledger, state)
     finally:
         ledger.leave()
 
 
-def serve_offer(options: Options, offer: Offer, budget: int, ledger: Ledger, state: Path | None) -> int:
-    """Build everything once, run the node, say what happens. budget: bytes of the device."""
+def serve_offer(options: Options, offer: Offer, promise: Promise, ledger: Ledger, state: Path | None) -> int:
+    """Build everything once, run the node, say what happens. promise: of the device's memory."""
     from swarm.discovery.lan import lan_hosts
     from swarm.keys import derive_keys
     from swarm.node.shell.build import build_node
@@ -194,7 +204,7 @@ def serve_offer(options: Options, offer: Offer, budget: int, ledger: Ledger, sta
     cores = find_shared_dir(None, "cores") if offer.device.is_host else None
     printer = Printer(options.as_json, name.identity.node, lambda: process.addresses)
     process = build_node(
-        offer, budget, settings, keys, name, ledger, files.served_before(name.stem), cores, printer.report
+        offer, promise, settings, keys, name, ledger, files.served_before(name.stem), cores, printer.report
     )
     stop_on_signals(process.ask_stop)
     return process.run()

@@ -66,9 +66,9 @@ class Printer:
         if self._as_json:
             click.echo(json.dumps(line))
         else:
-            click.echo(
-                f'swarm-node ready id={self._node} part="{fields["part"]}" model={fields["model"]} address={address}'
-            )
+            streamed = f" streamed={fields['streamed']}" if "streamed" in fields else ""
+            said = f'part="{fields["part"]}"{streamed} model={fields["model"]} address={address}'
+            click.echo(f"swarm-node ready id={self._node} {said}")
         sys.stdout.flush()
 
     def _show_progress(self, fields: Mapping[str, Any]) -> None:

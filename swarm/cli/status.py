@@ -122,6 +122,7 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
         "variant": claim.variant,
         "kind": claim.kind,
         "kv_free_positions": claim.kv_free_positions,
+        "streamed": claim.streamed,
     }
 
 
@@ -130,7 +131,8 @@ def _describe_state(claim: Claim) -> str:
 
     so_far = f", {format_size(claim.loaded_bytes)} so far" if claim.state == "loading" else ""
     variant = f" {claim.variant}" if claim.variant else ""
-    return f"{claim.name}{variant} '{claim.part}' {claim.state}{so_far}"
+    streams = f", {claim.streamed} layers from disk" if claim.streamed else ""
+    return f"{claim.name}{variant} '{claim.part}' {claim.state}{so_far}{streams}"
 
 
 def _middle_rtt(beat: Beat) -> str:

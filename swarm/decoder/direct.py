@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -39,14 +40,15 @@ class DirectFile:
         found = os.fstat(self._descriptor)
         return found.st_size, found.st_mtime_ns
 
-    def read_into(self, memory: memoryview) -> None:
-        """All of it. memory: as long as the file rounded up to pages, and at the beginning of one.
+    def read_into(self, memory: memoryview, on_piece: Callable[[], None] = lambda: None) -> None:
+        """All of it. memory: as long as the file rounded up to pages, and at the beginning of one. on_piece: after each.
 
         Raises WeightsError if it cannot be read or is not what it was when it was opened.
         """
         done = 0
         while done < self.size:
             done += self._read_piece(memory[done : done + PIECE_BYTES], done)
+            on_piece()
         if self._look() != self._seen:
             raise WeightsError(f"{self.path} has changed while it was in use; restart the node")
 

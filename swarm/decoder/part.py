@@ -98,11 +98,11 @@ class DecoderPart(nn.Module):
         """Run the layers (or those numbered `only`) on new positions of several sessions at once.
 
         hidden: [tokens, hidden], packed by span; returns the same shape. Every span's cache advances by its length.
-        on_layer is called after each layer.
+        on_layer is called after each layer, and now and then while one comes from disk.
         """
         numbers = self.part.layers if only is None else only
         view = self._view(spans)
-        with closing(self.shelf.lend(numbers)) as lent:
+        with closing(self.shelf.lend(numbers, on_layer)) as lent:
             for layer in lent:
                 hidden = layer(hidden, spans, view)
                 on_layer()

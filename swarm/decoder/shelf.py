@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 
 from swarm.decoder.layer import Layer
-from swarm.decoder.streaming import StreamedLayers
+from swarm.decoder.streaming import StreamedLayers, Tick
 
 
 class Shelf(nn.Module):
@@ -19,8 +19,11 @@ class Shelf(nn.Module):
         """By number, those that are kept in the device's memory."""
         raise NotImplementedError
 
-    def lend(self, numbers: Sequence[int]) -> Generator[Layer]:
-        """These layers, one after another; each may be used until the next one is asked for, or this is closed."""
+    def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
+        """These layers, one after another; each may be used until the next one is asked for, or this is closed.
+
+        on_read: called now and then while one is waited for, if something is read.
+        """
         raise NotImplementedError
 
 
@@ -36,7 +39,7 @@ class ResidentShelf(Shelf):
     def resident(self) -> Mapping[int, Layer]:
         return {number: cast(Layer, self.layers[place]) for number, place in self._places.items()}
 
-    def lend(self, numbers: Sequence[int]) -> Generator[Layer]:
+    def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
         return (cast(Layer, self.layers[self._places[number]]) for number in numbers)
 
 
@@ -52,11 +55,11 @@ class StreamingShelf(Shelf):
     def resident(self) -> Mapping[int, Layer]:
         return self._kept.resident
 
-    def lend(self, numbers: Sequence[int]) -> Generator[Layer]:
+    def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
         kept = self.resident
         for number in numbers:
             if number in kept:
                 yield kept[number]
             else:
-                with self.streamed.lend(number) as layer:
+                with self.streamed.lend(number, on_read) as layer:
                     yield layer

@@ -16,7 +16,7 @@ from swarm.errors import SwarmError
 
 LOOK_SECONDS = 0.5  # between two signs of life of whoever waits for a layer
 
-Wait = Callable[[], None]
+Tick = Callable[[], None]
 
 
 class StreamedLayers:
@@ -43,9 +43,12 @@ class StreamedLayers:
         return self._reading.bytes_a_second
 
     @contextmanager
-    def lend(self, number: int, on_wait: Wait = lambda: None) -> Generator[Layer]:
-        """A layer, for as long as it is used. Raises WeightsError if it cannot be read."""
-        place = self._reading.take(number, on_wait)
+    def lend(self, number: int, on_read: Tick = lambda: None) -> Generator[Layer]:
+        """A layer, for as long as it is used. on_read: called now and then while it is waited for, if something is read.
+
+        Raises WeightsError if it cannot be read.
+        """
+        place = self._reading.take(number, on_read)
         layer = self._reading.buffers[place].layer
         layer.renumber(number)
         try:
@@ -66,16 +69,19 @@ class _Reading:
         self._changed = threading.Condition()
         self._error: SwarmError | None = None
         self._is_over = False
+        self._pieces = 0  # that have been read
 
-    def take(self, number: int, on_wait: Wait) -> int:
-        start = time.perf_counter()
+    def take(self, number: int, on_read: Tick) -> int:
+        start, seen = time.perf_counter(), self._pieces
         with self._changed:
             while (place := self._ring.take(number)) is None:
                 if self._error is not None:
                     raise self._error
                 self._changed.notify_all()  # the ring may have been told to begin elsewhere
                 self._changed.wait(LOOK_SECONDS)
-                on_wait()
+                if self._pieces != seen:  # a disk that says nothing is to look like a node that hangs
+                    seen = self._pieces
+                    on_read()
         self.waited_seconds += time.perf_counter() - start
         return place
 
@@ -94,7 +100,7 @@ class _Reading:
             while (order := self._wait_for_order()) is not None:
                 place, number = order
                 start = time.perf_counter()
-                self._files[number].read_into(self.buffers[place].memory.view)
+                self._files[number].read_into(self.buffers[place].memory.view, self._note_piece)
                 self._note_rate(self._files[number].size / (time.perf_counter() - start))
                 with self._changed:
                     self._ring.have_read(place)
@@ -116,6 +122,9 @@ class _Reading:
                     return order
                 self._changed.wait()
         return None
+
+    def _note_piece(self) -> None:
+        self._pieces += 1
 
     def _note_rate(self, measured: float) -> None:
         self.bytes_a_second = measured if not self.bytes_a_second else 0.8 * self.bytes_a_second + 0.2 * measured

@@ -40,6 +40,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     kv_free_positions: Count = 0
     variant: Name = ""  # how its weights are stored and computed; "": not told
     kind: Name = ""  # of processor that computes it: those of one kind round alike
+    streamed: Small = 0  # layers of the part that come from disk each time they are needed
     loaded_bytes: Count = 0  # so far, of what is loading: one that stands still is not waited for
 
 

@@ -59,7 +59,7 @@ class MemoryAccount:
 
     def bytes_of(self, model: ModelKey, part: Part) -> int:
         """What a part costs, its KV reserve included."""
-        return self._models[model].costs.of_part(part)
+        return self._models[model].bytes_of(part)
 
     def free(self, but: ModelKey | None = None) -> int:
         """Bytes that no claim has spoken for; claims on `but` do not count."""

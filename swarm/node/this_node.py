@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from swarm.models import ModelKey
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part, part_of
 from swarm.plan.claims import CellCosts
 
@@ -18,11 +19,21 @@ class LocalModel:
     name: str
     costs: CellCosts
     kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
+    residence: Residence = ALL_KEPT  # of the part that it was told to serve
 
     @property
     def present(self) -> Part:
         """What this machine has the weights of."""
         return part_of(set(range(self.costs.layers + 2)) - self.costs.absent, self.costs.layers)
+
+    def bytes_of(self, part: Part) -> int:
+        """What a part takes, its KV reserve included."""
+        spared = self.residence.spared_bytes(part.layers, self.costs.layer - self.kv_layer_bytes)
+        return self.costs.of_part(part) - spared
+
+    def count_streamed(self, part: Part) -> int:
+        """How many layers of a part come from disk each time."""
+        return len(set(self.residence.streamed) & set(part.layers))
 
     def without(self, spoilt: Iterable[int]) -> LocalModel:
         """The same, with fewer cells."""

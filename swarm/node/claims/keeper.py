@@ -50,9 +50,11 @@ class ClaimKeeper:
         if not self._claims.of(served.model).wanted.covers(served.part):
             return []
         self._sessions.serve(served)
-        name = self._membership.local[served.model].name
+        local = self._membership.local[served.model]
         model, variant = served.model
-        fields = {"part": str(served.part), "model": name, "model_id": model, "variant": variant}
+        fields = {"part": str(served.part), "model": local.name, "model_id": model, "variant": variant}
+        if streamed := local.count_streamed(served.part):
+            fields["streamed"] = str(streamed)
         return [Report("ready", fields), *self._moves.loaded(served.model, served.part, now)]
 
     def failed(self, event: PartFailed, now: float) -> list[Effect]:

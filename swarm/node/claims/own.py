@@ -102,6 +102,7 @@ class OwnClaims:
         ]
 
     def _describe(self, model: ModelKey, part: Part, state: ClaimState, sessions: SessionTable) -> Claim:
+        local = self._models[model]
         served = sessions.served.get(model)
         position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
         return Claim(
@@ -115,6 +116,7 @@ class OwnClaims:
             prompt_seconds=self._prompt_seconds[model].value,
             variant=model.variant,
             kind="" if served is None else served.kind,
+            streamed=local.count_streamed(part),
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
             kv_free_positions=0 if served is None else max(0, sessions.kv_free(model)) // position_bytes,
         )

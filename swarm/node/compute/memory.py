@@ -56,6 +56,10 @@ class ModelMemory:
         """Bytes of KV that are kept free for a part at least."""
         return part.layer_count * self.kv_layer_bytes
 
+    def needed(self, part: Part) -> int:
+        """Bytes that a part takes at least, all layers kept."""
+        return self.fixed(part) + self.kv_reserve(part)
+
     def useful(self, part: Part) -> int:
         """Bytes beyond which a part gains nothing from more memory."""
         return self.fixed(part) + part.layer_count * self.most_kv_layer_bytes
@@ -138,8 +142,8 @@ def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
 
 
 def check_part(name: str, memory: ModelMemory, part: Part, budget: int) -> None:
-    """Raise RequestError if a part that was asked for does not fit with its KV."""
-    needed = memory.fixed(part) + memory.kv_reserve(part)
+    """Raise RequestError if a part that was asked for does not fit with its KV, all layers kept."""
+    needed = memory.needed(part)
     if needed > budget:
         raise RequestError(
             f'part "{part}" of {name} needs {format_size(needed)} with its KV, {format_size(budget)} may be used; '

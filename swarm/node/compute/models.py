@@ -20,6 +20,7 @@ from swarm.messages.files import DocumentCard, ModelCard
 from swarm.models import ModelKey
 from swarm.node.compute.memory import ModelMemory, model_memory
 from swarm.node.compute.verifier import FileToVerify
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part, part_of, part_of_cells, whole
 from swarm.plan.claims import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
@@ -30,12 +31,16 @@ MOST_END_IDS = 16  # of a card
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """Where a loader finds a model, who knows its mathematics, how much KV is of use, what it becomes on the way."""
+    """Where a loader finds a model, who knows its mathematics, how much KV is of use, what it becomes on the way.
+
+    residence: which layers are kept.
+    """
 
     family: DecoderFamily
     directory: Path
     most_kv_layer_bytes: int
     quantisation: Quantisation[Scheme] | None = None
+    residence: Residence = ALL_KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,9 @@ class LocalWeights:
     def name(self) -> str:
         return self.manifest.name[:64]
 
-    @property
-    def source(self) -> WeightsSource:
-        """What a loader reads."""
-        return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes, self.quantisation)
+    def source(self, residence: Residence) -> WeightsSource:
+        """What a loader reads, and how the part that is served is held."""
+        return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes, self.quantisation, residence)
 
     @property
     def costs(self) -> CellCosts:

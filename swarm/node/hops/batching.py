@@ -81,7 +81,8 @@ def chunk_tokens(token_seconds: float, decode_seconds: float | None, chunk_secon
     """
     if token_seconds <= 0:
         return 64
-    alone = STEP_SECONDS - chunk_seconds
+    # Where what a chunk costs besides takes longer than that, its tokens may take as long again: layers come from disk.
+    alone = chunk_seconds if chunk_seconds >= STEP_SECONDS else STEP_SECONDS - chunk_seconds
     limit = alone if decode_seconds is None else min(alone, DECODE_SHARE * decode_seconds)
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(limit / token_seconds)))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swarm.decoder.device import Device, best_device, device_named
 from swarm.decoder.scheme import Scheme
+from swarm.errors import RequestError
 from swarm.keys import BorrowedName, NameLock, SwarmKeys, machine_id
 from swarm.models import ModelKey
 from swarm.node.compute.memory import (
@@ -19,6 +20,7 @@ from swarm.node.compute.memory import (
 from swarm.node.compute.models import LocalWeights, read_weights
 from swarm.node.compute.protocol import EngineLoader
 from swarm.node.effects import Report
+from swarm.node.residence import ALL_KEPT, Residence, settle
 from swarm.node.shell.cores import Cores
 from swarm.node.shell.ledger import Ledger
 from swarm.node.shell.process import NodeProcess, NodeSettings
@@ -67,11 +69,20 @@ def read_offer(
     return Offer(place, dtype, models, placement, list(dict.fromkeys(filter(None, doubts))))
 
 
-def promise_memory(offer: Offer, memory: str | None, ledger: Ledger) -> int:
-    """Bytes of the device that this node may use: what is of use to it, what --memory allows, what others leave.
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Bytes of the device that a node may use, and how it holds each part that it was asked for with them."""
+
+    budget: int
+    residences: Mapping[ModelKey, Residence]
+
+
+def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str = "auto") -> Promise:
+    """What is of use to a node, what --memory allows, what others leave. stream: auto, never, or how many layers.
 
     Raises RequestError if that is too little for a layer, or for the parts asked for.
     """
+    asked = _parse_stream(stream, has_part=bool(offer.placement))
     useful = sum(one.memory.useful(offer.placement.get(model) or one.present) for model, one in offer.models.items())
     most = useful if memory is None else min(useful, parse_size(memory))
     budget = ledger.promise(lambda: int(offer.device.measure().free * (1 - SPARED_SHARE)), most)
@@ -79,16 +90,32 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger) -> int:
         if model not in offer.placement:
             check_budget(one.name, one.memory, budget)
     left = budget
+    residences: dict[ModelKey, Residence] = {}
     for model, part in offer.placement.items():
-        memory_of = offer.models[model].memory
-        check_part(offer.models[model].name, memory_of, part, left)
-        left -= memory_of.weights(part) + memory_of.kv_reserve(part)
-    return budget
+        name, memory_of = offer.models[model].name, offer.models[model].memory
+        layer = memory_of.weight_costs.layer
+        if stream == "never":
+            check_part(name, memory_of, part, left)
+        residence = settle(name, part, memory_of.needed(part), layer, left, asked)
+        residences[model] = residence
+        left -= memory_of.weights(part) + memory_of.kv_reserve(part) - residence.spared_bytes(part.layers, layer)
+    return Promise(budget, residences)
+
+
+def _parse_stream(stream: str, *, has_part: bool) -> int | None:
+    """How many layers to stream; None for as few as possible. Raises RequestError."""
+    if stream == "auto":
+        return None
+    if stream != "never" and not stream.isdecimal():
+        raise RequestError(f'--stream "{stream}" is not understood; write auto, never or a number of layers')
+    if stream != "never" and not has_part:
+        raise RequestError(f"--stream {stream} goes with --part: what is to be served")
+    return 0 if stream == "never" else int(stream)
 
 
 def build_node(
     offer: Offer,
-    budget: int,
+    promise: Promise,
     settings: NodeSettings,
     keys: SwarmKeys,
     name: NameLock | BorrowedName,
@@ -99,19 +126,24 @@ def build_node(
 ) -> NodeProcess:
     """The node's process, ready to run.
 
-    budget: bytes of the device. served_before: the file where to keep what it serves, for its next start. cores: where the
-    machine's nodes take turns. report: what happens, for the user.
+    promise: of the device's memory. served_before: the file where to keep what it serves, for its next start. cores: where
+    the machine's nodes take turns. report: what happens, for the user.
     """
     models = offer.models
     layers = {model: one.decoder.layers for model, one in models.items()}
     allocated: dict[ModelKey, int] = {}
+
+    def residence_of(model: ModelKey) -> Residence:
+        return promise.residences.get(model, ALL_KEPT)
 
     def note(said: Report) -> None:
         report(said)
         if said.kind == "ready":  # its weights show in the device's own figures from now on
             model = ModelKey(said.fields["model_id"], said.fields["variant"])
             part = parse_part(said.fields["part"], layers[model])
-            allocated[model] = models[model].memory.weights(part)
+            memory = models[model].memory
+            spared = residence_of(model).spared_bytes(part.layers, memory.weight_costs.layer)
+            allocated[model] = memory.weights(part) - spared
             ledger.note_allocated(sum(allocated.values()))
             if served_before is not None:
                 with contextlib.suppress(OSError):  # it will ask the swarm what to serve, as a new node does
@@ -121,7 +153,7 @@ def build_node(
         from swarm.node.compute.engine import DecoderLoader  # seconds of torch, on a loader thread: discovery goes on
 
         return DecoderLoader(
-            {model: one.source for model, one in models.items()},
+            {model: one.source(residence_of(model)) for model, one in models.items()},
             offer.device,
             offer.dtype,
             on_layer,
@@ -134,9 +166,10 @@ def build_node(
         device=offer.device.name,
         machine=machine_id(),
         memory_total=offer.device.measure().total,
-        budget=budget - max(one.memory.scratch for one in models.values()),
+        budget=promise.budget - max(one.memory.scratch for one in models.values()),
         models=tuple(
-            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes) for model, one in models.items()
+            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes, residence_of(model))
+            for model, one in models.items()
         ),
         served_before={} if served_before is None else read_served_before(served_before, layers),
     )
