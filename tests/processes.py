@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 DEMO = Path(str(resources.files("swarm.demo").joinpath("model")))
-READY = re.compile(r'swarm-node ready id=(\w+) part="([^"]+)" model=(\S+) address=tcp://(\S+)')
+READY = re.compile(r'swarm-node ready id=(\w+) part="([^"]+)" model=(\S+)(?: streamed=\d+)? address=tcp://(\S+)')
 
 
 def environment(home: Path) -> dict[str, str]:

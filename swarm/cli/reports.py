@@ -67,7 +67,7 @@ class Printer:
             click.echo(json.dumps(line))
         else:
             streamed = f" streamed={fields['streamed']}" if "streamed" in fields else ""
-            said = f'part="{fields["part"]}"{streamed} model={fields["model"]} address={address}'
+            said = f'part="{fields["part"]}" model={fields["model"]}{streamed} address={address}'
             click.echo(f"swarm-node ready id={self._node} {said}")
         sys.stdout.flush()
 

@@ -64,14 +64,15 @@ def test_a_signal_ends_a_node_within_five_seconds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_stays_under_the_cap(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("megabytes", "asked"), [(300, []), (200, ["--part", "f"])], ids=["claimed", "streamed"])
+def test_memory_stays_under_the_cap(megabytes: int, asked: list[str], tmp_path: Path) -> None:
     """RSS after loading and serving <= RSS before loading + --memory + 100 MB, seen from outside."""
     from swarm.bench.checkpoint import make_checkpoint
     from swarm.bench.shapes import Shape
 
     make_checkpoint(Shape(layers=12, hidden=1024, heads=16, vocabulary=20000), tmp_path / "weights")
     options = ["--weights", str(tmp_path / "weights"), *LOOPBACK, "--port", "19010", "--no-mdns"]
-    started = Node(tmp_path, [*options, "--memory", "300MB"])
+    started = Node(tmp_path, [*options, "--memory", f"{megabytes}MB", *asked])
     process = psutil.Process(started.process.pid)
     peak = 0
 
@@ -83,8 +84,8 @@ def test_memory_stays_under_the_cap(tmp_path: Path) -> None:
     try:
         wait_until(is_ready, 60, "the node is ready")
         base = peak_memory("import torch")
-        assert peak <= base + 300_000_000 + (100 << 20), f"{peak >> 20} MB"
-        assert started.wait_ready()[2] != "b 0-12 e"
+        assert peak <= base + megabytes * 1_000_000 + (100 << 20), f"{peak >> 20} MB"
+        assert (started.wait_ready()[2] == "b 0-12 e") == bool(asked)
     finally:
         started.stop()
 

@@ -1,0 +1,79 @@
+"""Which layers of a part come from disk: as few as make it fit, spread between the others, or so many as were asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.errors import RequestError
+from swarm.models import ModelKey
+from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
+from swarm.node.residence import ALL_KEPT, BUFFERS, Residence, settle, spread
+from swarm.node.this_node import LocalModel
+from swarm.parts import parse_part
+from swarm.plan.claims import CellCosts
+
+LAYERS = 10
+PART = parse_part("b 0-10", LAYERS)
+LAYER, REST = 100, 70  # bytes of a layer's weights, and of all else
+NEEDED = LAYERS * LAYER + REST
+
+
+def settle_in(budget: int, asked: int | None = None) -> Residence:
+    return settle("m", PART, NEEDED, LAYER, budget, asked)
+
+
+def test_what_fits_is_kept() -> None:
+    assert settle_in(NEEDED) == ALL_KEPT
+    assert settle_in(NEEDED, 0) == ALL_KEPT
+
+
+@pytest.mark.parametrize(("lacking", "streamed"), [(1, 3), (100, 3), (101, 4), (650, 9), (700, 9)])
+def test_as_few_as_possible_are_streamed(lacking: int, streamed: int) -> None:
+    """Two buffers take the place of two layers."""
+    found = settle_in(NEEDED - lacking)
+    assert (len(found.streamed), found.buffers) == (streamed, BUFFERS)
+    assert NEEDED - found.spared_bytes(PART.layers, LAYER) <= NEEDED - lacking
+
+
+def test_they_lie_between_the_others() -> None:
+    assert spread(range(10), 3) == [2, 5, 9]
+    assert spread(range(10), 9) == [0, 1, 2, 3, 4, 5, 6, 7, 9]
+    assert spread([4, 5, 6], 3) == [4, 5, 6]
+    for count in range(1, 11):
+        assert len(set(spread(range(10), count))) == count
+
+
+def test_so_many_are_streamed_as_were_asked_for() -> None:
+    assert settle_in(NEEDED, 10) == Residence(list(range(10)), BUFFERS)
+    assert settle_in(NEEDED, 1) == Residence([9], 1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked", "message"),
+    [
+        (NEEDED, 11, '--stream 11 is more than the 10 layers of "b 0-10" of m'),
+        (NEEDED - 701, None, 'part "b 0-10" of m needs 1.07 KB with its KV, and 370 B with all but one layer streamed'),
+        (NEEDED - 1, 0, 'part "b 0-10" of m needs'),
+        (NEEDED - 101, 3, 'part "b 0-10" of m needs'),
+    ],
+)
+def test_what_fits_in_no_way_is_refused(budget: int, asked: int | None, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        settle_in(budget, asked)
+    assert message in str(caught.value)
+
+
+def test_a_model_takes_what_its_kept_layers_and_buffers_do() -> None:
+    costs = CellCosts(LAYERS, 10, 140, 20)
+    local = LocalModel(ModelKey("1" * 32, ""), "m", costs, 40, Residence([1, 3, 5, 7], 2))
+    assert local.bytes_of(PART) == 10 + 10 * 140 - 2 * 100
+    assert local.bytes_of(parse_part("0-4", LAYERS)) == 4 * 140
+    assert [local.count_streamed(parse_part(spec, LAYERS)) for spec in ("f", "0-4", "8-10 e")] == [4, 2, 0]
+
+
+def test_a_chunk_of_a_prompt_is_as_long_as_a_pass_over_what_is_streamed() -> None:
+    assert chunk_tokens(0.001, None) == 100
+    assert chunk_tokens(0.001, None, chunk_seconds=0.08) == 20
+    assert chunk_tokens(0.001, None, chunk_seconds=0.25) == 250
+    assert chunk_tokens(0.001, None, chunk_seconds=9.0) == LARGEST_CHUNK
+    assert chunk_tokens(0.001, 0.01, chunk_seconds=0.25) == SMALLEST_CHUNK

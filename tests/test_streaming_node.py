@@ -1,0 +1,59 @@
+"""A node that reads layers from disk each time: the same answers, in less memory, and what it says of that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.demo_model import LOOPBACK, WEIGHTS
+from tests.processes import Node, chat_json, run_command
+
+QUESTION = "Say the words after: one two three"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
+
+
+def ask(folder: Path, weights: Path, port: int, options: list[str]) -> tuple[dict[str, object], list[str]]:
+    """A greedy answer of one node, and what it said when it was ready."""
+    started = Node(folder, ["--weights", str(weights), *LOOPBACK, "--port", str(port), "--no-mdns", *options])
+    try:
+        started.wait_ready()
+        peer = ["--no-mdns", "--peer", f"127.0.0.1:{port}"]
+        answer = chat_json(folder, [QUESTION, *LOOPBACK, *peer, "--temperature", "0", "--max-tokens", "24"])
+        status = run_command("status", folder, [*LOOPBACK, *peer, "--json"])
+        (node,) = json.loads(status.stdout)["nodes"]
+        return {"text": answer["text"], "streamed": node["claims"][0]["streamed"]}, started.lines
+    finally:
+        started.stop()
+
+
+def test_a_node_answers_the_same_with_layers_from_disk(tmp_path: Path, weights: Path) -> None:
+    kept, lines = ask(tmp_path, weights, 19100, ["--part", "f"])
+    assert kept["streamed"] == 0
+    assert not any("streamed" in line for line in lines)
+    streamed, lines = ask(tmp_path, weights, 19110, ["--part", "f", "--stream", "4"])
+    assert streamed == {**kept, "streamed": 4}
+    assert any("streamed=4" in line for line in lines)
+    assert len(list((weights / "packed").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--part", "f", "--stream", "7"], '--stream 7 is more than the 6 layers of "b 0-6 e" of swarm-demo'),
+        (["--part", "f", "--stream", "some"], '--stream "some" is not understood; write auto, never or a number'),
+        (["--stream", "3"], "--stream 3 goes with --part"),
+        (["--part", "f", "--stream", "never", "--memory", "6MB"], "or a larger --memory"),
+        (["--part", "f", "--memory", "6MB"], "with all but one layer streamed"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(options: list[str], message: str, tmp_path: Path, weights: Path) -> None:
+    done = run_command("node", tmp_path, ["--weights", str(weights), *LOOPBACK, "--no-mdns", *options])
+    assert done.returncode == 2
+    assert message in done.stderr
