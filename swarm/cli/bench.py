@@ -160,6 +160,23 @@ def load(model: str, form: str | None, is_stored: bool, layers: int | None, fold
 
 
 @bench.command()
+@click.option("--layers", type=click.IntRange(2), default=12, show_default=True)
+@click.option("--hidden", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measured rounds, in turn.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="On the disk that is to be read.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def stream(layers: int, hidden: int, rounds: int, folder: Path | None, as_json: bool) -> None:
+    """Speed with half of the layers read from disk each time, beside all of them kept, in one process."""
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    from swarm.bench.stream import StreamPlan
+    from swarm.bench.stream import run as measure
+
+    shape = Shape(layers=layers, hidden=hidden)
+    with tempfile.TemporaryDirectory(prefix="swarm-bench-", dir=folder) as place:
+        _print(measure(StreamPlan(shape=shape, rounds=rounds), Path(place), _say), as_json)
+
+
+@bench.command()
 @click.option("--nodes", type=click.IntRange(1, 1000), default=200, show_default=True)
 @click.option("--layers", type=click.IntRange(1), default=120, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Random swarms.")

@@ -36,10 +36,14 @@ from swarm.sepweight.tensorfile import TensorFile
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """Which layers of a part come from disk each time they are needed, and how many of them are in memory at a time."""
+    """Which layers of a part come from disk each time they are needed, and how many of them are in memory at a time.
+
+    open_file: opens what is read again and again.
+    """
 
     numbers: Sequence[int]
     buffers: int
+    open_file: Callable[[Path], DirectFile] = DirectFile
 
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
@@ -236,7 +240,8 @@ class _Builder:
                 packed.write(number, buffer)
             if len(buffers) < streaming.buffers:
                 buffers.append(buffer)
-        return StreamedLayers({number: DirectFile(packed.path(number)) for number in streaming.numbers}, buffers)
+        files = {number: streaming.open_file(packed.path(number)) for number in streaming.numbers}
+        return StreamedLayers(files, buffers)
 
     def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:
         files = self.store.manifest.files
