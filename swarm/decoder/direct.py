@@ -10,6 +10,8 @@ from types import TracebackType
 
 from swarm.errors import WeightsError
 
+Tick = Callable[[], None]
+
 PIECE_BYTES = 4 << 20
 DIRECT_STEP = 4096  # addresses, offsets and lengths of direct reads
 
@@ -40,7 +42,7 @@ class DirectFile:
         found = os.fstat(self._descriptor)
         return found.st_size, found.st_mtime_ns
 
-    def read_into(self, memory: memoryview, on_piece: Callable[[], None] = lambda: None) -> None:
+    def read_into(self, memory: memoryview, on_piece: Tick = lambda: None) -> None:
         """All of it. memory: as long as the file rounded up to pages, and at the beginning of one. on_piece: after each.
 
         Raises WeightsError if it cannot be read or is not what it was when it was opened.

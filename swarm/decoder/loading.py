@@ -234,13 +234,14 @@ class _Builder:
                     f"layers {streaming.numbers[0]} and {number} have matrices in different forms and cannot be streamed "
                     "with the same memory; choose among those of one form"
                 )
-            if not buffers and packed.has(number, buffer) and not packed.matches(number, buffer):
+            if not buffers and packed.has(number, buffer) and not packed.is_like(number, buffer):
                 packed.drop()
             if not packed.has(number, buffer):
+                self.store.verify(layer_key(number))  # what is packed is read instead of it from now on
                 packed.write(number, buffer)
             if len(buffers) < streaming.buffers:
                 buffers.append(buffer)
-        files = {number: streaming.open_file(packed.path(number)) for number in streaming.numbers}
+        files = {number: packed.open(number, streaming.open_file) for number in streaming.numbers}
         return StreamedLayers(files, buffers)
 
     def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:

@@ -1,8 +1,9 @@
 """Layers as this machine's kernels read them, a file each: what is streamed, in place of reordering it each time.
 
-Such a file is bytes of one buffer and says nothing of itself. Its name holds a digest of all that it depends on: the weights
-it was made of, the form, torch and the processor. One is never trusted for being there: the first is compared with what is
-made anew, and all are made again where it differs.
+Such a file is the bytes of one buffer and says nothing of itself. Its name holds a digest of all that it depends on (the
+weights it was made of, the form, torch and the processor) and one of its bytes. None is trusted for being there: what the
+first holds is compared with what is made anew, and all are made again where it differs; each is compared with its digest
+when it is first read, and now and then afterwards.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from swarm.decoder.buffer import LayerBuffer
-from swarm.decoder.direct import DIRECT_STEP, DirectFile
+from swarm.decoder.direct import DIRECT_STEP, DirectFile, Tick
 from swarm.errors import WeightsError
 from swarm.sizes import format_size
 
 FOLDER = "packed"  # in a sepweight directory
+CHECKED_READS = 100  # one of so many is compared with its digest
+UNFINISHED = "unfinished"
 
 
 class PackedLayers:
@@ -27,61 +30,93 @@ class PackedLayers:
     def __init__(self, directory: Path, made_of: Mapping[int, str], facts: Mapping[str, str]) -> None:
         """directory: of the weights. made_of: what each layer's file depends on. facts: what all do.
 
-        Raises WeightsError if nothing can be written there.
+        Raises WeightsError if nothing can be kept there.
         """
         self._folder = directory / FOLDER
         self._names = {
-            number: f"{number:05d}.{_digest({**facts, 'made of': source})}" for number, source in made_of.items()
+            number: f"{number:05d}.{_digest_of_facts({**facts, 'made of': source})}"
+            for number, source in made_of.items()
         }
         try:
             self._folder.mkdir(exist_ok=True)
+            there = sorted(path for path in self._folder.iterdir() if path.suffix != f".{UNFINISHED}")
         except OSError as error:
             raise WeightsError(
-                f"{self._folder} cannot be made: {error.strerror}; streaming needs room there for the layers that it reads"
+                f"{self._folder} cannot be used: {error.strerror}; streamed layers are kept there, ready to be read"
             ) from None
-
-    def path(self, number: int) -> Path:
-        return self._folder / self._names[number]
+        by_name = {path.stem: path for path in there}
+        self._paths = {number: by_name[name] for number, name in self._names.items() if name in by_name}
 
     def has(self, number: int, buffer: LayerBuffer) -> bool:
         """Whether there is a file of the right length."""
         try:
-            return self.path(number).stat().st_size == len(buffer.memory.view)
+            return number in self._paths and self._paths[number].stat().st_size == len(buffer.memory.view)
         except OSError:
             return False
 
-    def matches(self, number: int, buffer: LayerBuffer) -> bool:
-        """Whether the file of a layer holds what is in a buffer."""
-        expected = bytes(buffer.memory.view)
-        with DirectFile(self.path(number)) as file:
-            file.read_into(buffer.memory.view)
-        is_same = bytes(buffer.memory.view) == expected
-        buffer.memory.view[:] = expected
-        return is_same
+    def is_like(self, number: int, buffer: LayerBuffer) -> bool:
+        """Whether a layer's file was made of the very bytes that are in a buffer."""
+        return self._paths[number].suffix == f".{_digest(buffer.memory.view)}"
 
     def drop(self) -> None:
         """Remove all files, to make them again."""
-        for number in self._names:
-            self.path(number).unlink(missing_ok=True)
+        for number in list(self._paths):
+            self._paths.pop(number).unlink(missing_ok=True)
 
     def write(self, number: int, buffer: LayerBuffer) -> None:
         """Keep what is in a buffer; whole or not at all. Raises WeightsError if it cannot be written."""
-        size = len(buffer.memory.view)
-        assert size % DIRECT_STEP == 0
-        unfinished = self._folder / f"{self._names[number]}.{os.getpid()}.unfinished"
+        data = buffer.memory.view
+        assert len(data) % DIRECT_STEP == 0
+        unfinished = self._folder / f"{self._names[number]}.{os.getpid()}.{UNFINISHED}"
+        path = self._folder / f"{self._names[number]}.{_digest(data)}"
         try:
             with unfinished.open("wb") as file:
-                file.write(buffer.memory.view)
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            unfinished.replace(self.path(number))
+            unfinished.replace(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise WeightsError(
-                f"{self.path(number)} cannot be written: {error.strerror}; each streamed layer takes {format_size(size)}"
+                f"{path} cannot be written: {error.strerror}; each streamed layer takes {format_size(len(data))}"
             ) from None
+        self._paths[number] = path
+
+    def open(self, number: int, open_file: Callable[[Path], DirectFile]) -> PackedFile:
+        """A layer's file. Raises WeightsError if it cannot be opened."""
+        return PackedFile(open_file(self._paths[number]))
 
 
-def _digest(facts: Mapping[str, str]) -> str:
+class PackedFile:
+    """A packed layer, open for reading again and again."""
+
+    def __init__(self, file: DirectFile) -> None:
+        self._file = file
+        self._reads = 0
+
+    @property
+    def size(self) -> int:
+        return self._file.size
+
+    def read_into(self, memory: memoryview, on_piece: Tick) -> None:
+        """All of it, as DirectFile does; one that is damaged is removed and made again at the next start.
+
+        Raises WeightsError.
+        """
+        self._file.read_into(memory, on_piece)
+        if self._reads % CHECKED_READS == 0 and self._file.path.suffix != f".{_digest(memory)}":
+            self._file.path.unlink(missing_ok=True)
+            raise WeightsError(f"{self._file.path} was damaged and is removed; restart the node to have it made again")
+        self._reads += 1
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _digest(data: memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of_facts(facts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

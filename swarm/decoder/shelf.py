@@ -7,8 +7,9 @@ from typing import cast
 
 from torch import nn
 
+from swarm.decoder.direct import Tick
 from swarm.decoder.layer import Layer
-from swarm.decoder.streaming import StreamedLayers, Tick
+from swarm.decoder.streaming import StreamedLayers
 
 
 class Shelf(nn.Module):

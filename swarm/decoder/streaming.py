@@ -5,24 +5,38 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from swarm.decoder.buffer import LayerBuffer
-from swarm.decoder.direct import DirectFile
+from swarm.decoder.direct import Tick
 from swarm.decoder.layer import Layer
 from swarm.decoder.ring import Ring
 from swarm.errors import SwarmError
 
 LOOK_SECONDS = 0.5  # between two signs of life of whoever waits for a layer
 
-Tick = Callable[[], None]
+
+class Readable(Protocol):
+    """What is read into a buffer again and again."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def read_into(self, memory: memoryview, on_piece: Tick) -> None:
+        """All of it. on_piece: called after each piece. Raises WeightsError."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class StreamedLayers:
     """Some layers of a decoder, of which as many are in memory as there are buffers."""
 
-    def __init__(self, files: Mapping[int, DirectFile], buffers: Sequence[LayerBuffer]) -> None:
+    def __init__(self, files: Mapping[int, Readable], buffers: Sequence[LayerBuffer]) -> None:
         """files: by number of layer, what is read into a buffer. buffers: at least one; what they hold is read anew."""
         self._reading = _Reading(files, buffers)
         threading.Thread(target=self._reading.run, name="streamer", daemon=True).start()
@@ -60,7 +74,7 @@ class StreamedLayers:
 class _Reading:
     """What the thread and whoever computes share. The thread holds no reference to StreamedLayers: it ends with those."""
 
-    def __init__(self, files: Mapping[int, DirectFile], buffers: Sequence[LayerBuffer]) -> None:
+    def __init__(self, files: Mapping[int, Readable], buffers: Sequence[LayerBuffer]) -> None:
         self.numbers = sorted(files)
         self.buffers = buffers
         self.waited_seconds = self.bytes_a_second = 0.0

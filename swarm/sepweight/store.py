@@ -12,7 +12,7 @@ from torch import Tensor
 
 from swarm.errors import WeightsError
 from swarm.parts import Part, parse_part
-from swarm.sepweight.manifest import Manifest, check_sizes, file_keys, file_name, read_manifest
+from swarm.sepweight.manifest import Manifest, check_sizes, file_keys, file_name, read_manifest, sha256_of
 from swarm.sepweight.tensorfile import TensorFile, finish
 
 
@@ -31,6 +31,12 @@ class Store:
         for key in keys:
             with self.open(key) as file:
                 self._check_tensors(key, file)
+
+    def verify(self, key: str) -> None:
+        """Raise WeightsError unless a file's bytes are those that the manifest names by their digest."""
+        path = self.directory / file_name(key)
+        if sha256_of(path) != self.manifest.files[key].sha256:
+            raise WeightsError(f"{path} is damaged: copy it from another machine or convert the checkpoint again")
 
     def _check_tensors(self, key: str, file: TensorFile) -> None:
         for name, entry in self.manifest.files[key].tensors.items():

@@ -25,24 +25,25 @@ def test_a_history_keeps_every_promise(seed: int) -> None:
     run_scenario(seed)
 
 
-def find_failure() -> str:
-    """What is found first."""
+def finds(failure: str) -> bool:
+    """Whether some history fails so; others may fail in other ways before."""
     for seed in range(MOST_SEEDS):
         try:
             run_scenario(seed)
         except Exception as error:
-            return str(error)
-    return ""
+            if failure in str(error):
+                return True
+    return False
 
 
 def test_without_holds_a_layer_is_dropped_that_nobody_else_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MoveRunner, "_is_held", lambda self, moving, dropped: True)
-    assert "which nobody else serves" in find_failure()
+    assert finds("which nobody else serves")
 
 
 def test_without_the_fence_steps_run_where_they_must_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HopSession, "judge", lambda self, span: None)
-    assert "the step is at" in find_failure()
+    assert finds("the step is at")
 
 
 def test_without_the_clients_index_check_tokens_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +51,7 @@ def test_without_the_clients_index_check_tokens_are_wrong(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         Transcript, "take", lambda self, message: take(self, structs.replace(message, index=len(self.ids)))
     )
-    assert " got " in find_failure()
+    assert finds(" got ")
 
 
 def test_a_failing_seed_can_be_replayed_by_one_line() -> None:
