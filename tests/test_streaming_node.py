@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,30 @@ def test_a_node_answers_the_same_with_layers_from_disk(tmp_path: Path, weights: 
     assert streamed == {**kept, "streamed": 4}
     assert any("streamed=4" in line for line in lines)
     assert len(list((weights / "packed").iterdir())) == 4
+
+
+def test_a_node_that_can_no_longer_read_its_layers_ends_and_another_one_answers(tmp_path: Path, weights: Path) -> None:
+    """The client has begun to ask the first one, and waits for the second."""
+    told = ["--weights", str(weights), *LOOPBACK, "--no-mdns", "--part", "f"]
+    first = Node(tmp_path, [*told, "--port", "19120", "--stream", "4"])
+    second = None
+    try:
+        first.wait_ready()
+        for path in (weights / "packed").iterdir():
+            os.truncate(path, 4096)
+        peers = ["--no-mdns", "--peer", "127.0.0.1:19120", "--peer", "127.0.0.1:19130"]
+        asked = [QUESTION, *LOOPBACK, *peers, "--temperature", "0", "--max-tokens", "24", "--wait", "60"]
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(chat_json, tmp_path, asked)
+            assert first.process.wait(30) == 1
+            assert any("cannot serve" in line and "is cut short" in line for line in first.errors)
+            second = Node(tmp_path, [*told, "--port", "19130", "--stream", "never"])
+            text = answer.result(90)["text"]
+        assert text == chat_json(tmp_path, asked)["text"]
+    finally:
+        first.stop()
+        if second is not None:
+            second.stop()
 
 
 @pytest.mark.parametrize(

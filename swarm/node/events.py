@@ -62,6 +62,13 @@ class WeightsDamaged(Struct, frozen=True):
     expected: str
 
 
+class WeightsLost(Struct, frozen=True):
+    """What is computed with can no longer be read."""
+
+    model: ModelKey
+    message: str
+
+
 class ComputeEnded(Struct, frozen=True):
     """Nothing can be computed or loaded here any more."""
 
@@ -108,6 +115,7 @@ Event = (
     | PartFailed
     | ComputeEnded
     | WeightsDamaged
+    | WeightsLost
     | CoresTaken
     | BatchDone
     | BatchFailed

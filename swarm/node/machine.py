@@ -32,6 +32,7 @@ from swarm.node.events import (
     StopAsked,
     Ticked,
     WeightsDamaged,
+    WeightsLost,
 )
 from swarm.node.hops.opening import Opening
 from swarm.node.hops.sessions import SessionTable
@@ -117,6 +118,8 @@ class NodeMachine:
                 return self.keeper.progressed(event)
             case WeightsDamaged():
                 return [*self.keeper.damaged(event, now), *self._say()]
+            case WeightsLost():
+                return [*self.keeper.lost(event, now), *self._say()]
             case ComputeEnded():
                 return [Report("failed", {"message": event.message}), Exit(1)]
             case PartFailed():

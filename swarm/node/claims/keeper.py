@@ -12,7 +12,7 @@ from swarm.node.batches import ServedPart
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.claims.own import OwnClaims
 from swarm.node.effects import Effect, Exit, Load, Report, Unload
-from swarm.node.events import PartFailed, PartProgress, WeightsDamaged
+from swarm.node.events import PartFailed, PartProgress, WeightsDamaged, WeightsLost
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import Membership
 from swarm.parts import NOTHING, Part, whole
@@ -62,12 +62,29 @@ class ClaimKeeper:
         claim = self._claims.of(event.model)
         effects: list[Effect] = [Report("failed", {"model": str(event.model), "message": event.message})]
         effects += self._moves.failed(event.model, now)
-        if not claim.serving.is_empty():
-            return effects
-        self._membership.spoil(event.model, whole(claim.layers))
-        del self._claims.by_model[event.model]
+        return [*effects, *self._give_up(event.model, claim.layers)] if claim.serving.is_empty() else effects
+
+    def lost(self, event: WeightsLost, now: float) -> list[Effect]:
+        """Serve nothing of a model whose weights can no longer be read; likewise."""
+        model = event.model
+        claim = self._claims.by_model.get(model)
+        if claim is None:
+            return []
+        return [
+            Report("failed", {"model": str(model), "message": event.message}),
+            *self._moves.drop(model, now),
+            *self._sessions.refuse_users(model, claim.held, event.message),
+            *self._sessions.withdraw(model),
+            Unload(model),
+            *self._give_up(model, claim.layers),
+        ]
+
+    def _give_up(self, model: ModelKey, layers: int) -> list[Effect]:
+        """A model, for as long as this process runs."""
+        self._membership.spoil(model, whole(layers))
+        del self._claims.by_model[model]
         has_other = any(not other.held.is_empty() for other in self._claims.by_model.values())
-        return effects if has_other else [*effects, Exit(1)]
+        return [] if has_other else [Exit(1)]
 
     def damaged(self, event: WeightsDamaged, now: float) -> list[Effect]:
         """Serve nothing that comes from damaged weights; clients go elsewhere at once."""

@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swarm.errors import WeightsError
 from swarm.models import ModelKey
 from swarm.node.batches import Batch
 from swarm.node.compute.loader import Built, LoaderThreads, LoadOrder
 from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader
 from swarm.node.effects import Forget, Load, Run, Unload
-from swarm.node.events import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded
+from swarm.node.events import BatchDone, BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded, WeightsLost
 
 IDLE_TICK_SECONDS = 0.5
 
@@ -128,6 +129,8 @@ class ComputeThread:
             raise
         except Exception as error:  # the compute thread must outlive any batch
             log.exception("batch failed model=%s part=%s", batch.model, batch.part)
+            if isinstance(error, WeightsError):
+                self._post(WeightsLost(batch.model, str(error)))
             self._post(BatchFailed(f"{type(error).__name__}: {error}"))
             return False
         self._post(BatchDone(result))
