@@ -69,6 +69,17 @@ def test_a_node_that_can_no_longer_read_its_layers_ends_and_another_one_answers(
             second.stop()
 
 
+def test_layers_may_be_packed_before_a_node_needs_them(tmp_path: Path, weights: Path) -> None:
+    done = run_command("weights", tmp_path, ["pack", str(weights), "--part", "0-2"])
+    assert (done.returncode, done.stdout.split()[1:3]) == (0, ["2", "layers"])
+    assert len(list((weights / "packed").iterdir())) == 2
+    assert run_command("weights", tmp_path, ["pack", str(weights)]).returncode == 0
+    packed = {path: path.stat().st_mtime_ns for path in (weights / "packed").iterdir()}
+    assert len(packed) == 6
+    ask(tmp_path, weights, 19140, ["--part", "f", "--stream", "5"])
+    assert {path: path.stat().st_mtime_ns for path in (weights / "packed").iterdir()} == packed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -16,10 +16,10 @@ import torch
 
 from swarm.bench.checkpoint import make_checkpoint
 from swarm.bench.shapes import Shape
+from swarm.decoder.builder import Streaming
 from swarm.decoder.cache import KvCache
 from swarm.decoder.direct import PIECE_BYTES, DirectFile
 from swarm.decoder.layer import Span
-from swarm.decoder.loading import Streaming
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.shelf import StreamingShelf
 from swarm.loading import init_part

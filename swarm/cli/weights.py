@@ -131,6 +131,31 @@ def quantize(directory: Path, destination: Path, form: str, head_form: str | Non
     click.echo(f"{destination}: {manifest.name} as {variant}, {format_size(size)}")
 
 
+@weights.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--part", "spec", help='Of these layers alone, for example "16-32"; default: of all that are here.')
+@click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="As for the node; default: as stored."
+)
+@quantise_options
+def pack(directory: Path, spec: str | None, dtype: str | None, form: str | None, head_form: str | None) -> None:
+    """Lay DIRECTORY's layers out for this machine's processor, for nodes that read them from disk each time.
+
+    A node does so itself with those that it streams, when it is started; those that are there already are left as they are.
+    """
+    from swarm.loading import pack_layers
+    from swarm.parts import parse_part
+    from swarm.sepweight.manifest import present_part, read_manifest
+
+    manifest = read_manifest(directory)
+    here = present_part(directory, manifest)
+    numbers = (here if spec is None else parse_part(spec, manifest.layers)).layers
+    quantisation = read_quantisation(form, head_form)
+    with _ProgressBar("packing") as progress:
+        pack_layers(directory, numbers, dtype, quantisation, lambda done, total: progress(done, total, ""))
+    click.echo(f"{directory}: {len(numbers)} layers packed for this processor")
+
+
 def _say_misfits(manifest: Manifest, quantisation: Quantisation[Scheme] | None) -> None:
     """Tell where another form was taken than was asked for."""
     from swarm.decoder.forms import misfits

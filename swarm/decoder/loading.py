@@ -2,77 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
 
-from swarm.decoder.buffer import LayerBuffer
-from swarm.decoder.description import Decoder, DecoderFamily, Slot
-from swarm.decoder.device import Device, device_named
-from swarm.decoder.direct import DirectFile
-from swarm.decoder.forms import Forms, Joint
-from swarm.decoder.layer import Head, Layer
-from swarm.decoder.linear import BesideLinear, Linear, PlainLinear
-from swarm.decoder.norms import make_norm
-from swarm.decoder.opaque import has_views
-from swarm.decoder.packed import PackedLayers
+from swarm.decoder.builder import Builder, Streaming
+from swarm.decoder.description import DecoderFamily
+from swarm.decoder.device import Cpu, Device, device_named
+from swarm.decoder.forms import Forms
 from swarm.decoder.part import DecoderPart
-from swarm.decoder.plain import PLAIN
 from swarm.decoder.scheme import Scheme
 from swarm.decoder.shelf import ResidentShelf, StreamingShelf
-from swarm.decoder.streaming import StreamedLayers
-from swarm.errors import RequestError, WeightsError
+from swarm.errors import WeightsError
 from swarm.parts import Part, parse_part, runs
-from swarm.sepweight.manifest import file_keys, layer_key
 from swarm.sepweight.scheme import Quantisation
 from swarm.sepweight.store import Store
-from swarm.sepweight.tensorfile import TensorFile
-
-
-@dataclass(frozen=True, slots=True)
-class Streaming:
-    """Which layers of a part come from disk each time they are needed, and how many of them are in memory at a time.
-
-    open_file: opens what is read again and again.
-    """
-
-    numbers: Sequence[int]
-    buffers: int
-    open_file: Callable[[Path], DirectFile] = DirectFile
-
 
 Progress = Callable[[int, int], None]  # bytes read, bytes in all
-Embedding = Callable[[Tensor], Tensor]
-
-
-class StoredEmbedding:
-    """Looks embedding rows up in the file itself: no resident bytes (a row of Falcon-40B is 16 KB)."""
-
-    def __init__(self, file: TensorFile, tensor: str, dtype: torch.dtype) -> None:
-        self._file = file
-        self._tensor = tensor
-        self._dtype = dtype
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        return self._file.read_rows(self._tensor, ids.tolist()).to(self._dtype)
-
-    def __del__(self) -> None:
-        self._file.close()
-
-
-class ResidentEmbedding:
-    """Embedding rows held on a device. weight: [vocabulary, hidden]; a tied head multiplies with the same."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        return torch.nn.functional.embedding(ids, self.weight)
 
 
 def init_part(
@@ -116,15 +64,10 @@ def iterate_loading(
     Yields bytes read and bytes in all, returns the part. old: a part loaded from the same directory in the same way; its
     modules are used, not read again.
     """
-    store = Store(Path(weights_dir))
-    if store.manifest.family != family.name:
-        raise WeightsError(f'{weights_dir} holds a model of family "{store.manifest.family}", not {family.name}')
-    decoder = family.read(store.manifest.config)
+    builder = _open(family, weights_dir, device, dtype, quantisation)
+    decoder = builder.decoder
     part = spec if isinstance(spec, Part) else parse_part(spec, decoder.layers)
-    store.check(part)
-    forms = Forms(store.manifest, weights_dir, quantisation)
-    forms.check(decoder)
-    builder = _Builder(store, decoder, forms, device, dtype or getattr(torch, store.manifest.dtype))
+    builder.store.check(part)
     loaded = {} if old is None else old.shelf.resident
     embed, head = (None, None) if old is None else (old.embed, old.head)
     builder.share(embed, head)
@@ -152,167 +95,37 @@ def iterate_loading(
     )
 
 
-def _join(tensors: list[Tensor]) -> Tensor:
-    """Rows behind rows."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+def iterate_packing(
+    family: DecoderFamily,
+    weights_dir: str | Path,
+    numbers: Sequence[int],
+    dtype: torch.dtype | None = None,
+    quantisation: Quantisation[Scheme] | None = None,
+) -> Generator[tuple[int, int], None, None]:
+    """Make what streaming these layers reads; what is there stays. Yields and raises as iterate_loading does."""
+    builder = _open(family, weights_dir, Cpu(), dtype, quantisation)
+    part = Part(builder.decoder.layers, ranges=tuple(runs(numbers)))
+    builder.store.check(part)
+    total, done = builder.size_of(part), 0
+    for size in builder.pack(numbers, 1):
+        done += size
+        yield done, total
 
 
-def _part_rows(bias: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | None]:
-    """What of a bias belongs to each of some matrices."""
-    return [bias] * len(counts) if bias is None or len(counts) == 1 else bias.split(list(counts))
-
-
-Built = tuple[Embedding | None, dict[int, Layer], Head | None, StreamedLayers | None]
-
-
-class _Builder:
-    """Makes modules of a part; each method yields the bytes of a piece that it has read, and returns what it made."""
-
-    def __init__(self, store: Store, decoder: Decoder, forms: Forms, device: Device, dtype: torch.dtype) -> None:
-        self.store = store
-        self.decoder = decoder
-        self.forms = forms
-        self.device = device
-        self.dtype = dtype
-        self.embedding, self.projection = f"{decoder.embedding}.weight", f"{decoder.head.tensor}.weight"
-        self._shared: dict[tuple[str, str], Tensor] = {}  # by where they lie: matrices that begin and end may both use
-
-    def share(self, embed: Embedding | None, head: Head | None) -> None:
-        """Use what is loaded for begin or end for the other, too, where they are tied."""
-        if isinstance(embed, ResidentEmbedding):
-            self._shared[self._owner("begin", self.embedding)] = embed.weight
-        if self.forms.is_tied and head is not None and isinstance(head.projection, PlainLinear):
-            self._shared[self._owner("end", self.projection)] = head.projection.weight.data
-
-    def size_of(self, part: Part) -> int:
-        """Bytes to be read."""
-        keys = [key for key in file_keys(part) if key != "begin" or not self.device.is_host]
-        owners = {
-            (key, name) if self.device.is_host else self._owner(key, name): self.store.size_of(key, name)
-            for key in keys
-            for name in self.store.manifest.tensor_names(key)
-        }
-        return sum(size for owner, size in owners.items() if owner not in self._shared)
-
-    def build(self, part: Part, streaming: Streaming | None) -> Generator[int, None, Built]:
-        embed = (yield from self._embedding()) if part.begin else None
-        self.share(embed, None)
-        streamed = None if streaming is None else (yield from self._stream(streaming))
-        layers: dict[int, Layer] = {}
-        for number in part.layers:
-            if streaming is None or number not in streaming.numbers:
-                layers[number] = yield from self._layer(number)
-        head = None
-        if part.end:
-            norm = yield from self._fill("end", [self.decoder.final_norm])
-            projection = yield from self._fill("end", [self.decoder.head])
-            head = Head(self.decoder, norm, cast(Linear, projection))
-            self._trim()
-        return embed, layers, head, streamed
-
-    def _layer(self, number: int) -> Generator[int, None, Layer]:
-        filled: dict[str, nn.Module] = {}
-        for role, slots in self.decoder.fillings.items():
-            filled[role] = yield from self._fill(layer_key(number), slots)
-        layer = Layer(self.decoder, number, filled)
-        self._trim()
-        return layer
-
-    def _stream(self, streaming: Streaming) -> Generator[int, None, StreamedLayers]:
-        """Pack those layers that are not yet, in memory for the buffers; raises RequestError if they cannot be streamed."""
-        if not (self.device.is_host and has_views()):
-            raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
-        packed = self._open_packed(streaming.numbers)
-        buffers: list[LayerBuffer] = []
-        for number in streaming.numbers:
-            if buffers and packed.has(number, buffers[0]) and len(buffers) == streaming.buffers:
-                yield self.store.manifest.files[layer_key(number)].bytes
-                continue
-            buffer = LayerBuffer((yield from self._layer(number)))
-            if buffer.form != (buffers or [buffer])[0].form:
-                raise RequestError(
-                    f"layers {streaming.numbers[0]} and {number} have matrices in different forms and cannot be streamed "
-                    "with the same memory; choose among those of one form"
-                )
-            if not buffers and packed.has(number, buffer) and not packed.is_like(number, buffer):
-                packed.drop()
-            if not packed.has(number, buffer):
-                self.store.verify(layer_key(number))  # what is packed is read instead of it from now on
-                packed.write(number, buffer)
-            if len(buffers) < streaming.buffers:
-                buffers.append(buffer)
-        files = {number: packed.open(number, streaming.open_file) for number in streaming.numbers}
-        return StreamedLayers(files, buffers)
-
-    def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:
-        files = self.store.manifest.files
-        facts = {
-            "kind": self.device.kind,
-            "variant": self.forms.variant(str(self.dtype)),
-            "torch": torch.__version__,
-        }
-        made_of = {number: files[layer_key(number)].sha256 for number in numbers}
-        return PackedLayers(self.store.directory, made_of, facts)
-
-    def _fill(self, key: str, slots: Sequence[Slot]) -> Generator[int, None, nn.Module]:
-        """What slots' tensors make; a matrix at a time, so that memory peaks at one beyond what is kept.
-
-        slots: one, or several matrices to be joined.
-        """
-        biases: list[Tensor] = []
-        for slot in slots:
-            if slot.has_bias:
-                biases.append((yield from self._tensor(key, f"{slot.tensor}.bias")))
-        bias = _join(biases) if biases else None
-        if slots[0].matrix is None:
-            weight = yield from self._tensor(key, f"{slots[0].tensor}.weight")
-            return make_norm(self.decoder, weight, bias, self.device)
-        if slots[0] == self.decoder.head and self.forms.is_tied:
-            weight = yield from self._tensor(key, self.projection)
-            return PLAIN.make({"weight": weight}, bias, self.dtype, self.device)
-        joints = self.forms.joints(key, slots)
-        linears: list[Linear] = []
-        for joint, own in zip(joints, _part_rows(bias, [joint.rows for joint in joints]), strict=True):
-            tensors = yield from self._packed(key, joint)
-            linears.append(joint.scheme.make(tensors, own, self.dtype, self.device))
-        return linears[0] if len(linears) == 1 else BesideLinear(linears)
-
-    def _packed(self, key: str, joint: Joint) -> Generator[int, None, Mapping[str, Tensor]]:
-        """What stands for a joint's matrices."""
-        stored: dict[str, list[Tensor]] = {}
-        for slot in joint.slots:
-            if joint.is_packed:
-                for suffix in joint.suffixes:
-                    read = yield from self.store.reading(key, f"{slot.tensor}.{suffix}")
-                    stored.setdefault(suffix, []).append(read)
-            else:
-                plain = yield from self.store.reading(key, f"{slot.tensor}.weight")
-                for suffix, made in joint.scheme.pack(plain).items():
-                    stored.setdefault(suffix, []).append(made)
-                del plain  # before the next one is read
-        return {suffix: _join(stored.pop(suffix)) for suffix in list(stored)}
-
-    def _owner(self, key: str, name: str) -> tuple[str, str]:
-        return self.store.manifest.resolve(key, name)
-
-    def _embedding(self) -> Generator[int, None, Embedding]:
-        if self.device.is_host:
-            owner, tensor = self._owner("begin", self.embedding)
-            return StoredEmbedding(self.store.open(owner), tensor, self.dtype)
-        return ResidentEmbedding((yield from self._tensor("begin", self.embedding)))
-
-    def _trim(self) -> None:
-        """Hand the stored copies' memory back: on the host they lie beside what is kept."""
-        if self.device.is_host:
-            self.device.trim()
-
-    def _tensor(self, key: str, name: str) -> Generator[int, None, Tensor]:
-        """A tensor that is stored plain, on the device."""
-        shared = self._shared.get(self._owner(key, name))
-        if shared is not None:
-            return shared
-        stored = yield from self.store.reading(key, name)
-        return self.device.place([stored.to(self.dtype)])[0]
+def _open(
+    family: DecoderFamily,
+    weights_dir: str | Path,
+    device: Device,
+    dtype: torch.dtype | None,
+    quantisation: Quantisation[Scheme] | None,
+) -> Builder:
+    store = Store(Path(weights_dir))
+    if store.manifest.family != family.name:
+        raise WeightsError(f'{weights_dir} holds a model of family "{store.manifest.family}", not {family.name}')
+    decoder = family.read(store.manifest.config)
+    forms = Forms(store.manifest, weights_dir, quantisation)
+    forms.check(decoder)
+    return Builder(store, decoder, forms, device, dtype or getattr(torch, store.manifest.dtype))
 
 
 def load_tokenizer(weights_dir: str | Path) -> Tokenizer:

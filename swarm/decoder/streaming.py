@@ -15,6 +15,7 @@ from swarm.decoder.layer import Layer
 from swarm.decoder.ring import Ring
 from swarm.errors import SwarmError
 
+STOP_SECONDS = 5.0  # until one that reads has seen that it is to stop: a piece of a slow disk
 LOOK_SECONDS = 0.5  # between two signs of life of whoever waits for a layer
 
 
@@ -39,8 +40,9 @@ class StreamedLayers:
     def __init__(self, files: Mapping[int, Readable], buffers: Sequence[LayerBuffer]) -> None:
         """files: by number of layer, what is read into a buffer. buffers: at least one; what they hold is read anew."""
         self._reading = _Reading(files, buffers)
-        threading.Thread(target=self._reading.run, name="streamer", daemon=True).start()
-        weakref.finalize(self, self._reading.stop)
+        thread = threading.Thread(target=self._reading.run, name="streamer", daemon=True)
+        thread.start()
+        weakref.finalize(self, _stop, self._reading, thread)  # at the process' end at the latest
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -69,6 +71,16 @@ class StreamedLayers:
             yield layer
         finally:
             self._reading.free(place)
+
+
+def _stop(reading: _Reading, thread: threading.Thread) -> None:
+    """A thread that still reads while the interpreter ends would abort it."""
+    reading.stop()
+    thread.join(STOP_SECONDS)
+
+
+class _Stopped(Exception):  # noqa: N818  it is no error
+    """Nobody wants what is being read."""
 
 
 class _Reading:
@@ -119,6 +131,8 @@ class _Reading:
                 with self._changed:
                     self._ring.have_read(place)
                     self._changed.notify_all()
+        except _Stopped:
+            pass
         except SwarmError as error:
             with self._changed:
                 self._error = error
@@ -139,6 +153,8 @@ class _Reading:
 
     def _note_piece(self) -> None:
         self._pieces += 1
+        if self._is_over:
+            raise _Stopped
 
     def _note_rate(self, measured: float) -> None:
         self.bytes_a_second = measured if not self.bytes_a_second else 0.8 * self.bytes_a_second + 0.2 * measured

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from swarm.decoder.builder import Streaming
 from swarm.decoder.direct import DirectFile
 from swarm.decoder.layer import Span
-from swarm.decoder.loading import Streaming
 from swarm.decoder.packed import FOLDER
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.schemes import quantisation_named

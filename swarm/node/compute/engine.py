@@ -13,10 +13,11 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from swarm.decoder.builder import Streaming
 from swarm.decoder.cache import KvCache
 from swarm.decoder.device import Device
 from swarm.decoder.layer import Span
-from swarm.decoder.loading import Streaming, iterate_loading
+from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
 from swarm.models import ModelKey
