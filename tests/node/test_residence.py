@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from swarm.decoder.device import Cpu
 from swarm.errors import RequestError
 from swarm.models import ModelKey
 from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
 from swarm.node.residence import ALL_KEPT, BUFFERS, Residence, settle, spread
+from swarm.node.shell.build import Promise, promise_memory, read_offer
+from swarm.node.shell.ledger import Ledger
 from swarm.node.this_node import LocalModel
 from swarm.parts import parse_part
 from swarm.plan.claims import CellCosts
+from tests.layouts import maker_of
 
 LAYERS = 10
 PART = parse_part("b 0-10", LAYERS)
@@ -69,6 +76,25 @@ def test_a_model_takes_what_its_kept_layers_and_buffers_do() -> None:
     assert local.bytes_of(PART) == 10 + 10 * 140 - 2 * 100
     assert local.bytes_of(parse_part("0-4", LAYERS)) == 4 * 140
     assert [local.count_streamed(parse_part(spec, LAYERS)) for spec in ("f", "0-4", "8-10 e")] == [4, 2, 0]
+
+
+class Card(Cpu):
+    name = key = "cuda:0"
+    is_host = False
+
+
+def test_a_card_keeps_all_layers(tmp_path: Path) -> None:
+    maker_of("7b").save_sepweight("7b", tmp_path / "weights")
+
+    def promise(stream: str, memory: str) -> Promise:
+        offer = read_offer([tmp_path / "weights"], "cpu", None, "f")
+        return promise_memory(replace(offer, device=Card()), memory, Ledger(None, "cuda:0"), stream)
+
+    assert set(promise("auto", "1GB").residences.values()) == {ALL_KEPT}
+    with pytest.raises(RequestError, match="or a larger --memory"):
+        promise("auto", "1KB")
+    with pytest.raises(RequestError, match="--stream 1: layers are streamed on CPUs alone, not on cuda:0"):
+        promise("1", "1GB")
 
 
 def test_a_chunk_of_a_prompt_is_as_long_as_a_pass_over_what_is_streamed() -> None:

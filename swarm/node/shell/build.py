@@ -82,7 +82,7 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
 
     Raises RequestError if that is too little for a layer, or for the parts asked for.
     """
-    asked = _parse_stream(stream, has_part=bool(offer.placement))
+    asked = _parse_stream(stream, offer)
     useful = sum(one.memory.useful(offer.placement.get(model) or one.present) for model, one in offer.models.items())
     most = useful if memory is None else min(useful, parse_size(memory))
     budget = ledger.promise(lambda: int(offer.device.measure().free * (1 - SPARED_SHARE)), most)
@@ -94,7 +94,7 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
     for model, part in offer.placement.items():
         name, memory_of = offer.models[model].name, offer.models[model].memory
         layer = memory_of.weight_costs.layer
-        if stream == "never":
+        if asked == 0:
             check_part(name, memory_of, part, left)
         residence = settle(name, part, memory_of.needed(part), layer, left, asked)
         residences[model] = residence
@@ -102,15 +102,19 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
     return Promise(budget, residences)
 
 
-def _parse_stream(stream: str, *, has_part: bool) -> int | None:
+def _parse_stream(stream: str, offer: Offer) -> int | None:
     """How many layers to stream; None for as few as possible. Raises RequestError."""
+    if stream == "never" or (stream == "auto" and not offer.device.is_host):
+        return 0
     if stream == "auto":
         return None
-    if stream != "never" and not stream.isdecimal():
+    if not stream.isdecimal():
         raise RequestError(f'--stream "{stream}" is not understood; write auto, never or a number of layers')
-    if stream != "never" and not has_part:
+    if not offer.device.is_host:
+        raise RequestError(f"--stream {stream}: layers are streamed on CPUs alone, not on {offer.device.name}")
+    if not offer.placement:
         raise RequestError(f"--stream {stream} goes with --part: what is to be served")
-    return 0 if stream == "never" else int(stream)
+    return int(stream)
 
 
 def build_node(
