@@ -29,8 +29,10 @@ def ask(folder: Path, weights: Path, port: int, options: list[str]) -> tuple[dic
         peer = ["--no-mdns", "--peer", f"127.0.0.1:{port}"]
         answer = chat_json(folder, [QUESTION, *LOOPBACK, *peer, "--temperature", "0", "--max-tokens", "24"])
         status = run_command("status", folder, [*LOOPBACK, *peer, "--json"])
-        (node,) = json.loads(status.stdout)["nodes"]
-        return {"text": answer["text"], "streamed": node["claims"][0]["streamed"]}, started.lines
+        (claim,) = json.loads(status.stdout)["nodes"][0]["claims"]
+        assert (claim["source_rate"] > 0) == (claim["streamed"] > 0)
+        assert claim["stall_seconds"] < claim["layer_seconds"] * 6 + 1
+        return {"text": answer["text"], "streamed": claim["streamed"]}, started.lines
     finally:
         started.stop()
 

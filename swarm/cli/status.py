@@ -123,6 +123,8 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
         "kind": claim.kind,
         "kv_free_positions": claim.kv_free_positions,
         "streamed": claim.streamed,
+        "stall_seconds": claim.stall_seconds,
+        "source_rate": claim.source_rate,
     }
 
 
@@ -131,8 +133,17 @@ def _describe_state(claim: Claim) -> str:
 
     so_far = f", {format_size(claim.loaded_bytes)} so far" if claim.state == "loading" else ""
     variant = f" {claim.variant}" if claim.variant else ""
-    streams = f", {claim.streamed} layers from disk" if claim.streamed else ""
-    return f"{claim.name}{variant} '{claim.part}' {claim.state}{so_far}{streams}"
+    return f"{claim.name}{variant} '{claim.part}' {claim.state}{so_far}{_describe_streaming(claim)}"
+
+
+def _describe_streaming(claim: Claim) -> str:
+    """How many layers come from disk; once a batch has run, how fast, and how long it had to wait for them."""
+    from swarm.sizes import format_size
+
+    if not claim.streamed:
+        return ""
+    pace = f" at {format_size(claim.source_rate)}/s, waiting {claim.stall_seconds * 1000:.0f} ms a batch"
+    return f", {claim.streamed} layers from disk{pace if claim.source_rate else ''}"
 
 
 def _middle_rtt(beat: Beat) -> str:

@@ -20,6 +20,16 @@ class Shelf(nn.Module):
         """By number, those that are kept in the device's memory."""
         raise NotImplementedError
 
+    @property
+    def waited_seconds(self) -> float:
+        """That layers were waited for, in all."""
+        return 0.0
+
+    @property
+    def bytes_a_second(self) -> float:
+        """Of what is read, while something is; 0 where nothing is read."""
+        return 0.0
+
     def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
         """These layers, one after another; each may be used until the next one is asked for, or this is closed.
 
@@ -55,6 +65,14 @@ class StreamingShelf(Shelf):
     @property
     def resident(self) -> Mapping[int, Layer]:
         return self._kept.resident
+
+    @property
+    def waited_seconds(self) -> float:
+        return self.streamed.waited_seconds
+
+    @property
+    def bytes_a_second(self) -> float:
+        return self.streamed.bytes_a_second
 
     def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
         kept = self.resident

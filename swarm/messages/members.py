@@ -41,6 +41,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     variant: Name = ""  # how its weights are stored and computed; "": not told
     kind: Name = ""  # of processor that computes it: those of one kind round alike
     streamed: Small = 0  # layers of the part that come from disk each time they are needed
+    stall_seconds: Seconds = 0.0  # of a batch, that they are waited for
+    source_rate: Count = 0  # bytes a second that they are read with; 0: not measured
     loaded_bytes: Count = 0  # so far, of what is loading: one that stands still is not waited for
 
 

@@ -76,6 +76,8 @@ class BatchResult(Struct, frozen=True):
     outputs: tuple[WireTensor, ...]
     drawn: tuple[Drawn, ...]
     seconds: float
+    stall_seconds: float = 0.0  # of these, that layers from disk were waited for
+    source_rate: float = 0.0  # bytes a second that they were read with lately; 0: none are
 
 
 class ServedPart(Struct, frozen=True):

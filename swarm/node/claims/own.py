@@ -103,7 +103,7 @@ class OwnClaims:
 
     def _describe(self, model: ModelKey, part: Part, state: ClaimState, sessions: SessionTable) -> Claim:
         local = self._models[model]
-        served = sessions.served.get(model)
+        served, pace = sessions.served.get(model), sessions.paces.get(model)
         position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
         return Claim(
             model=model.id,
@@ -117,6 +117,8 @@ class OwnClaims:
             variant=model.variant,
             kind="" if served is None else served.kind,
             streamed=local.count_streamed(part),
+            stall_seconds=0.0 if pace is None else pace.stall_seconds,
+            source_rate=0 if pace is None else int(pace.source_rate),
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
             kv_free_positions=0 if served is None else max(0, sessions.kv_free(model)) // position_bytes,
         )

@@ -121,10 +121,12 @@ class DecoderEngine:
 
         Raises DeviceLost where nothing can be computed any more.
         """
-        started = time.perf_counter()
+        shelf = self.part.shelf
+        started, waited = time.perf_counter(), shelf.waited_seconds
         with lost_if_fatal(self.part.device), torch.inference_mode():
             outputs, drawn = self._run(batch)
-        return BatchResult(batch.number, outputs, drawn, time.perf_counter() - started)
+        seconds, stalled = time.perf_counter() - started, shelf.waited_seconds - waited
+        return BatchResult(batch.number, outputs, drawn, seconds, stalled, shelf.bytes_a_second)
 
     def _run(self, batch: Batch) -> tuple[tuple[WireTensor, ...], tuple[Drawn, ...]]:
         """Output tensors by group, and what is drawn. One crossing to the device, one back."""

@@ -95,11 +95,13 @@ def _is_plain_prompt(span: WorkSpan) -> bool:
 class Pace:
     """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer.
 
-    chunk_seconds: what a prompt's chunk costs in one layer besides its tokens.
+    chunk_seconds: what a prompt's chunk costs in one layer besides its tokens. stall_seconds: of a batch, that layers from
+    disk were waited for; source_rate: bytes a second that they come with.
     """
 
     def __init__(self) -> None:
         self.layer_seconds = self.end_seconds = self.prompt_seconds = self.chunk_seconds = 0.0
+        self.stall_seconds = self.source_rate = 0.0
 
     def load(self, served: ServedPart) -> None:
         """Take over what was timed when a part was loaded; what has been timed before stands."""
@@ -121,6 +123,8 @@ class Pace:
         layers = batch.part.layer_count
         if not layers:
             return
+        self.source_rate = result.source_rate
+        self.stall_seconds += LEARNING * (result.stall_seconds - self.stall_seconds)
         seconds = max(0.0, result.seconds - self.end_seconds * bool(result.drawn))
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
             self.layer_seconds += LEARNING / 2 * (seconds / layers - self.layer_seconds)
