@@ -16,7 +16,8 @@ RENEW_SECONDS = 1.0
 SILENT_SECONDS = 4.0  # a hop that answered no renewal for so long is dead
 STANDING_SECONDS = 3.5  # one whose tick stands hangs; it is seen to move up to a renewal late, so 4.5 s at most
 LINK_GRACE_SECONDS = 0.5  # ZeroMQ connects again within 0.2 s of a reset if the other side is there
-STUCK_SECONDS = 30.0
+STUCK_SECONDS = 30.0  # without progress; or so many times what a token takes on the slowest hop
+STUCK_TOKENS = 4.0  # a chunk of a prompt takes twice as long there, and may wait for another one
 
 Link = tuple[str, Channel]
 
@@ -44,8 +45,10 @@ class _NodeState:
 class Chain:
     """The hops that one attempt runs on."""
 
-    def __init__(self, route: Sequence[Hop], now: float) -> None:
+    def __init__(self, route: Sequence[Hop], now: float, hop_seconds: float = 0.0) -> None:
+        """hop_seconds: of a token on the slowest hop, as its node says; 0: not known."""
         self.route = tuple(route)
+        self._hop_seconds = hop_seconds
         self.cached: dict[int, int] = {}  # stage → positions in its cache; a hop that has not opened is not there
         self._nodes = {hop.node: _NodeState(now, tick_moved=now) for hop in route}
         self._known = 0  # token ids that the last hop has
@@ -163,13 +166,17 @@ class Chain:
                 return set(state.lost), f"node {node} lost its connection to the next hop"
             if min(now - state.tick_moved, now - self._progress_at) > STANDING_SECONDS:
                 return {node}, f"node {node} hangs"
-        if now - self._progress_at > STUCK_SECONDS:
+        if now - self._progress_at > max(STUCK_SECONDS, STUCK_TOKENS * self._hop_seconds):
             return {hop.node for hop in self.route}, "no progress"
         return None
 
     def find_ahead(self, now: float) -> int | None:
-        """After two renewals without progress, the hop whose output the next one lacks; None while there is progress."""
-        if now - self._progress_at < 2 * RENEW_SECONDS or now - self._resent_at < 2 * RENEW_SECONDS:
+        """After two renewals without progress, the hop whose output the next one lacks; None while there is progress.
+
+        Or after twice what a token takes on the slowest hop: nothing is lost before.
+        """
+        patience = 2 * max(RENEW_SECONDS, self._hop_seconds)
+        if now - self._progress_at < patience or now - self._resent_at < patience:
             return None
         self._resent_at = now
         return next(

@@ -67,6 +67,12 @@ class RouteChoice:
         found = [(serving.get((hop.node, hop.variant)), hop.part) for hop in route]
         return all(part is not None and part.covers(wanted) for part, wanted in found)
 
+    def slowest_hop_seconds(self, route: Sequence[Hop]) -> float:
+        """What a token costs on the slowest hop of a route, as the nodes say; 0 where they say nothing."""
+        servers = {(server.node, server.variant): server for server in self._servers}
+        found = [(servers.get((hop.node, hop.variant)), hop.part) for hop in route]
+        return max((server.seconds_of(part) for server, part in found if server is not None), default=0.0)
+
     def find_clearly_faster(self, route: Sequence[Hop], done: int, rest: int, now: float) -> list[Hop]:
         """The chain to take instead, if it would be clearly faster with both idle; empty while a hop's beats are late.
 

@@ -256,7 +256,7 @@ class SessionMachine:
         self.phase, self._since = "opening", now
         self._attempt += 1
         self.attempts += 1
-        self._chain = Chain(self.route, now)
+        self._chain = Chain(self.route, now, self._choice.slowest_hop_seconds(self.route))
         self._renewed_at = now
         return self._ask_open()
 
