@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import mmap
@@ -156,6 +157,19 @@ def test_a_directory_that_cannot_be_written_is_told(weights: Path) -> None:
     (weights / FOLDER).write_text("no folder")
     with pytest.raises(WeightsError, match=r"packed cannot be used: .*; streamed layers are kept there"):
         init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(WeightsError, match=r"00000.* cannot be written: No space left on device; each .* takes .*B"):
+        init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    assert list((weights / FOLDER).iterdir()) == []
+    monkeypatch.undo()
+    init_part(weights, "f", streaming=Streaming(layers_of(weights), 1))
+    assert len(list((weights / FOLDER).iterdir())) == len(layers_of(weights))
 
 
 def test_the_reading_thread_ends_with_the_part(weights: Path) -> None:
