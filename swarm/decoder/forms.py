@@ -172,6 +172,15 @@ class Forms:
             found += misfits(self._wanted, decoder)
         return list(dict.fromkeys(filter(None, found)))
 
+    def find_alike(self, decoder: Decoder) -> Sequence[int]:
+        """The most layers whose matrices are in the same forms: what one holds, another may take the place of."""
+        matrices = [slots for slots in decoder.fillings.values() if slots[0].matrix]
+        groups: dict[tuple[tuple[Scheme, int], ...], list[int]] = {}
+        for number in range(decoder.layers):
+            joints = [joint for slots in matrices for joint in self.joints(layer_key(number), slots)]
+            groups.setdefault(tuple((joint.scheme, joint.rows) for joint in joints), []).append(number)
+        return max(groups.values(), key=len)
+
     def costs(self, key: str, slots: Sequence[Slot], dtype: str, device: Device) -> MatrixCosts:
         """Of the matrices of a role. dtype: that is computed in."""
         stored, item = ITEM_BYTES[self._manifest.dtype], ITEM_BYTES[dtype]

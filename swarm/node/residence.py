@@ -27,31 +27,36 @@ class Residence:
 ALL_KEPT = Residence()
 
 
-def settle(name: str, part: Part, needed: int, layer_bytes: int, budget: int, asked: int | None) -> Residence:
+def settle(
+    name: str, part: Part, alike: Collection[int], needed: int, layer_bytes: int, budget: int, asked: int | None
+) -> Residence:
     """How a part is held.
 
-    needed: bytes that it takes with all layers kept. layer_bytes: of them, a layer's weights. asked: how many layers to
-    stream; None: as few as make it fit. Raises RequestError if it fits in no way.
+    alike: layers of which one may be read in another's place; those alone are streamed. needed: bytes that the part takes
+    with all layers kept. layer_bytes: of them, a layer's weights. asked: how many layers to stream; None: as few as make it
+    fit. Raises RequestError if it fits in no way.
     """
-    count = part.layer_count
+    choice = [number for number in part.layers if number in alike]
+    count = len(choice)
     if asked is not None and asked > count:
-        raise RequestError(f'--stream {asked} is more than the {count} layers of "{part}" of {name}')
+        which = "layers" if count == part.layer_count else "layers in the same form"
+        raise RequestError(f'--stream {asked} is more than the {count} {which} of "{part}" of {name}')
     if asked == 0 or (asked is None and needed <= budget):
         streamed = 0
     elif asked is not None:
         streamed = asked
     else:
         streamed = BUFFERS - (budget - needed) // layer_bytes  # rounded up
-    most = max(count - 1, asked or 0)  # what is loaded first takes a layer beside the buffers for a moment
+    most = max(count - 1, asked or 0, 0)  # what is loaded first takes a layer beside the buffers for a moment
     spared = max(0, min(streamed, most) - BUFFERS) * layer_bytes
     if streamed > most or needed - spared > budget:
         least = needed - max(0, most - BUFFERS) * layer_bytes
         raise RequestError(
             f'part "{part}" of {name} needs {format_size(needed)} with its KV, and {format_size(min(needed, least))} with '
-            f"all but one layer streamed; {format_size(budget)} may be used; pass a smaller --part, or --memory "
+            f"{most} of its layers streamed; {format_size(budget)} may be used; pass a smaller --part, or --memory "
             f"{min(needed, least) // 10**6 + 1}MB or more"
         )
-    return Residence(spread(part.layers, streamed), min(BUFFERS, streamed)) if streamed else ALL_KEPT
+    return Residence(spread(choice, streamed), min(BUFFERS, streamed)) if streamed else ALL_KEPT
 
 
 def spread(layers: Sequence[int], count: int) -> list[int]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from swarm.decoder.device import Cpu
+from swarm.decoder.forms import Forms
+from swarm.decoder.schemes import quantisation_named
 from swarm.errors import RequestError
+from swarm.families import family_named
 from swarm.models import ModelKey
 from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
 from swarm.node.residence import ALL_KEPT, BUFFERS, Residence, settle, spread
@@ -17,6 +21,8 @@ from swarm.node.shell.ledger import Ledger
 from swarm.node.this_node import LocalModel
 from swarm.parts import parse_part
 from swarm.plan.claims import CellCosts
+from swarm.sepweight.manifest import layer_key, read_manifest
+from swarm.sepweight.requantise import quantise
 from tests.layouts import maker_of
 
 LAYERS = 10
@@ -26,7 +32,7 @@ NEEDED = LAYERS * LAYER + REST
 
 
 def settle_in(budget: int, asked: int | None = None) -> Residence:
-    return settle("m", PART, NEEDED, LAYER, budget, asked)
+    return settle("m", PART, range(LAYERS), NEEDED, LAYER, budget, asked)
 
 
 def test_what_fits_is_kept() -> None:
@@ -50,6 +56,28 @@ def test_they_lie_between_the_others() -> None:
         assert len(set(spread(range(10), count))) == count
 
 
+def test_only_layers_in_one_form_are_streamed() -> None:
+    found = settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED - 101, None)
+    assert found == Residence([0, 2, 3, 7], BUFFERS)
+    with pytest.raises(RequestError, match='--stream 6 is more than the 5 layers in the same form of "b 0-10"'):
+        settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED, 6)
+    with pytest.raises(RequestError, match="with 0 of its layers streamed"):
+        settle("m", PART, [], NEEDED, LAYER, NEEDED - 1, None)
+
+
+def test_layers_in_another_form_than_most_are_told_apart(tmp_path: Path) -> None:
+    """As in GGUF files of mixed types."""
+    plain, smaller = tmp_path / "plain", tmp_path / "smaller"
+    maker_of("7b").save_sepweight("7b", plain)
+    quantise(plain, smaller, family_named("falcon", plain), quantisation_named("int8"))
+    manifest, other = read_manifest(smaller), read_manifest(plain)
+    decoder = family_named("falcon", plain).read(manifest.config)
+    assert Forms(manifest, smaller).find_alike(decoder) == list(range(manifest.layers))
+    files = {**manifest.files, layer_key(1): other.files[layer_key(1)]}
+    mixed = msgspec.structs.replace(manifest, files=files)
+    assert Forms(mixed, smaller).find_alike(decoder) == [n for n in range(manifest.layers) if n != 1]
+
+
 def test_so_many_are_streamed_as_were_asked_for() -> None:
     assert settle_in(NEEDED, 10) == Residence(list(range(10)), BUFFERS)
     assert settle_in(NEEDED, 1) == Residence([9], 1)
@@ -59,7 +87,7 @@ def test_so_many_are_streamed_as_were_asked_for() -> None:
     ("budget", "asked", "message"),
     [
         (NEEDED, 11, '--stream 11 is more than the 10 layers of "b 0-10" of m'),
-        (NEEDED - 701, None, 'part "b 0-10" of m needs 1.07 KB with its KV, and 370 B with all but one layer streamed'),
+        (NEEDED - 701, None, 'part "b 0-10" of m needs 1.07 KB with its KV, and 370 B with 9 of its layers streamed'),
         (NEEDED - 1, 0, 'part "b 0-10" of m needs'),
         (NEEDED - 101, 3, 'part "b 0-10" of m needs'),
     ],

@@ -47,8 +47,8 @@ class WeightsSource:
 class LocalWeights:
     """A sepweight directory on this machine.
 
-    memory: on the node's device, in this variant. present: what the directory holds. end_ids: that end
-    an answer. doubts: what the user should know of these weights.
+    memory: on the node's device, in this variant. alike: the layers of which one may be read in another's place. present:
+    what the directory holds. end_ids: that end an answer. doubts: what the user should know of these weights.
     """
 
     model: ModelKey
@@ -58,6 +58,7 @@ class LocalWeights:
     family: DecoderFamily
     decoder: Decoder
     memory: ModelMemory
+    alike: Sequence[int]
     present: Part
     end_ids: Sequence[int]
     doubts: Sequence[str]
@@ -150,7 +151,17 @@ def read_weights(
         end_ids = read_end_ids(directory, decoder)
         doubts = forms.doubts(decoder, dtype or manifest.dtype)
         found[model] = LocalWeights(
-            model, directory, manifest, quantisation, family, decoder, memory, present, end_ids, doubts
+            model,
+            directory,
+            manifest,
+            quantisation,
+            family,
+            decoder,
+            memory,
+            forms.find_alike(decoder),
+            present,
+            end_ids,
+            doubts,
         )
     return found
 

@@ -96,7 +96,8 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
         layer = memory_of.weight_costs.layer
         if asked == 0:
             check_part(name, memory_of, part, left)
-        residence = settle(name, part, memory_of.needed(part), layer, left, asked)
+        alike = offer.models[model].alike
+        residence = settle(name, part, alike, memory_of.needed(part), layer, left, asked)
         residences[model] = residence
         left -= memory_of.weights(part) + memory_of.kv_reserve(part) - residence.spared_bytes(part.layers, layer)
     return Promise(budget, residences)
