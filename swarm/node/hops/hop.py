@@ -17,6 +17,7 @@ from swarm.wire.events import Asker
 
 LEASE_SECONDS = 4.5
 IDLE_SECONDS = 600.0
+RETURN_SHARE = 1.5  # of what a step was away last: later than that it is not waited for
 MOST_IDS = 4096  # in one message
 MOST_SCORED_IDS = 128  # with how likely they and others were
 
@@ -77,6 +78,8 @@ class HopSession:
     scores: list[Score] = field(default_factory=list[Score])  # of the newest ids, where the client wants them
     have: int = 0  # token ids that the client said it holds
     decoded: float = float("-inf")  # when a decode step last ran
+    left: float = float("-inf")  # when its output was there
+    away_seconds: float = 0.0  # from then until the next step came
     busy_seconds: float = 0.0
 
     @property
@@ -113,6 +116,7 @@ class HopSession:
         self.accepted = span.position + span.length
         self.is_finished = False
         if not span.is_prompt:
+            self.away_seconds = max(0.0, now - self.left) if self.left > float("-inf") else 0.0
             # A sampled token has come round: everything before it has passed every hop.
             self.kept = [kept for kept in self.kept if kept.stop > span.position]
         self.queue.append(
@@ -164,6 +168,12 @@ class HopSession:
         self.cached = min(pending.stop, self.queue[0].position if self.queue else self.accepted)
         self.used = now
         self.busy_seconds += seconds
+        if not pending.is_prompt:
+            self.left = now
+
+    def is_due(self, most: float, now: float) -> bool:
+        """Whether the next step will be here in a moment: it is away no longer than `most`, and not overdue."""
+        return 0.0 < self.away_seconds <= most and now < self.left + RETURN_SHARE * self.away_seconds
 
     def put_back(self, pending: Pending) -> None:
         """What ran has failed: it waits again."""

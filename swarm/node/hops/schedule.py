@@ -13,6 +13,10 @@ from swarm.node.hops.sessions import SessionTable
 
 CHUNKS_IN_FLIGHT = 2  # prompt chunks that may be on the way to the next hop without its credit
 CHUNKS_WHILE_OTHERS_DECODE = 1
+# A batch that takes so long, as over layers from disk, waits for steps that are about to come back: without them it takes as
+# long, and they wait for all of it. Steps that are away for more than this share of it compute elsewhere meanwhile.
+LONG_SECONDS = 0.3
+AWAY_SHARE = 0.5
 DECODING_SECONDS = 2.0  # a session that decoded this recently would notice a long prompt
 
 
@@ -40,10 +44,6 @@ class Schedule:
         """A batch with it could be computed."""
         self._suspects.pop(hop.key, None)
 
-    def has_ready(self, now: float) -> bool:
-        """Whether any step may run."""
-        return bool(self.find_ready(now))
-
     def find_ready(self, now: float) -> list[HopSession]:
         """Sessions whose next step may run, once no batch is under way."""
         sessions = self._table.sessions
@@ -56,6 +56,21 @@ class Schedule:
         # A prompt's chunks fill the chain, unless others decode in it meanwhile.
         chunks = CHUNKS_WHILE_OTHERS_DECODE if self._count_decoding(now) else CHUNKS_IN_FLIGHT
         return [hop for hop in waiting if not hop.queue[0].is_prompt or hop.has_room(chunks)]
+
+    def gathers(self, ready: Sequence[HopSession], now: float) -> bool:
+        """Whether to wait a moment for steps that may run together with those that are ready."""
+        first = ready[0]
+        pace = self._table.paces.get(first.model)
+        seconds = 0.0 if pace is None else pace.layer_seconds * first.part.layer_count
+        if seconds < LONG_SECONDS:
+            return False
+        here = {hop.key for hop in ready}
+        return any(
+            hop.key not in here
+            and (hop.model, hop.order.part) == (first.model, first.order.part)
+            and hop.is_due(AWAY_SHARE * seconds, now)
+            for hop in self._table.sessions.values()
+        )
 
     def choose(self, ready: Sequence[HopSession], now: float) -> list[tuple[HopSession, int]]:
         """Sessions and how many positions of each to run, those for the same next hop beside each other."""

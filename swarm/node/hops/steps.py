@@ -153,7 +153,10 @@ class StepRunner:
 
     def pump(self, now: float) -> list[Effect]:
         """Ask for the cores if there is work and they are not asked for; compute without them where that takes too long."""
-        if self._table.running is not None or not self._schedule.has_ready(now):
+        if self._table.running is not None:
+            return []
+        ready = self._schedule.find_ready(now)
+        if not ready or self._schedule.gathers(ready, now):
             return []
         if self._place.is_away:
             self._place.wait(now)
