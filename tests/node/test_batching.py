@@ -125,7 +125,8 @@ def test_a_chunk_on_a_card_takes_what_more_tokens_cost_and_not_what_the_first_on
     assert chunk_tokens(each, None, chunk) == LARGEST_CHUNK
     assert chunk_tokens(each, 0.03, chunk) == LARGEST_CHUNK  # those who decode pay for the weights anyway
     assert chunk_tokens(1e-4, 0.03, chunk) == 120
-    assert chunk_tokens(1e-4, None, 0.2) == SMALLEST_CHUNK
+    assert chunk_tokens(1e-4, None, 0.099) == SMALLEST_CHUNK + 2
+    assert chunk_tokens(1e-3, None, 0.2) == 200  # no chunk is as short as a step should be: it may take as long again
 
 
 def test_short_prompts_on_a_busy_machine_do_not_make_the_chunks_of_a_long_one_small() -> None:
