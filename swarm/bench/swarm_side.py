@@ -57,19 +57,22 @@ class SwarmSide:
 
     def __enter__(self) -> SwarmSide:
         try:
-            addresses: list[str] = []
-            for part in self._parts:
-                addresses.append(self._start_node(part, addresses))
+            self._start()
         except BaseException:
             self.__exit__()
             raise
+        return self
+
+    def _start(self) -> None:
+        addresses: list[str] = []
+        for part in self._parts:
+            addresses.append(self._start_node(part, addresses))
         secret = read_secret(self._folder / "CONFIG" / "swarm" / "secret")
         assert secret is not None
         settings = ClientSettings(hosts=[HOST], peers=addresses, use_mdns=False)
         self.client = SwarmClient(settings, derive_keys(secret), new_identity())
         self.client.__enter__()
         self.card: ModelCard = self.client.card(self.client.find_model(None, READY_SECONDS))
-        return self
 
     def _start_node(self, part: Part, peers: Sequence[str]) -> str:
         command = [*self._command, "--part", str(part), *(word for peer in peers for word in ("--peer", peer))]
