@@ -21,7 +21,6 @@ from swarm.decoder.cache import KvCache
 from swarm.decoder.direct import PIECE_BYTES, DirectFile
 from swarm.decoder.layer import Span
 from swarm.decoder.part import DecoderPart
-from swarm.decoder.shelf import StreamingShelf
 from swarm.loading import init_part
 from swarm.node.residence import BUFFERS, spread
 from swarm.parts import Part
@@ -81,7 +80,6 @@ def run(plan: StreamPlan, folder: Path, say: Callable[[str], None]) -> dict[str,
     kept = init_part(weights, part)
     streamed = spread(range(layers), layers // 2)
     streaming = init_part(weights, part, streaming=Streaming(streamed, BUFFERS, lambda path: SlowFile(path, bucket)))
-    assert isinstance(streaming.shelf, StreamingShelf)
     pass_bytes = sum(path.stat().st_size for path in (weights / "packed").iterdir())
     figures: dict[str, list[float]] = {}
     for number in range(plan.rounds + 1):
@@ -90,12 +88,12 @@ def run(plan: StreamPlan, folder: Path, say: Callable[[str], None]) -> dict[str,
         found = {f"kept_{name}": value for name, value in measured.items()}
         for rate in plan.rates:
             bucket.rate = rate
-            before = streaming.shelf.streamed.waited_seconds
+            before = streaming.shelf.waited_seconds
             for name, seconds in _measure(plan, streaming).items():
                 limit = max(measured[name], pass_bytes / rate)
                 found[f"{rate / 1e9:g}_gb_{name}"] = seconds
                 found[f"{rate / 1e9:g}_gb_{name}_of_limit"] = limit / seconds
-            found[f"{rate / 1e9:g}_gb_waited_seconds"] = streaming.shelf.streamed.waited_seconds - before
+            found[f"{rate / 1e9:g}_gb_waited_seconds"] = streaming.shelf.waited_seconds - before
         bucket.rate = None
         if number:
             for name, value in found.items():

@@ -10,11 +10,11 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
+from swarm.decoder.direct import DIRECT_STEP
 from swarm.decoder.layer import Layer
 from swarm.decoder.opaque import is_opaque, memory_of, view_of
 from swarm.errors import RequestError
 
-PAGE = 4096  # where reads begin that pass the page cache by
 HUGE_PAGE = 2 << 20
 ALIGNMENT = 64  # of each tensor
 
@@ -33,11 +33,11 @@ class LayerBuffer:
         self.layer = layer
         found = list(_tensors_of(layer))
         starts: list[int] = []
-        self.size = 0
+        size = 0
         for _, _, tensor in found:
-            starts.append(self.size)
-            self.size = _up(self.size + len(_bytes_of(tensor)), ALIGNMENT)
-        self.memory = Memory(_up(self.size, PAGE))
+            starts.append(size)
+            size = _up(size + len(_bytes_of(tensor)), ALIGNMENT)
+        self.memory = Memory(_up(size, DIRECT_STEP))
         layer.__dict__["memory"] = self.memory  # as long as either lives
         self.form = tuple((name, tensor.dtype, tuple(tensor.shape), is_opaque(tensor)) for _, name, tensor in found)
         for (module, name, tensor), start in zip(found, starts, strict=True):

@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from swarm.errors import WeightsError
 
@@ -24,7 +23,7 @@ class DirectFile:
         self.path = path
         self._is_direct = True
         try:
-            self._descriptor = _open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECT", 0))
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECT", 0))
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
@@ -35,7 +34,7 @@ class DirectFile:
     def _fall_back(self) -> None:
         """To ordinary reads: the file system has no direct ones."""
         self._is_direct = False
-        self._descriptor = _open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _look(self) -> tuple[int, int]:
         """Length, and when it was written; not when its entry changed: one that is replaced stays here as it is."""
@@ -73,15 +72,3 @@ class DirectFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def __enter__(self) -> DirectFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _open(path: Path, flags: int) -> int:
-    return os.open(path, flags)

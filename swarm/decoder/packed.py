@@ -21,7 +21,6 @@ from swarm.sizes import format_size
 
 FOLDER = "packed"  # in a sepweight directory
 CHECKED_READS = 100  # one of so many is compared with its digest
-UNFINISHED = "unfinished"
 
 
 class PackedLayers:
@@ -39,12 +38,11 @@ class PackedLayers:
         }
         try:
             self._folder.mkdir(exist_ok=True)
-            there = sorted(path for path in self._folder.iterdir() if path.suffix != f".{UNFINISHED}")
+            by_name = {path.stem: path for path in sorted(self._folder.iterdir())}
         except OSError as error:
             raise WeightsError(
                 f"{self._folder} cannot be used: {error.strerror}; streamed layers are kept there, ready to be read"
             ) from None
-        by_name = {path.stem: path for path in there}
         self._paths = {number: by_name[name] for number, name in self._names.items() if name in by_name}
 
     def has(self, number: int, buffer: LayerBuffer) -> bool:
@@ -67,7 +65,7 @@ class PackedLayers:
         """Keep what is in a buffer; whole or not at all. Raises WeightsError if it cannot be written."""
         data = buffer.memory.view
         assert len(data) % DIRECT_STEP == 0
-        unfinished = self._folder / f"{self._names[number]}.{os.getpid()}.{UNFINISHED}"
+        unfinished = self._folder / f"{self._names[number]}.{os.getpid()}.unfinished"
         path = self._folder / f"{self._names[number]}.{_digest(data)}"
         try:
             with unfinished.open("wb") as file:

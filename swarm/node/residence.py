@@ -19,9 +19,13 @@ class Residence:
     streamed: Sequence[int] = ()
     buffers: int = 0
 
+    def streamed_of(self, held: Collection[int]) -> list[int]:
+        """Those of some layers that are streamed."""
+        return [number for number in self.streamed if number in held]
+
     def spared_bytes(self, held: Collection[int], layer_bytes: int) -> int:
         """What the weights of some layers do not take. held: their numbers."""
-        return max(0, len(set(self.streamed) & set(held)) - self.buffers) * layer_bytes
+        return max(0, len(self.streamed_of(held)) - self.buffers) * layer_bytes
 
 
 ALL_KEPT = Residence()

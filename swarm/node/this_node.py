@@ -33,7 +33,7 @@ class LocalModel:
 
     def count_streamed(self, part: Part) -> int:
         """How many layers of a part come from disk each time."""
-        return len(set(self.residence.streamed) & set(part.layers))
+        return len(self.residence.streamed_of(part.layers))
 
     def without(self, spoilt: Iterable[int]) -> LocalModel:
         """The same, with fewer cells."""

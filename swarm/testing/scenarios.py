@@ -210,9 +210,8 @@ def _calm(simulation: Simulation) -> None:
         simulation.restart(name)
     has_absent = any(node.machine.membership.local[node.model].costs.absent for node in simulation.nodes.values())
     if has_absent or not share_out(_read_nodes(simulation), MODEL.layers):
-        simulation.add_node(
-            budget_layers=9
-        )  # without it there might be no room, or nobody with the weights of some layer
+        # Without it there might be no room, or nobody with the weights of some layer.
+        simulation.add_node(budget_layers=9)
     stop = simulation.now + QUIET_SECONDS
     while simulation.now < stop and not (
         simulation.are_answered() and not _missing(simulation) and _is_done(simulation)

@@ -9,6 +9,7 @@ import mmap
 import shutil
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,7 @@ def test_files_are_read_whole_whether_the_file_system_has_direct_reads_or_not(
     path.write_bytes(data)
     for _ in range(2):
         memory = mmap.mmap(-1, len(data))
-        with DirectFile(path) as file:
+        with closing(DirectFile(path)) as file:
             file.read_into(memoryview(memory))
         assert memory[:] == data
         monkeypatch.delattr("os.O_DIRECT", raising=False)

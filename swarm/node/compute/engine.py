@@ -234,7 +234,7 @@ class DecoderLoader:
         loaded_before = None if old is None else old.part
         source = self._weights[model]
         with lost_if_fatal(self._device):
-            streamed = [number for number in part.layers if number in source.residence.streamed]
+            streamed = source.residence.streamed_of(part.layers)
             loaded = yield from iterate_loading(
                 source.family,
                 source.directory,

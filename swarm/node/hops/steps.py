@@ -164,7 +164,7 @@ class StepRunner:
         if not self._place.is_overdue(now):
             return []
         said = [Report("passed-over", {})] if self._place.pass_over() else []
-        return [*said, self._run(self._schedule.find_ready(now), now)]
+        return [*said, self._run(ready, now)]
 
     def cores_taken(self, was_contended: bool, now: float) -> list[Effect]:
         """Run what waits now; more may have arrived since the cores were asked for, and joins the batch.
