@@ -19,7 +19,7 @@ from swarm.node.shell.cores import Cores
 from swarm.node.shell.process import NodeProcess, NodeSettings
 from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import parse_part
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.testing.integer_model import KV_LAYER_BYTES, IntegerLoader, IntegerModel
 
 KEYS = derive_keys(b"s" * 32)

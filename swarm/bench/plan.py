@@ -9,7 +9,8 @@ from statistics import median
 
 from swarm.models import ModelKey
 from swarm.parts import NOTHING
-from swarm.plan.claims import CellCosts, Seat, place_all
+from swarm.plan.claims import Seat, place_all
+from swarm.plan.costs import CellCosts
 from swarm.plan.moves import plan_moves
 from swarm.plan.shares import PlannedNode
 

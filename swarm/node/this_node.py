@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from swarm.models import ModelKey
 from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part, part_of
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 
 
 @dataclass(frozen=True, slots=True)

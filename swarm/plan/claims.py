@@ -1,5 +1,7 @@
 """Which cells an unplaced node claims: those that the swarm lacks, as many as fit; then the thinnest.
 
+Where all unplaced nodes together cannot keep what is lacking, they share it and read some of its layers from disk.
+
 Every node computes the rows of all unplaced nodes in id order and takes its own, so equal views give placements that
 fit together without anyone coordinating them.
 """
@@ -7,43 +9,15 @@ fit together without anyone coordinating them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarm.models import ModelKey
-from swarm.parts import Part, join_parts, part_of_cells, runs, whole
-
-UNAFFORDABLE = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class CellCosts:
-    """Bytes that a node needs for each kind of cell of one model, its KV reserve included.
-
-    shared: what begin and end have in common where a node has both. absent: cells whose weights the node has not got, which
-    no memory makes up for.
-    """
-
-    layers: int
-    begin: int
-    layer: int
-    end: int
-    absent: frozenset[int] = frozenset()
-    shared: int = 0
-
-    def of_part(self, part: Part) -> int:
-        """What a part's cells cost together."""
-        both = self.shared if part.begin and part.end else 0
-        return sum(self.of(cell) for cell in part.cells) - both
-
-    def of(self, cell: int) -> int:
-        if cell in self.absent:
-            return UNAFFORDABLE
-        return self.begin if cell == 0 else self.end if cell == self.layers + 1 else self.layer
-
-    @property
-    def present_layers(self) -> int:
-        """How many layers the node has the weights of."""
-        return self.layers - sum(0 < cell <= self.layers for cell in self.absent)
+from swarm.parts import Part, join_parts, part_of, part_of_cells, runs, whole
+from swarm.plan.costs import CellCosts
+from swarm.plan.routes import UNMEASURED_SECONDS
+from swarm.plan.shares import PlannedNode
+from swarm.plan.streaming import SOURCE_RATE, share_streamed
+from swarm.plan.windows import arrange
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +46,78 @@ def place_all(seats: Sequence[Seat], held: Sequence[Held], layers: Mapping[str, 
 
     layers: model id → number of layers, for every model named anywhere.
     """
-    coverage = count_coverage(held, layers)
+    ordered = sorted(seats, key=lambda seat: seat.node)
+    held_by_others = count_coverage(held, layers)
     rows: dict[str, Placement] = {}
-    for seat in sorted(seats, key=lambda seat: seat.node):
-        rows[seat.node] = place_one(seat, coverage)
-        for model, part in rows[seat.node].items():
-            for cell in part.cells:
-                coverage[model.id][cell] += 1
+    coverage = {model: list(counts) for model, counts in held_by_others.items()}
+    for seat in ordered:
+        _place(seat, coverage, rows)
+    for model, counts in sorted(coverage.items()):
+        if 0 in counts:
+            lacking = [cell for cell, count in enumerate(held_by_others[model]) if not count]
+            shared = _share_lacking(ordered, model, lacking, layers[model])
+            if shared:
+                return _place_around(ordered, shared, held_by_others)
+    return rows
+
+
+def _place(seat: Seat, coverage: Mapping[str, list[int]], rows: dict[str, Placement]) -> None:
+    rows[seat.node] = placement = place_one(seat, coverage)
+    for model, part in placement.items():
+        _count(part, coverage[model.id])
+
+
+def _count(part: Part, counts: list[int]) -> None:
+    for cell in part.cells:
+        counts[cell] += 1
+
+
+def _share_lacking(seats: Sequence[Seat], model: str, lacking: Sequence[int], layers: int) -> dict[str, Placement]:
+    """What each node takes of the cells that a model lacks, some of its layers read from disk; none if that is too much.
+
+    What is lacking is planned for as if it were a model of its own. Nothing is measured yet: all are taken to be alike.
+    """
+    begin, end = 0 in lacking, layers + 1 in lacking
+    count = len(lacking) - begin - end
+    members: list[PlannedNode] = []
+    keys: dict[str, ModelKey] = {}
+    for seat in seats:
+        key = next((key for key in sorted(seat.costs) if key.id == model and not seat.costs[key].absent), None)
+        if key is not None:
+            keys[seat.node], costs = key, seat.costs[key]
+            costs = replace(costs, layers=count, begin=costs.begin * begin, end=costs.end * end)
+            reading = costs.weight / SOURCE_RATE
+            members.append(
+                PlannedNode(
+                    node=seat.node,
+                    budget=seat.budget,
+                    costs=costs,
+                    layer_seconds=UNMEASURED_SECONDS,
+                    read_seconds=reading,
+                )
+            )
+    shares = share_streamed(members, count)
+    cells = arrange(shares, dict.fromkeys((member.key for member in members), frozenset[int]()))
+    row = [*([] if begin else [None]), *lacking, *([] if end else [None])]  # the lacking model's cells as the model's
+    placements = {
+        node: {keys[node]: part_of((one for cell in found if (one := row[cell]) is not None), layers)}
+        for node, found in cells.items()
+    }
+    return {node: placement for node, placement in placements.items() if not placement[keys[node]].is_empty()}
+
+
+def _place_around(
+    seats: Sequence[Seat], shared: Mapping[str, Placement], held: Mapping[str, Sequence[int]]
+) -> dict[str, Placement]:
+    """The claims of those who share a model, and of the others."""
+    coverage = {model: list(counts) for model, counts in held.items()}
+    for placement in shared.values():
+        for model, part in placement.items():
+            _count(part, coverage[model.id])
+    rows = dict(shared)
+    for seat in seats:
+        if seat.node not in shared:
+            _place(seat, coverage, rows)
     return rows
 
 
@@ -101,9 +140,9 @@ def take_up_again(
         costs = seat.costs.get(model)
         if costs is None or part.is_empty():
             continue
-        held = part.cells
-        needed = sum(costs.of(cell) for cell in held)
-        if needed <= budget and min(coverage[model.id][cell] for cell in held) == min(coverage[model.id]):
+        counts = coverage[model.id]
+        needed = costs.least_bytes(part, budget)
+        if needed <= budget and min(counts[cell] for cell in part.cells) == min(counts):
             placement[model] = part
             budget -= needed
     return placement

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.parts import Part, part_of, runs
-from swarm.plan.routes import Server, find_route
+from swarm.plan.costs import NONE_STREAMED, Streamed
+from swarm.plan.routes import Hop, Server, find_route
 from swarm.plan.shares import PlannedNode
 
 GAIN = 0.10  # of the seconds a token, or of the tokens a second; what promises less is not worth its loading
@@ -50,6 +51,11 @@ class Forecast:
         )
 
 
+def _exposed(streamed: Streamed, visits: int) -> int:
+    """Layers that are read while a chain waits: buffers hold what is read between two visits, and no more."""
+    return max(0, streamed.layers - visits * streamed.buffers)
+
+
 class Holdings:
     """The cells of one model that each member holds, and the moves that led there."""
 
@@ -83,9 +89,29 @@ class Holdings:
 
     def rate(self, key: str, held: Cells) -> int:
         """Tokens in a million seconds of a node that is busy with all of these cells."""
+        member, streamed = self.members[key], self.streamed(key, held)
+        layers = sum(0 < cell <= self.layers for cell in held)
+        computing = member.seconds_of(layers, self.layers + 1 in held)
+        return round(1e6 / max(computing, streamed.layers * member.read_seconds))
+
+    def streamed(self, key: str, held: Cells) -> Streamed:
+        """What of these cells a node would read from disk."""
+        return self._hold(key, held) or NONE_STREAMED
+
+    def streams(self, key: str, held: Cells) -> bool:
+        """Whether a node would read some of these cells from disk."""
+        return self.streamed(key, held).layers > 0
+
+    def can_hold(self, key: str, held: Cells, *, may_stream: bool) -> bool:
+        """Whether a node has the memory for these cells."""
+        found = self._hold(key, held)
+        return found is not None and (may_stream or not found.layers)
+
+    def _hold(self, key: str, held: Cells) -> Streamed | None:
         member = self.members[key]
         layers = sum(0 < cell <= self.layers for cell in held)
-        return round(1e6 / member.seconds_of(layers, self.layers + 1 in held))
+        left = member.left(0 in held, self.layers + 1 in held)
+        return member.costs.hold(layers, left) if left >= 0 and not held & member.costs.absent else None
 
     def bytes_of(self, key: str, held: Cells) -> int:
         costs = self.members[key].costs
@@ -113,19 +139,30 @@ class Holdings:
         missing = self.count.count(0)
         if missing:
             return Forecast(missing, math.inf, 0.0)
-        servers = [
-            Server(key, part_of(held, self.layers), member.layer_seconds, member.end_seconds, member.link_seconds)
-            for key, held in self.held.items()
-            if held and (member := self.members[key])
-        ]
+        servers = [self._serve(key, held) for key, held in self.held.items() if held]
         route = find_route(servers, self.layers)
         slowest = max(hop.part.layer_count * self.members[hop.node].prompt_seconds for hop in route)
-        return Forecast(
-            0,
-            sum(self.members[hop.node].seconds_of(hop.part.layer_count, hop.part.end) for hop in route),
-            min(self.rates) / 1e6,
-            1 / slowest if slowest else 0.0,
-        )
+        return Forecast(0, self._time_route(route), min(self.rates) / 1e6, 1 / slowest if slowest else 0.0)
+
+    def _serve(self, key: str, held: Cells) -> Server:
+        """A node as the router sees it: what it has to wait for its disk goes into its layers."""
+        member, streamed, stretches = self.members[key], self.streamed(key, held), len(self.ranges[key])
+        part = part_of(held, self.layers)
+        waiting = _exposed(streamed, stretches) * member.read_seconds / max(1, part.layer_count)
+        return Server(key, part, max(member.layer_seconds, waiting), member.end_seconds, member.link_seconds)
+
+    def _time_route(self, route: Sequence[Hop]) -> float:
+        """Seconds a token: of all hops together, or of the longest pass over what a node reads."""
+        seconds = passes = 0.0
+        for key in dict.fromkeys(hop.node for hop in route):
+            member, streamed = self.members[key], self.streamed(key, self.held[key])
+            hops = [hop for hop in route if hop.node == key]
+            layers, end = sum(hop.part.layer_count for hop in hops), any(hop.part.end for hop in hops)
+            waiting = _exposed(streamed, len(hops)) * member.read_seconds
+            seconds += len(hops) * member.link_seconds + end * member.end_seconds
+            seconds += max(layers * member.layer_seconds, waiting)
+            passes = max(passes, streamed.layers * member.read_seconds)
+        return max(seconds, passes)
 
     def move(self, key: str, held: Cells) -> None:
         """Let a node move to these cells, and say why."""

@@ -13,7 +13,9 @@ from functools import partial
 from swarm.parts import runs
 from swarm.plan.holdings import Cells, Forecast, Holdings, Move
 from swarm.plan.routes import UNMEASURED_SECONDS
-from swarm.plan.shares import PlannedNode, Share, seconds_of, share_out
+from swarm.plan.shares import PlannedNode, Share, seconds_of
+from swarm.plan.streaming import share_out
+from swarm.plan.windows import arrange
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
 
     Or what nobody else does, where all wait for each other and no token comes as it is.
     """
-    windows = {key: _possible(holdings, key, window) for key, window in _arrange(shares, holdings).items()}
+    windows = {key: _possible(holdings, key, window) for key, window in arrange(shares, holdings.held).items()}
     pending = {key: window for key, window in windows.items() if not holdings.held[key] >= window}
     while pending:
         free = [key for key, window in pending.items() if holdings.may_drop(holdings.held[key] - window)]
@@ -98,63 +100,23 @@ def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
 
 def _possible(holdings: Holdings, key: str, window: Cells) -> Cells:
     """The longest stretch of a window that a node has the weights of; the chain is left as it is if that opens a gap."""
+    if not window & holdings.members[key].costs.absent:
+        return window
     stretches = runs(sorted(window - holdings.members[key].costs.absent))
     start, stop = max(stretches, key=lambda run: (run[1] - run[0], -run[0]), default=(0, 0))
     return frozenset(range(start, stop))
 
 
-def _arrange(shares: Sequence[Share], holdings: Holdings) -> dict[str, Cells]:
-    """Where on the chain each share goes, so that little has to be loaded: cells by PlannedNode.key."""
-    held = holdings.held
-    first = [share for share in shares if share.begin]
-    last = [share for share in shares if share.end and not share.begin]
-    middle = [share for share in shares if not share.begin and not share.end]
-    anchors = {share.member.key: held[share.member.key] or _present_if_not_all(share.member) for share in middle}
-    placed = [share for share in middle if anchors[share.member.key]]
-    order = sorted(placed, key=lambda share: (_center(anchors[share.member.key]), share.member.key))
-    for share in middle:
-        if not anchors[share.member.key]:
-            places = range(len(order) + 1) if placed else [len(order)]
-            trials = [[*order[:place], share, *order[place:]] for place in places]
-            order = max(trials, key=lambda trial: _count_kept(_windows([*first, *trial, *last]), holdings))
-    windows = _windows([*first, *order, *last])
-    return {key: frozenset(range(start, stop)) for key, (start, stop) in windows.items()}
-
-
-def _present_if_not_all(member: PlannedNode) -> Cells:
-    absent = member.costs.absent
-    return frozenset(range(member.costs.layers + 2)) - absent if absent else frozenset()
-
-
-def _center(held: Cells) -> float:
-    return sum(held) / len(held)
-
-
-def _windows(order: Sequence[Share]) -> dict[str, tuple[int, int]]:
-    """Cells start..stop of each node, if the chain runs through the shares in this order."""
-    windows: dict[str, tuple[int, int]] = {}
-    start = 0
-    for share in order:
-        stop = start + share.begin + share.layers + share.end
-        windows[share.member.key] = (start, stop)
-        start = stop
-    return windows
-
-
-def _count_kept(windows: Mapping[str, tuple[int, int]], holdings: Holdings) -> int:
-    """Cells that need not be loaded."""
-    return sum(
-        max(0, min(stop, last) - max(start, first))
-        for key, (start, stop) in windows.items()
-        for first, last in holdings.ranges[key]
-    )
-
-
 def _widen(holdings: Holdings, key: str, wanted: Cells) -> Cells:
-    """A window with what its node can keep or take beside it: what it holds already first, then the thinner side."""
+    """A window with what its node can keep or take beside it: what it holds already first, then the thinner side.
+
+    Where a node streams there is no such room, and what lies between its windows is others'.
+    """
     start, stop = min(wanted), max(wanted) + 1
     costs = holdings.members[key].costs
     left = holdings.members[key].budget - holdings.bytes_of(key, wanted)
+    if stop - start != len(wanted):
+        return wanted
     while True:
         sides = [
             (cell not in holdings.held[key], holdings.rates[cell], cell)
@@ -182,15 +144,12 @@ def _move_partly(holdings: Holdings, pending: Mapping[str, Cells]) -> bool:
 
 def _grow(holdings: Holdings, key: str, kept: Cells, wanted: Cells) -> Cells:
     """`kept` with as many cells of `wanted` as the budget allows, the nearest first."""
-    costs = holdings.members[key].costs
-    left = holdings.members[key].budget - holdings.bytes_of(key, kept)
-    grown = set(kept)
+    grown, may_stream = kept, holdings.streams(key, wanted) or holdings.streams(key, holdings.held[key])
     for cell in sorted(wanted - kept, key=lambda cell: (min((abs(cell - other) for other in kept), default=0), cell)):
-        if costs.of(cell) > left:
+        if not holdings.can_hold(key, grown | {cell}, may_stream=may_stream):
             break
-        left -= costs.of(cell)
-        grown.add(cell)
-    return frozenset(grown)
+        grown |= {cell}
+    return grown
 
 
 # More tokens a second -------------------------------------------------------------------------------------------------

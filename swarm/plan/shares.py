@@ -1,4 +1,4 @@
-"""Which nodes a chain should run on and how many layers each should carry, for the least seconds a token.
+"""Which nodes a chain should run on and how many layers each should keep, for the least seconds a token.
 
 Pure. Knows neither where on the chain a node stands nor what it holds now: layers are alike, so only their number counts.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarm.parts import NOTHING, Part
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import NONE_STREAMED, CellCosts, Streamed
 from swarm.plan.routes import HOP_SECONDS
 
 
@@ -26,6 +26,7 @@ class PlannedNode:
     end_seconds: float = 0.0  # one token through the final norm and head; 0: not measured
     prompt_seconds: float = 0.0  # one token of a prompt's chunk through one layer; 0: not measured
     link_seconds: float = HOP_SECONDS  # what a hop to it costs a token
+    read_seconds: float = 0.0  # of one layer, from disk; 0: not measured
     part: Part = NOTHING  # what it serves or loads
     stays: bool = False  # told which part to serve, leaving, or slow to act: nothing is planned for it
 
@@ -34,26 +35,42 @@ class PlannedNode:
         """What tells it from others, and from the same node with another variant of the model."""
         return f"{self.node} {self.variant}" if self.variant else self.node
 
-    def capacity(self, begin: bool, end: bool) -> int:
-        """How many layers fit beside begin and end; negative if those alone do not."""
-        left = self.budget
-        left -= self.costs.of(0) if begin else 0
-        left -= self.costs.of(self.costs.layers + 1) if end else 0
-        return min(left // self.costs.layer, self.costs.present_layers) if left >= 0 else -1
+    def left(self, begin: bool, end: bool) -> int:
+        """Bytes for layers, beside begin and end; negative if those alone are too much."""
+        return self.costs.beside_ends(self.budget, begin, end)
 
-    def seconds_of(self, layers: int, end: bool) -> float:
-        """What a token costs on a hop to it that runs so many layers, and the end or not."""
-        return self.link_seconds + layers * self.layer_seconds + end * self.end_seconds
+    def capacity(self, begin: bool, end: bool) -> int:
+        """How many layers can be kept beside begin and end; negative if those alone do not fit."""
+        return self.costs.most_kept(self.left(begin, end))
+
+    def seconds_of(self, layers: int, end: bool, visits: int = 1) -> float:
+        """What a token costs on hops to it that run so many layers, and the end or not."""
+        return visits * self.link_seconds + layers * self.layer_seconds + end * self.end_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one node of a chain carries: so many layers, and begin or end beside them."""
+    """What one node of a chain carries: so many layers, some of them from disk, and begin or end beside them.
+
+    visits: how often the chain has to come by.
+    """
 
     member: PlannedNode
     layers: int
     begin: bool
     end: bool
+    streamed: Streamed = NONE_STREAMED
+    visits: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """What a token costs there, if the others' time hides what is read."""
+        return self.member.seconds_of(self.layers, self.end, self.visits)
+
+    @property
+    def pass_seconds(self) -> float:
+        """What reading all that is streamed takes: a token takes no less."""
+        return self.streamed.layers * self.member.read_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +85,8 @@ _Row = list[tuple[float, _Chosen | None] | None]
 _ENDS = ((False, False), (True, False), (False, True), (True, True))
 
 
-def share_out(members: Sequence[PlannedNode], layers: int) -> list[Share]:
-    """The cheapest chain's shares, the fastest node first; an empty list if all nodes together cannot hold the model.
+def share_kept(members: Sequence[PlannedNode], layers: int) -> list[Share]:
+    """The cheapest chain's shares, the fastest node first; an empty list if all nodes together cannot keep the model.
 
     Exact. In a best chain every node but its slowest is full, or layers would move from the slower to the faster; so
     going from fast to slow, what counts is only how many layers and which ends are held already.
@@ -101,7 +118,7 @@ def share_out(members: Sequence[PlannedNode], layers: int) -> list[Share]:
 
 def seconds_of(shares: Sequence[Share]) -> float:
     """What a token costs on a chain of these shares."""
-    return sum(share.member.seconds_of(share.layers, share.end) for share in shares)
+    return max([sum(share.seconds for share in shares), *(share.pass_seconds for share in shares)])
 
 
 def _extend(source: _Row, target: _Row, most: Share, bound: float) -> None:

@@ -15,7 +15,7 @@ from swarm.errors import RequestError
 from swarm.messages.base import ClaimState
 from swarm.messages.members import Beat, Capacity, Claim
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.plan.routes import HOP_SECONDS, Server
 from swarm.plan.shares import PlannedNode
 

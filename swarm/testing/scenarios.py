@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from swarm.parts import part_of, part_of_cells
 from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.shares import PlannedNode, share_out
+from swarm.plan.shares import PlannedNode
+from swarm.plan.streaming import share_out
 from swarm.plan.view import read_planned
 from swarm.testing.integer_model import MODEL_ID, IntegerModel
 from swarm.testing.network import Weather

@@ -24,7 +24,7 @@ from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import Membership
 from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.plan.view import read_views
 from swarm.testing.clients import SimulatedClient
 from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerModel

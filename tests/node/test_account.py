@@ -17,7 +17,7 @@ from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
 from swarm.node.this_node import LocalModel
 from swarm.parts import NOTHING, Part, parse_part
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.wire.events import Asker
 from tests.opens import make_open
 

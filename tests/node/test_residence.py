@@ -20,7 +20,7 @@ from swarm.node.shell.build import Promise, promise_memory, read_offer
 from swarm.node.shell.ledger import Ledger
 from swarm.node.this_node import LocalModel
 from swarm.parts import parse_part
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.sepweight.manifest import layer_key, read_manifest
 from swarm.sepweight.requantise import quantise
 from tests.layouts import maker_of

@@ -13,7 +13,7 @@ from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import Membership
 from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import parse_part, whole
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.testing.integer_model import MODEL_ID, IntegerEngine, IntegerModel
 from swarm.wire.events import Arrived, Asker
 from tests.opens import make_open

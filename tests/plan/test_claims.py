@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from swarm.models import ModelKey
 from swarm.parts import parse_part, whole
-from swarm.plan.claims import CellCosts, Held, Seat, count_coverage, must_yield, place_all, take_up_again
+from swarm.plan.claims import Held, Seat, count_coverage, must_yield, place_all, take_up_again
+from swarm.plan.costs import CellCosts
 
 LAYERS = 24
 MODEL = ModelKey("m", "")

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from swarm.models import ModelKey
 from swarm.parts import NOTHING, Part, parse_part, part_of_cells, whole
-from swarm.plan.claims import CellCosts, Seat, place_all
+from swarm.plan.claims import Seat, place_all
+from swarm.plan.costs import CellCosts
 from swarm.plan.figures import SAMPLES, Published
 from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.shares import PlannedNode, share_out
+from swarm.plan.shares import PlannedNode
+from swarm.plan.streaming import share_out
 
 LAYERS = 24
 MODEL = ModelKey("m", "")

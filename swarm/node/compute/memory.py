@@ -12,7 +12,7 @@ from swarm.decoder.plain import PLAIN
 from swarm.errors import RequestError
 from swarm.node.batches import LARGEST_CHUNK, MOST_SESSIONS, SAMPLED_ROWS
 from swarm.parts import Part
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.sepweight.manifest import ITEM_BYTES, Manifest, layer_key
 from swarm.sizes import format_size
 

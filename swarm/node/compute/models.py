@@ -22,7 +22,7 @@ from swarm.node.compute.memory import ModelMemory, model_memory
 from swarm.node.compute.verifier import FileToVerify
 from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part, part_of, part_of_cells, whole
-from swarm.plan.claims import CellCosts
+from swarm.plan.costs import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
 from swarm.sepweight.scheme import Quantisation
 
