@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import torch
@@ -32,12 +32,8 @@ class LayerBuffer:
         """
         self.layer = layer
         found = list(_tensors_of(layer))
-        starts: list[int] = []
-        size = 0
-        for _, _, tensor in found:
-            starts.append(size)
-            size = _up(size + len(_bytes_of(tensor)), ALIGNMENT)
-        self.memory = Memory(_up(size, DIRECT_STEP))
+        starts, size = _lay_out(tensor for _, _, tensor in found)
+        self.memory = Memory(size)
         layer.__dict__["memory"] = self.memory  # as long as either lives
         self.form = tuple((name, tensor.dtype, tuple(tensor.shape), is_opaque(tensor)) for _, name, tensor in found)
         for (module, name, tensor), start in zip(found, starts, strict=True):
@@ -67,6 +63,16 @@ class Memory:
         skipped = -start % HUGE_PAGE
         self.address = start + skipped
         self.view = memoryview(self._map)[skipped : skipped + size]
+
+
+def _lay_out(tensors: Iterable[Tensor]) -> tuple[list[int], int]:
+    """Where each begins, and how long all are together."""
+    starts: list[int] = []
+    size = 0
+    for tensor in tensors:
+        starts.append(size)
+        size = _up(size + len(_bytes_of(tensor)), ALIGNMENT)
+    return starts, _up(size, DIRECT_STEP)
 
 
 def _tensors_of(layer: Layer) -> Iterator[tuple[nn.Module, str, Tensor]]:

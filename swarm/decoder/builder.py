@@ -19,8 +19,9 @@ from swarm.decoder.layer import Head, Layer
 from swarm.decoder.linear import BesideLinear, Linear, PlainLinear
 from swarm.decoder.norms import make_norm
 from swarm.decoder.opaque import has_views
-from swarm.decoder.packed import PackedLayers
+from swarm.decoder.packed import PackedFile, PackedLayers
 from swarm.decoder.plain import PLAIN
+from swarm.decoder.shelf import Shelf
 from swarm.decoder.streaming import StreamedLayers
 from swarm.errors import RequestError
 from swarm.parts import Part
@@ -79,7 +80,25 @@ def _part_rows(bias: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | 
     return [bias] * len(counts) if bias is None or len(counts) == 1 else bias.split(list(counts))
 
 
-Built = tuple[Embedding | None, dict[int, Layer], Head | None, StreamedLayers | None]
+@dataclass(frozen=True, slots=True)
+class StreamOrder:
+    """What is to be streamed, and through which buffers; they may serve another part until it begins.
+
+    old: who reads into them so far.
+    """
+
+    files: Mapping[int, PackedFile]
+    buffers: Sequence[LayerBuffer]
+    old: StreamedLayers | None
+
+    def begin(self) -> StreamedLayers:
+        """What was loaded before is no longer used. Raises WeightsError."""
+        if self.old is not None:
+            self.old.end()
+        return StreamedLayers(self.files, self.buffers)
+
+
+Built = tuple[Embedding | None, dict[int, Layer], Head | None, StreamOrder | None]
 
 
 class Builder:
@@ -111,10 +130,11 @@ class Builder:
         }
         return sum(size for owner, size in owners.items() if owner not in self._shared)
 
-    def build(self, part: Part, streaming: Streaming | None) -> Generator[int, None, Built]:
+    def build(self, part: Part, streaming: Streaming | None, old: Shelf) -> Generator[int, None, Built]:
+        """old: what is loaded and used meanwhile. What it keeps of layers that are to be streamed goes into buffers."""
         embed = (yield from self._embedding()) if part.begin else None
         self.share(embed, None)
-        streamed = None if streaming is None else (yield from self._stream(streaming))
+        streamed = None if streaming is None else (yield from self._stream(streaming, old))
         layers: dict[int, Layer] = {}
         for number in part.layers:
             if streaming is None or number not in streaming.numbers:
@@ -135,35 +155,38 @@ class Builder:
         self._trim()
         return layer
 
-    def _stream(self, streaming: Streaming) -> Generator[int, None, StreamedLayers]:
-        packed, buffers = yield from self.pack(streaming.numbers, streaming.buffers)
+    def _stream(self, streaming: Streaming, old: Shelf) -> Generator[int, None, StreamOrder]:
+        packed, buffers = yield from self.pack(streaming.numbers, streaming.buffers, old)
         files = {number: packed.open(number, streaming.open_file) for number in streaming.numbers}
-        return StreamedLayers(files, buffers)
+        return StreamOrder(files, buffers, old.streamed)
 
     def pack(
-        self, numbers: Sequence[int], count: int
+        self, numbers: Sequence[int], count: int, old: Shelf
     ) -> Generator[int, None, tuple[PackedLayers, Sequence[LayerBuffer]]]:
-        """Pack those layers that are not yet; and make so many buffers that any of them may be read into.
+        """Pack those layers that are not yet; and find so many buffers that any of them may be read into.
 
-        Raises RequestError if they cannot be streamed.
+        old: what is loaded: its buffers are taken, then the memory of layers that it keeps so far. Raises RequestError if
+        layers cannot be streamed.
         """
         if not (self.device.is_host and has_views()):
             raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
         packed = self._open_packed(numbers)
-        buffers: list[LayerBuffer] = []
-        for number in numbers:
-            if buffers and packed.has(number, buffers[0]) and len(buffers) == count:
+        buffers = [] if old.streamed is None else list(old.streamed.buffers)[:count]
+        for number in sorted(numbers, key=lambda number: (number not in old.resident, number)):
+            if buffers and packed.has(number, len(buffers[0].memory.view)) and len(buffers) == count:
                 yield self.store.manifest.files[layer_key(number)].bytes
                 continue
-            buffer = LayerBuffer((yield from self._layer(number)))
+            kept = old.resident.get(number)
+            buffer = LayerBuffer((yield from self._layer(number)) if kept is None else kept)
             if buffer.form != (buffers or [buffer])[0].form:
                 raise RequestError(
                     f"layers {numbers[0]} and {number} have matrices in different forms and cannot be streamed "
                     "with the same memory; choose among those of one form"
                 )
-            if not buffers and packed.has(number, buffer) and not packed.is_like(number, buffer):
+            size = len(buffer.memory.view)
+            if not buffers and packed.has(number, size) and not packed.is_like(number, buffer):
                 packed.drop()
-            if not packed.has(number, buffer):
+            if not packed.has(number, size):
                 self.store.verify(layer_key(number))  # what is packed is read instead of it from now on
                 packed.write(number, buffer)
             if len(buffers) < count:

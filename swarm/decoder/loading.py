@@ -46,7 +46,7 @@ def init_part(
         try:
             progress(*next(steps))
         except StopIteration as stop:
-            return stop.value
+            return stop.value()
 
 
 def iterate_loading(
@@ -58,41 +58,47 @@ def iterate_loading(
     quantisation: Quantisation[Scheme] | None = None,
     old: DecoderPart | None = None,
     streaming: Streaming | None = None,
-) -> Generator[tuple[int, int], None, DecoderPart]:
+) -> Generator[tuple[int, int], None, Callable[[], DecoderPart]]:
     """The same a piece of a tensor at a time, for a thread that has other work between.
 
-    Yields bytes read and bytes in all, returns the part. old: a part loaded from the same directory in the same way; its
-    modules are used, not read again.
+    Yields bytes read and bytes in all, returns what makes the part. old: a part loaded from the same directory in the same
+    way; its modules are used, not read again. It may be used until the new part is made.
     """
     builder = _open(family, weights_dir, device, dtype, quantisation)
     decoder = builder.decoder
     part = spec if isinstance(spec, Part) else parse_part(spec, decoder.layers)
     builder.store.check(part)
-    loaded = {} if old is None else old.shelf.resident
+    shelf = ResidentShelf([]) if old is None else old.shelf
+    streamed = set(() if streaming is None else streaming.numbers)
+    loaded = {number: layer for number, layer in shelf.resident.items() if number not in streamed}
     embed, head = (None, None) if old is None else (old.embed, old.head)
     builder.share(embed, head)
     missing = part - Part(decoder.layers, embed is not None, tuple(runs(sorted(loaded))), head is not None)
     total = builder.size_of(missing)
     done = 0
-    building = builder.build(missing, streaming)
+    building = builder.build(missing, streaming, shelf)
     while True:
         try:
             done += next(building)
         except StopIteration as stop:
-            new_embed, new_layers, new_head, streamed = stop.value
+            new_embed, new_layers, new_head, order = stop.value
             break
         yield done, total
-    kept = [number for number in part.layers if streamed is None or number not in streamed.numbers]
+    kept = [number for number in part.layers if number not in streamed]
     layers = [loaded[number] if number in loaded else new_layers[number] for number in kept]
-    return DecoderPart(
-        decoder,
-        part,
-        (embed or new_embed) if part.begin else None,
-        ResidentShelf(layers) if streamed is None else StreamingShelf(layers, streamed),
-        (head or new_head) if part.end else None,
-        builder.dtype,
-        builder.device,
-    )
+
+    def make() -> DecoderPart:
+        return DecoderPart(
+            decoder,
+            part,
+            (embed or new_embed) if part.begin else None,
+            ResidentShelf(layers) if order is None else StreamingShelf(layers, order.begin()),
+            (head or new_head) if part.end else None,
+            builder.dtype,
+            builder.device,
+        )
+
+    return make
 
 
 def iterate_packing(
@@ -107,7 +113,7 @@ def iterate_packing(
     part = Part(builder.decoder.layers, ranges=tuple(runs(numbers)))
     builder.store.check(part)
     total, done = builder.size_of(part), 0
-    for size in builder.pack(numbers, 1):
+    for size in builder.pack(numbers, 1, ResidentShelf([])):
         done += size
         yield done, total
 

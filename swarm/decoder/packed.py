@@ -45,10 +45,10 @@ class PackedLayers:
             ) from None
         self._paths = {number: by_name[name] for number, name in self._names.items() if name in by_name}
 
-    def has(self, number: int, buffer: LayerBuffer) -> bool:
+    def has(self, number: int, size: int) -> bool:
         """Whether there is a file of the right length."""
         try:
-            return number in self._paths and self._paths[number].stat().st_size == len(buffer.memory.view)
+            return number in self._paths and self._paths[number].stat().st_size == size
         except OSError:
             return False
 

@@ -54,8 +54,11 @@ class Ring:
         return holder
 
     def free(self, buffer: int) -> None:
-        """A layer has been used."""
-        self._buffers[buffer] = _Buffer()
+        """A layer has been used. It stays where it is if there is a buffer for every one."""
+        if len(self._numbers) <= len(self._buffers):
+            self._buffers[buffer].state = "ready"
+        else:
+            self._buffers[buffer] = _Buffer()
 
     def _holder(self, number: int) -> int | None:
         return next((place for place, buffer in enumerate(self._buffers) if buffer.number == number), None)
@@ -64,4 +67,4 @@ class Ring:
         self._next = self._numbers.index(number)
         for place, buffer in enumerate(self._buffers):
             if buffer.state == "ready":
-                self.free(place)
+                self._buffers[place] = _Buffer()

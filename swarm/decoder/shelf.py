@@ -21,6 +21,11 @@ class Shelf(nn.Module):
         raise NotImplementedError
 
     @property
+    def streamed(self) -> StreamedLayers | None:
+        """Those that are not, if there are any."""
+        return None
+
+    @property
     def waited_seconds(self) -> float:
         """That layers were waited for, in all."""
         return 0.0
@@ -60,11 +65,15 @@ class StreamingShelf(Shelf):
     def __init__(self, kept: Sequence[Layer], streamed: StreamedLayers) -> None:
         super().__init__()
         self._kept = ResidentShelf(kept)
-        self.streamed = streamed
+        self._streamed = streamed
 
     @property
     def resident(self) -> Mapping[int, Layer]:
         return self._kept.resident
+
+    @property
+    def streamed(self) -> StreamedLayers:
+        return self._streamed
 
     @property
     def waited_seconds(self) -> float:

@@ -13,7 +13,7 @@ from swarm.decoder.buffer import LayerBuffer
 from swarm.decoder.direct import Tick
 from swarm.decoder.layer import Layer
 from swarm.decoder.ring import Ring
-from swarm.errors import SwarmError
+from swarm.errors import SwarmError, WeightsError
 
 STOP_SECONDS = 5.0  # until one that reads has seen that it is to stop: a piece of a slow disk
 LOOK_SECONDS = 0.5  # between two signs of life of whoever waits for a layer
@@ -42,11 +42,15 @@ class StreamedLayers:
         self._reading = _Reading(files, buffers)
         thread = threading.Thread(target=self._reading.run, name="streamer", daemon=True)
         thread.start()
-        weakref.finalize(self, _stop, self._reading, thread)  # at the process' end at the latest
+        self._stop = weakref.finalize(self, _stop, self._reading, thread)  # at the process' end at the latest
 
     @property
     def numbers(self) -> Sequence[int]:
         return self._reading.numbers
+
+    @property
+    def buffers(self) -> Sequence[LayerBuffer]:
+        return self._reading.buffers
 
     @property
     def waited_seconds(self) -> float:
@@ -57,6 +61,11 @@ class StreamedLayers:
     def bytes_a_second(self) -> float:
         """Of what is read, while something is; 0 before the first layer."""
         return self._reading.bytes_a_second
+
+    def end(self) -> None:
+        """Read nothing any more: somebody else takes the buffers over. Raises WeightsError if a disk does not let go."""
+        if self._stop() is False:
+            raise WeightsError(f"a disk has not answered for {STOP_SECONDS:.0f} seconds")
 
     @contextmanager
     def lend(self, number: int, on_read: Tick = lambda: None) -> Generator[Layer]:
@@ -73,10 +82,11 @@ class StreamedLayers:
             self._reading.free(place)
 
 
-def _stop(reading: _Reading, thread: threading.Thread) -> None:
-    """A thread that still reads while the interpreter ends would abort it."""
+def _stop(reading: _Reading, thread: threading.Thread) -> bool:
+    """Whether the thread has ended: one that still reads while the interpreter ends would abort it."""
     reading.stop()
     thread.join(STOP_SECONDS)
+    return not thread.is_alive()
 
 
 class _Stopped(Exception):  # noqa: N818  it is no error
@@ -119,6 +129,7 @@ class _Reading:
     def stop(self) -> None:
         with self._changed:
             self._is_over = True
+            self._error = self._error or WeightsError("layers are no longer read")
             self._changed.notify_all()
 
     def run(self) -> None:

@@ -35,6 +35,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     part: Spec
     state: ClaimState
     layer_seconds: Seconds = 0.0
+    compute_seconds: Seconds = 0.0  # of these, what is no waiting for a disk; 0: not told
     end_seconds: Seconds = 0.0
     prompt_seconds: Seconds = 0.0
     kv_free_positions: Count = 0
@@ -56,6 +57,8 @@ class Capacity(Struct, frozen=True, kw_only=True):
     begin_bytes: Count
     end_bytes: Count
     budget_bytes: Count
+    weight_bytes: Count = 0  # of layer_bytes, what a layer that is read from disk each time does not take; 0: none is
+    source_rate: Count = 0  # bytes a second from disk; 0: not measured
     present: Spec = "f"  # what the node has the weights of
     variant: Name = ""  # how they are stored and computed; "": not told
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from swarm.models import ModelKey
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.node.this_node import LocalModel
-from swarm.parts import Part
+from swarm.parts import NOTHING, Part
 
 
 class Holding(Protocol):
@@ -19,6 +20,21 @@ class Holding(Protocol):
     @property
     def held(self) -> Part:
         """All whose weights are in memory, or are about to be."""
+        ...
+
+    @property
+    def held_as(self) -> Residence:
+        """How it is held, or is about to be."""
+        ...
+
+    @property
+    def loaded_as(self) -> Residence:
+        """How what is loaded is held."""
+        ...
+
+    @property
+    def loaded(self) -> Part:
+        """What is loaded."""
         ...
 
 
@@ -45,11 +61,14 @@ class MemoryAccount:
     def kv_room(self, model: ModelKey) -> int:
         """The most that a model's sessions may have together while others keep what they use and are sure of."""
         claim = self._claims.get(model)
-        return self._left_by_others(model) - (0 if claim is None else self._weights(model, claim.held))
+        weights = 0 if claim is None else self._weights(model, claim.held, claim.held_as)
+        return self._left_by_others(model) - weights
 
     def most_kv_room(self, model: ModelKey, part: Part) -> int:
         """What a model's sessions could ever have beside a part of it; what they lack of that is a matter of time."""
-        return self._budget - (self._weights(model, part) if model in self._models else 0)
+        claim = self._claims.get(model)
+        residence = ALL_KEPT if claim is None else claim.held_as
+        return self._budget - (self._weights(model, part, residence) if model in self._models else 0)
 
     def borrows(self, model: ModelKey) -> bool:
         """Whether a model's sessions use more than its reserve."""
@@ -57,19 +76,21 @@ class MemoryAccount:
 
     # Claims -----------------------------------------------------------------------------------------------------------
 
-    def bytes_of(self, model: ModelKey, part: Part) -> int:
-        """What a part costs, its KV reserve included."""
-        return self._models[model].bytes_of(part)
-
     def free(self, but: ModelKey | None = None) -> int:
         """Bytes that no claim has spoken for; claims on `but` do not count."""
-        held = sum(self.bytes_of(model, claim.held) for model, claim in self._claims.items() if model != but)
+        held = sum(
+            self._models[model].bytes_of(claim.held, claim.held_as)
+            for model, claim in self._claims.items()
+            if model != but
+        )
         return self._budget - held
 
-    def fits(self, model: ModelKey, part: Part) -> bool:
-        """Whether a part fits beside the other models' claims and the KV that sessions have reserved now."""
+    def hold(self, model: ModelKey, part: Part) -> Residence | None:
+        """How a part can be held beside the other models' claims and the KV that sessions have reserved now, if at all."""
         borrowed = max(0, self.kv_used(model) - self._kv_reserve(model, part))
-        return self.bytes_of(model, part) + borrowed <= self._left_by_others(model)
+        room, claim = self._left_by_others(model) - borrowed, self._claims.get(model)
+        now, loaded = (ALL_KEPT, NOTHING) if claim is None else (claim.loaded_as, claim.loaded)
+        return self._models[model].hold(part, room, now, loaded.layers)
 
     def _left_by_others(self, model: ModelKey) -> int:
         """What other models neither claim nor have borrowed."""
@@ -82,5 +103,5 @@ class MemoryAccount:
     def _kv_reserve(self, model: ModelKey, part: Part) -> int:
         return part.layer_count * self._models[model].kv_layer_bytes
 
-    def _weights(self, model: ModelKey, part: Part) -> int:
-        return self.bytes_of(model, part) - self._kv_reserve(model, part)
+    def _weights(self, model: ModelKey, part: Part, residence: Residence) -> int:
+        return self._models[model].bytes_of(part, residence) - self._kv_reserve(model, part)

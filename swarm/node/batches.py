@@ -97,6 +97,8 @@ class ServedPart(Struct, frozen=True):
     end_seconds: float  # one token through the final norm and head, likewise; 0 without them
     prompt_seconds: float  # one more token of a prompt's chunk through one layer, likewise
     chunk_seconds: float = 0.0  # a chunk through one layer, besides what its tokens cost
+    compute_seconds: float = 0.0  # of layer_seconds, what is no waiting for a disk; 0: all
+    streamed: int = 0  # layers that come from disk
     kind: str = ""  # of processor: those of one kind round alike
 
     def reserved_positions(self, positions: int) -> int:

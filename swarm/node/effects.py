@@ -11,6 +11,7 @@ from swarm.messages.base import Channel
 from swarm.messages.tensors import WireTensor
 from swarm.models import ModelKey
 from swarm.node.batches import Batch
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part
 from swarm.wire.events import Asker
 
@@ -100,6 +101,7 @@ class Load(Struct, frozen=True):
 
     model: ModelKey
     part: Part
+    residence: Residence = ALL_KEPT
 
 
 class Unload(Struct, frozen=True):

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from swarm.errors import RequestError
 from swarm.parts import Part
+from swarm.plan.costs import BUFFERS, CellCosts, Streamed, stream_away
 from swarm.sizes import format_size
-
-BUFFERS = 2  # of a layer each: one is computed with while the next one is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +22,57 @@ class Residence:
         """Those of some layers that are streamed."""
         return [number for number in self.streamed if number in held]
 
+    def count_read(self, held: Collection[int]) -> int:
+        """How many of some layers are read each time they are needed; none where buffers hold them all."""
+        count = len(self.streamed_of(held))
+        return count if count > self.buffers else 0
+
     def spared_bytes(self, held: Collection[int], layer_bytes: int) -> int:
         """What the weights of some layers do not take. held: their numbers."""
         return max(0, len(self.streamed_of(held)) - self.buffers) * layer_bytes
+
+    def of(self, part: Part) -> Residence:
+        """How a smaller part is held that comes of this one."""
+        held = set(part.layers)
+        streamed = self.streamed_of(held)
+        return Residence(tuple(streamed), self.buffers) if streamed else ALL_KEPT
 
 
 ALL_KEPT = Residence()
 
 
+def keep_most(part: Part, costs: CellCosts, budget: int, now: Residence, loaded: Collection[int]) -> Residence | None:
+    """How a part is held with as few of its layers from disk as a budget allows; None if it fits in no way.
+
+    now: how what is loaded so far is held. loaded: the numbers of its layers; those that are kept stay so where they can.
+    """
+    needed = costs.of_part(part)
+    spare = now.buffers * costs.weight  # what is kept instead of what they hold is loaded beside them
+    if needed + spare <= budget:
+        return ALL_KEPT
+    if needed <= budget:
+        streamed: Streamed | None = Streamed(min(now.buffers, part.layer_count), now.buffers)
+    else:
+        streamed = stream_away(needed - budget, part.layer_count, costs.weight)
+    if streamed is None:
+        return None
+    kept = set(loaded) - set(now.streamed)
+    return Residence(tuple(choose_streamed(part.layers, kept, streamed.layers)), streamed.buffers)
+
+
+def choose_streamed(layers: Sequence[int], kept: Collection[int], count: int) -> list[int]:
+    """So many of some layers, those that are not kept now first."""
+    new = [number for number in layers if number not in kept]
+    if count <= len(new):
+        return spread(new, count)
+    rest = [number for number in layers if number in kept]
+    return sorted([*new, *spread(rest, count - len(new))])
+
+
 def settle(
     name: str, part: Part, alike: Collection[int], needed: int, layer_bytes: int, budget: int, asked: int | None
 ) -> Residence:
-    """How a part is held.
+    """How a part that was asked for is held.
 
     alike: layers of which one may be read in another's place; those alone are streamed. needed: bytes that the part takes
     with all layers kept. layer_bytes: of them, a layer's weights. asked: how many layers to stream; None: as few as make it
@@ -46,21 +84,20 @@ def settle(
         which = "layers" if count == part.layer_count else "layers in the same form"
         raise RequestError(f'--stream {asked} is more than the {count} {which} of "{part}" of {name}')
     if asked == 0 or (asked is None and needed <= budget):
-        streamed = 0
-    elif asked is not None:
-        streamed = asked
+        streamed: Streamed | None = Streamed()
+    elif asked is None:
+        streamed = stream_away(needed - budget, count, layer_bytes)
     else:
-        streamed = BUFFERS - (budget - needed) // layer_bytes  # rounded up
-    most = max(count - 1, asked or 0, 0)  # what is loaded first takes a layer beside the buffers for a moment
-    spared = max(0, min(streamed, most) - BUFFERS) * layer_bytes
-    if streamed > most or needed - spared > budget:
-        least = needed - max(0, most - BUFFERS) * layer_bytes
+        streamed = Streamed(asked, min(BUFFERS, asked))
+    if streamed is None or needed - (streamed.layers - streamed.buffers) * layer_bytes > budget:
+        most = max(count - 1, asked or 0, 0)
+        least = min(needed, needed - max(0, most - BUFFERS) * layer_bytes)
         raise RequestError(
-            f'part "{part}" of {name} needs {format_size(needed)} with its KV, and {format_size(min(needed, least))} with '
+            f'part "{part}" of {name} needs {format_size(needed)} with its KV, and {format_size(least)} with '
             f"{most} of its layers streamed; {format_size(budget)} may be used; pass a smaller --part, or --memory "
-            f"{min(needed, least) // 10**6 + 1}MB or more"
+            f"{least // 10**6 + 1}MB or more"
         )
-    return Residence(spread(choice, streamed), min(BUFFERS, streamed)) if streamed else ALL_KEPT
+    return Residence(tuple(spread(choice, streamed.layers)), streamed.buffers) if streamed.layers else ALL_KEPT
 
 
 def spread(layers: Sequence[int], count: int) -> list[int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from swarm.models import ModelKey
-from swarm.node.residence import ALL_KEPT, Residence
+from swarm.node.residence import ALL_KEPT, Residence, keep_most
 from swarm.parts import Part, part_of
 from swarm.plan.costs import CellCosts
 
@@ -19,21 +19,29 @@ class LocalModel:
     name: str
     costs: CellCosts
     kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
-    residence: Residence = ALL_KEPT  # of the part that it was told to serve
+    told: Residence | None = None  # of the part that it was told to serve
 
     @property
     def present(self) -> Part:
         """What this machine has the weights of."""
         return part_of(set(range(self.costs.layers + 2)) - self.costs.absent, self.costs.layers)
 
-    def bytes_of(self, part: Part) -> int:
+    def bytes_of(self, part: Part, residence: Residence = ALL_KEPT) -> int:
         """What a part takes, its KV reserve included."""
-        spared = self.residence.spared_bytes(part.layers, self.costs.layer - self.kv_layer_bytes)
-        return self.costs.of_part(part) - spared
+        return self.costs.of_part(part) - self.spared_bytes(part, residence)
 
-    def count_streamed(self, part: Part) -> int:
-        """How many layers of a part come from disk each time."""
-        return len(self.residence.streamed_of(part.layers))
+    def spared_bytes(self, part: Part, residence: Residence) -> int:
+        """What a part does not take since some of its layers are on disk."""
+        return residence.spared_bytes(part.layers, self.costs.layer - self.kv_layer_bytes)
+
+    def hold(self, part: Part, budget: int, now: Residence, loaded: Collection[int]) -> Residence | None:
+        """How a part is held: as it was told, or with as much kept as fits; None if that is too little.
+
+        now, loaded: how what is loaded so far is held, and which layers that are.
+        """
+        if self.told is None:
+            return keep_most(part, self.costs, budget, now, loaded)
+        return self.told.of(part)
 
     def without(self, spoilt: Iterable[int]) -> LocalModel:
         """The same, with fewer cells."""

@@ -27,6 +27,7 @@ class Pace:
     layer: float = 0.0
     end: float = 0.0
     prompt: float = 0.0
+    compute: float = 0.0  # of layer, what is no waiting for a disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class NodeView:
     kind: str
     budget: int | None
     costs: CellCosts | None
+    read_seconds: float  # of a layer, from disk; 0: not measured
 
     def part(self, *states: ClaimState) -> Part:
         """What it holds in any of these states."""
@@ -76,8 +78,9 @@ class NodeView:
             variant=self.variant,
             budget=self.budget or 0,
             costs=self.costs or CellCosts(layers, 0, 1, 0),
-            layer_seconds=self.pace.layer,
+            layer_seconds=self.pace.compute,
             end_seconds=self.pace.end,
+            read_seconds=self.read_seconds,
             prompt_seconds=self.pace.prompt,
             link_seconds=self.link_seconds,
             part=self.part("serving") if is_stuck else self.part("serving", "loading"),
@@ -140,6 +143,9 @@ def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessio
         kind="" if served is None else served.kind,
         budget=None if capacity is None else capacity.budget_bytes,
         costs=None if capacity is None else costs_of(capacity),
+        read_seconds=capacity.weight_bytes / capacity.source_rate
+        if capacity is not None and capacity.source_rate
+        else 0.0,
     )
 
 
@@ -153,7 +159,15 @@ def read_planned(
 def costs_of(capacity: Capacity) -> CellCosts:
     """What a model's cells cost a node. Raises RequestError if what it has the weights of is no part of the model."""
     absent = _cells_without(capacity.present, capacity.layers)
-    return CellCosts(capacity.layers, capacity.begin_bytes, max(1, capacity.layer_bytes), capacity.end_bytes, absent)
+    layer = max(1, capacity.layer_bytes)
+    return CellCosts(
+        capacity.layers,
+        capacity.begin_bytes,
+        layer,
+        capacity.end_bytes,
+        absent,
+        weight=min(layer, capacity.weight_bytes),
+    )
 
 
 @lru_cache(4096)  # every beat says it again
@@ -181,6 +195,7 @@ def _find_paces(beats: Sequence[Beat], model: str) -> dict[tuple[_Machine, str],
             _least(claim.layer_seconds for claim in ours),
             _least(claim.end_seconds for claim in ours),
             _least(claim.prompt_seconds for claim in ours),
+            _least(claim.compute_seconds or claim.layer_seconds for claim in ours),
         )
         for place, ours in claims.items()
     }

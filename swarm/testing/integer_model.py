@@ -17,6 +17,7 @@ from swarm.messages.tensors import WireTensor, ids_of
 from swarm.models import ModelKey
 from swarm.node.batches import DRAWN, Batch, BatchResult, Drawn, ServedPart, Want
 from swarm.node.compute.protocol import Engine, MakeEngine
+from swarm.node.residence import Residence
 from swarm.parts import Part
 
 _MASK = (1 << 63) - 1
@@ -249,8 +250,10 @@ class IntegerLoader:
         self._on_layer = on_layer
         self._pause = pause
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
-        del model, old
+    def load(
+        self, model: str, part: Part, residence: Residence, old: Engine | None
+    ) -> Iterator[tuple[int, int] | MakeEngine]:
+        del model, residence, old
         yield part.layer_count, part.layer_count
 
         def make(old: Engine | None) -> Engine:

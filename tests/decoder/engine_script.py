@@ -20,6 +20,7 @@ from swarm.models import ModelKey
 from swarm.node.batches import Batch, BatchResult, Want, WorkSpan
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
+from swarm.node.residence import ALL_KEPT
 from swarm.parts import Part, parse_part
 from swarm.sepweight.manifest import read_manifest
 from swarm.sepweight.scheme import Quantisation
@@ -93,7 +94,7 @@ class EngineScript:
         return [*(talk.ids for talk in (alone, *many, later)), checked]
 
     def load(self, loader: DecoderLoader, part: Part, old: DecoderEngine | None) -> DecoderEngine:
-        *_, make = loader.load(MODEL, part, old)
+        *_, make = loader.load(MODEL, part, ALL_KEPT, old)
         assert callable(make)
         with self.running():
             engine = make(old)

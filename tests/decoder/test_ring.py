@@ -63,8 +63,9 @@ def test_who_asks_out_of_order_gets_what_was_asked_for_next() -> None:
 def test_with_a_buffer_for_each_nothing_is_read_twice() -> None:
     ring = Ring([0, 1], 3)
     assert read_all(ring) == [0, 1]
-    use(ring, 0)
-    assert read_all(ring) == [0]
+    for number in (0, 1, 0, 1):
+        use(ring, number)
+        assert read_all(ring) == []
 
 
 @pytest.mark.parametrize("seed", range(50))

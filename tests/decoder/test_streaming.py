@@ -17,18 +17,22 @@ import torch
 from torch import Tensor
 
 from swarm.decoder.builder import Streaming
+from swarm.decoder.device import Cpu
 from swarm.decoder.direct import DirectFile
 from swarm.decoder.layer import Span
+from swarm.decoder.loading import iterate_loading
 from swarm.decoder.packed import FOLDER
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.schemes import quantisation_named
 from swarm.decoder.shelf import StreamingShelf
 from swarm.errors import WeightsError
+from swarm.families import family_named
 from swarm.loading import init_part
 from swarm.sepweight.manifest import read_manifest
 from tests.decoder.layouts import LAYOUTS
 
 IDS = torch.randint(2, 90, (24,), generator=torch.Generator().manual_seed(3))
+HIDDEN = torch.randn(24, 256, generator=torch.Generator().manual_seed(4))
 
 
 @pytest.fixture
@@ -80,6 +84,46 @@ def test_some_of_the_layers_may_be_run_alone(weights: Path) -> None:
     for only in ([1], [0], [1], layers_of(weights)):
         results = [one.run_layers(hidden, [Span(one.new_cache(layers=only), len(IDS))], only) for one in (kept, part)]
         assert torch.equal(*results)
+
+
+def test_what_is_kept_and_what_is_streamed_may_change_while_the_old_part_is_used(weights: Path) -> None:
+    """Each new part takes over the buffers of the one before, and the memory of layers that it keeps no more."""
+    family, layers = family_named(read_manifest(weights).family, weights), layers_of(weights)
+    last = len(layers)
+    part: DecoderPart | None = None
+    for spec, streamed, buffers in (
+        ("b 0-1", [], 0),
+        ("f", layers[:-1], 2),
+        ("f", [], 0),
+        ("f", layers, 1),
+        (f"1-{last} e", layers[1:], 2),
+        ("b 0-2", [0], 1),
+        (f"1-{last}", [], 0),
+        ("f", layers, 2),
+    ):
+        streaming = Streaming(streamed, buffers) if streamed else None
+        steps = iterate_loading(family, weights, spec, Cpu(), old=part, streaming=streaming)
+        while True:
+            try:
+                next(steps)
+                if part is not None:
+                    assert torch.equal(run(part), run(init_part(weights, part.part)))
+            except StopIteration as stop:
+                make = stop.value
+                break
+        before, part = part, make()
+        if before is not None and before.shelf.streamed is not None and streamed:
+            with pytest.raises(WeightsError, match="no longer read"):
+                run(before)
+        assert torch.equal(run(part), run(init_part(weights, spec)))
+        assert part.shelf.streamed is None or len(part.shelf.streamed.buffers) == buffers
+
+
+def run(part: DecoderPart) -> Tensor:
+    """What a part makes of a prompt and of a token after it."""
+    cache = part.new_cache()
+    pieces = IDS.split([23, 1]) if part.embed is not None else HIDDEN[:, : part.decoder.hidden].split([23, 1])
+    return torch.cat([part(piece, cache) for piece in pieces])
 
 
 def test_layers_are_packed_once(weights: Path) -> None:

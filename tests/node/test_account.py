@@ -15,6 +15,7 @@ from swarm.node.effects import Answer, Forget
 from swarm.node.hops.opening import Opening
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.node.this_node import LocalModel
 from swarm.parts import NOTHING, Part, parse_part
 from swarm.plan.costs import CellCosts
@@ -30,6 +31,15 @@ CLIENT = Asker("c" * 16, "data", b"")
 @dataclass
 class Claimed:
     held: Part = NOTHING
+    held_as: Residence = ALL_KEPT
+
+    @property
+    def loaded(self) -> Part:
+        return self.held
+
+    @property
+    def loaded_as(self) -> Residence:
+        return self.held_as
 
 
 def make_account(budget: int, **held: str) -> tuple[MemoryAccount, dict[str, Claimed]]:
@@ -43,9 +53,10 @@ def make_account(budget: int, **held: str) -> tuple[MemoryAccount, dict[str, Cla
 
 
 def test_a_part_that_has_begin_and_end_holds_what_they_share_once() -> None:
-    account, _ = make_account(1000)
-    assert account.bytes_of(ONE, parse_part("f", LAYERS)) == 10 + 4 * 140 + 20 - 5
-    assert account.bytes_of(ONE, parse_part("b 0-4", LAYERS)) == 10 + 4 * 140
+    account, _ = make_account(1000, one="f")
+    assert account.free() == 1000 - (10 + 4 * 140 + 20 - 5)
+    account, _ = make_account(1000, one="b 0-4")
+    assert account.free() == 1000 - (10 + 4 * 140)
 
 
 def test_kv_that_one_model_uses_is_not_promised_to_another() -> None:
@@ -66,11 +77,11 @@ def test_what_is_being_loaded_is_spoken_for() -> None:
 
 def test_a_part_fits_only_beside_what_others_have_borrowed() -> None:
     account, _ = make_account(800, one="0-2", other="0-2")
-    assert account.fits(ONE, parse_part("0-3", LAYERS))
+    assert account.hold(ONE, parse_part("0-3", LAYERS)) == ALL_KEPT
     account.reserve(OTHER, 80 + 101)
-    assert not account.fits(ONE, parse_part("0-3", LAYERS))
+    assert account.hold(ONE, parse_part("0-3", LAYERS)) is None
     account.reserve(OTHER, -1)
-    assert account.fits(ONE, parse_part("0-3", LAYERS))
+    assert account.hold(ONE, parse_part("0-3", LAYERS)) == ALL_KEPT
 
 
 @given(st.lists(st.tuples(st.sampled_from([ONE, OTHER]), st.integers(1, 200)), max_size=12))

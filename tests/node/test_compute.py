@@ -22,6 +22,7 @@ from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader, MakeEn
 from swarm.node.compute.thread import ComputeThread
 from swarm.node.effects import Forget, Load, Run
 from swarm.node.events import BatchFailed, ComputeEnded, Event, PartFailed, PartLoaded, PartProgress
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part, parse_part
 from swarm.sepweight import tensorfile
 from swarm.testing.integer_model import MODEL_KEY, IntegerEngine, IntegerModel
@@ -37,7 +38,9 @@ class SlowLoader:
     def __init__(self, let: queue.SimpleQueue[None]) -> None:
         self._let = let
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+    def load(
+        self, model: str, part: Part, residence: Residence, old: Engine | None
+    ) -> Iterator[tuple[int, int] | MakeEngine]:
         for done in range(5):
             self._let.get()
             yield done, 5
@@ -134,7 +137,9 @@ class FailingLoader:
         self.error = error
         self.trimmed = 0
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+    def load(
+        self, model: str, part: Part, residence: Residence, old: Engine | None
+    ) -> Iterator[tuple[int, int] | MakeEngine]:
         engine = Failing(IntegerModel(), part, 1 << 20)
         engine.error = self.error
         yield lambda old: engine
@@ -158,7 +163,9 @@ def test_a_device_that_is_lost_ends_the_node_and_not_just_a_batch() -> None:
 @pytest.mark.parametrize("when", ["read", "made"])
 def test_a_device_that_is_lost_while_a_part_is_loaded_ends_the_node(when: str) -> None:
     class Loader(FailingLoader):
-        def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+        def load(
+            self, model: str, part: Part, residence: Residence, old: Engine | None
+        ) -> Iterator[tuple[int, int] | MakeEngine]:
             if when == "read":
                 raise self.error
 
@@ -173,7 +180,9 @@ def test_a_device_that_is_lost_while_a_part_is_loaded_ends_the_node(when: str) -
 
 def test_what_a_load_that_failed_has_read_is_given_back() -> None:
     class Loader(FailingLoader):
-        def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+        def load(
+            self, model: str, part: Part, residence: Residence, old: Engine | None
+        ) -> Iterator[tuple[int, int] | MakeEngine]:
             yield 1, 2
             raise self.error
 
@@ -196,7 +205,9 @@ def test_a_lack_of_memory_fails_a_batch_and_what_is_free_is_given_back() -> None
 
 def test_an_engine_that_is_replaced_is_not_kept_until_the_next_job() -> None:
     class Loader(FailingLoader):
-        def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+        def load(
+            self, model: str, part: Part, residence: Residence, old: Engine | None
+        ) -> Iterator[tuple[int, int] | MakeEngine]:
             yield lambda old: IntegerEngine(IntegerModel(), part, 1 << 20)
 
     thread, events = run(lambda on_layer: Loader(ValueError()))
@@ -236,7 +247,7 @@ def load(
     loader: DecoderLoader, spec: str, old: DecoderEngine | None = None
 ) -> tuple[list[tuple[int, int]], DecoderEngine]:
     """(progress, engine)"""
-    *progress, make = loader.load(MODEL_KEY, parse_part(spec, 4), old)
+    *progress, make = loader.load(MODEL_KEY, parse_part(spec, 4), ALL_KEPT, old)
     assert callable(make)
     engine = make(old)
     assert isinstance(engine, DecoderEngine)

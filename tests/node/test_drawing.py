@@ -13,6 +13,7 @@ from swarm.messages.sampling import Sampling
 from swarm.messages.tensors import ids_tensor
 from swarm.node.batches import DRAWN, SAMPLED_ROWS, Batch, Drawn, Want, WorkSpan
 from swarm.node.compute.engine import DecoderEngine
+from swarm.node.residence import ALL_KEPT
 from tests.checkpoints import save_sepweight
 from tests.decoder.engine_script import MODEL, loader_of, parse_part
 
@@ -29,7 +30,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(weights: Path) -> DecoderEngine:
-    *_, make = loader_of(weights, Cpu()).load(MODEL, WHOLE, None)
+    *_, make = loader_of(weights, Cpu()).load(MODEL, WHOLE, ALL_KEPT, None)
     assert callable(make)
     engine = make(None)
     assert isinstance(engine, DecoderEngine)

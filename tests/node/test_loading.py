@@ -14,6 +14,7 @@ from swarm.node.compute import loader
 from swarm.node.compute.loader import Built, LoaderThreads, LoadOrder, Traffic
 from swarm.node.compute.protocol import Engine, MakeEngine
 from swarm.node.events import Event
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.node.shell.cores import Cores
 from swarm.parts import Part, parse_part
 from swarm.testing.integer_model import MODEL_KEY, IntegerEngine, IntegerModel
@@ -31,7 +32,9 @@ class Watching:
         self.are_used = False
         self.classes: list[int] = []
 
-    def load(self, model: str, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+    def load(
+        self, model: str, part: Part, residence: Residence, old: Engine | None
+    ) -> Iterator[tuple[int, int] | MakeEngine]:
         for number, used in enumerate(self.used):
             self.are_used = used
             time.sleep(0.1)
@@ -50,7 +53,7 @@ def load(watching: Watching, *orders: Part) -> list[Part]:
     threads = LoaderThreads(lambda: watching, events.put, built.append, lambda: watching.are_used)
     threads.start()
     for part in orders:
-        threads.load(LoadOrder(MODEL_KEY, part, None, lambda: True))
+        threads.load(LoadOrder(MODEL_KEY, part, ALL_KEPT, None, lambda: True))
     wait_until(lambda: len(built) == len(orders), 10, "all is loaded")
     return [one.order.part for one in built]
 

@@ -58,7 +58,7 @@ def test_they_lie_between_the_others() -> None:
 
 def test_only_layers_in_one_form_are_streamed() -> None:
     found = settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED - 101, None)
-    assert found == Residence([0, 2, 3, 7], BUFFERS)
+    assert found == Residence((0, 2, 3, 7), BUFFERS)
     with pytest.raises(RequestError, match='--stream 6 is more than the 5 layers in the same form of "b 0-10"'):
         settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED, 6)
     with pytest.raises(RequestError, match="with 0 of its layers streamed"):
@@ -79,8 +79,8 @@ def test_layers_in_another_form_than_most_are_told_apart(tmp_path: Path) -> None
 
 
 def test_so_many_are_streamed_as_were_asked_for() -> None:
-    assert settle_in(NEEDED, 10) == Residence(list(range(10)), BUFFERS)
-    assert settle_in(NEEDED, 1) == Residence([9], 1)
+    assert settle_in(NEEDED, 10) == Residence(tuple(range(10)), BUFFERS)
+    assert settle_in(NEEDED, 1) == Residence((9,), 1)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_what_fits_in_no_way_is_refused(budget: int, asked: int | None, message:
 
 def test_a_model_takes_what_its_kept_layers_and_buffers_do() -> None:
     costs = CellCosts(LAYERS, 10, 140, 20)
-    local = LocalModel(ModelKey("1" * 32, ""), "m", costs, 40, Residence([1, 3, 5, 7], 2))
-    assert local.bytes_of(PART) == 10 + 10 * 140 - 2 * 100
-    assert local.bytes_of(parse_part("0-4", LAYERS)) == 4 * 140
-    assert [local.count_streamed(parse_part(spec, LAYERS)) for spec in ("f", "0-4", "8-10 e")] == [4, 2, 0]
+    local, residence = LocalModel(ModelKey("1" * 32, ""), "m", costs, 40), Residence((1, 3, 5, 7), 2)
+    assert local.bytes_of(PART, residence) == 10 + 10 * 140 - 2 * 100
+    assert local.bytes_of(parse_part("0-4", LAYERS), residence) == 4 * 140
+    assert [residence.count_read(parse_part(spec, LAYERS).layers) for spec in ("f", "0-6", "0-4")] == [4, 3, 0]
 
 
 class Card(Cpu):

@@ -11,7 +11,7 @@ from swarm.models import ModelKey
 from swarm.node.batches import ServedPart
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.claims.own import OwnClaims
-from swarm.node.effects import Effect, Exit, Load, Report, Unload
+from swarm.node.effects import Effect, Exit, Report, Unload
 from swarm.node.events import PartFailed, PartProgress, WeightsDamaged, WeightsLost
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import Membership
@@ -34,8 +34,7 @@ class ClaimKeeper:
             del self._claims.by_model[model]
             effects += [*self._sessions.withdraw(model), Unload(model)]
         for model, part in placement.items():
-            self._claims.of(model).loading = part
-            effects.append(Load(model, part))
+            effects.append(self._claims.load(model, part, part))
         return effects
 
     def progressed(self, event: PartProgress) -> list[Effect]:
@@ -50,12 +49,22 @@ class ClaimKeeper:
         if not self._claims.of(served.model).wanted.covers(served.part):
             return []
         self._sessions.serve(served)
-        local = self._membership.local[served.model]
+        effects = self._moves.loaded(served.model, served.part, now)
+        return [self._report_ready(served), *effects]
+
+    def _report_ready(self, served: ServedPart) -> Report:
+        local, residence = self._membership.local[served.model], self._claims.of(served.model).loaded_as
         model, variant = served.model
-        fields = {"part": str(served.part), "model": local.name, "model_id": model, "variant": variant}
-        if streamed := local.count_streamed(served.part):
+        fields = {
+            "part": str(served.part),
+            "model": local.name,
+            "model_id": model,
+            "variant": variant,
+            "spared": local.spared_bytes(served.part, residence),
+        }
+        if streamed := residence.count_read(served.part.layers):
             fields["streamed"] = str(streamed)
-        return [Report("ready", fields), *self._moves.loaded(served.model, served.part, now)]
+        return Report("ready", fields)
 
     def failed(self, event: PartFailed, now: float) -> list[Effect]:
         """What was served goes on; a model of which nothing was is given up here, and a node that has no other ends."""
@@ -99,9 +108,9 @@ class ClaimKeeper:
         effects += self._moves.drop(model, now)
         effects += self._sessions.refuse_users(model, bad, f"{event.file} is damaged")
         left = claim.serving - bad
-        claim.serving, claim.loading, claim.draining = NOTHING, left, NOTHING
+        claim.serving, claim.draining = NOTHING, NOTHING
         effects += self._sessions.withdraw(model)
         if not left.is_empty():
-            return [*effects, Load(model, left)]
+            return [*effects, self._claims.load(model, left, left)]
         del self._claims.by_model[model]
         return [*effects, Unload(model)]

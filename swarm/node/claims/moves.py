@@ -16,7 +16,7 @@ from swarm.messages.members import AskHold, Beat, HoldAnswer, ReleaseHold
 from swarm.models import ModelKey
 from swarm.node.claims.order import DRAIN_SECONDS, MoveOrder
 from swarm.node.claims.own import OwnClaim, OwnClaims
-from swarm.node.effects import Answer, Effect, Load, SendPeer, Unload
+from swarm.node.effects import Answer, Effect, SendPeer, Unload
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import STILL_SECONDS
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
@@ -30,7 +30,7 @@ TRUST_SECONDS = 25.0  # and is no longer relied on then, counted from when it wa
 ASK_SECONDS = 25.0  # for holds, until a move is given up
 RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
 
-Phase = Literal["intending", "growing", "holding", "draining", "shrinking"]
+Phase = Literal["intending", "growing", "holding", "draining", "shrinking", "settling"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,10 @@ class _Hold:
 
 @dataclass(slots=True)
 class _Moving:
-    """The move that this node is at. Phases: intending, then growing, holding, draining, shrinking, where room allows."""
+    """The move that this node is at. Phases: intending, then growing, holding, draining, shrinking, where room allows.
+
+    settling: keeping layers that were streamed, where there is room for them now.
+    """
 
     model: ModelKey
     target: Part
@@ -123,6 +126,17 @@ class MoveRunner:
                 continue
             return self._intend(ModelKey(model, move.variant), move.after, beats, now)
         self._moving = None
+        return self._settle_any(now)
+
+    def _settle_any(self, now: float) -> list[Effect]:
+        """Where nobody has to move, some memory may have become free."""
+        for model, claim in sorted(self._claims.by_model.items()):
+            if not claim.is_moving and claim.loads_as is None:
+                moving = _Moving(model, claim.held, now)
+                effects = self._settle(moving, now)
+                if effects:
+                    self._moving = moving
+                    return effects
         return []
 
     def _intend(self, model: ModelKey, target: Part, beats: Sequence[Beat], now: float) -> list[Effect]:
@@ -153,14 +167,22 @@ class MoveRunner:
         union = claim.held | moving.target
         gained = moving.target - claim.held
         reclaimed = [] if gained.is_empty() else self._sessions.reclaim(moving.model)
-        if not gained.is_empty() and self._claims.account.fits(moving.model, union):
+        residence = None if gained.is_empty() else self._claims.hold_while_moving(moving.model, union, moving.target)
+        if residence is not None:
             self._enter(moving, "growing", now)
-            claim.loading = gained
-            return [*reclaimed, Load(moving.model, union)]
+            return [*reclaimed, self._claims.load(moving.model, gained, union, residence)]
         if not self._dropped(moving, claim).is_empty():
             self._enter(moving, "holding", now)
             return [*reclaimed, *self._ask_holds(moving, now)]
-        return [*reclaimed, *self._finish(moving, now)]
+        return [*reclaimed, *(self._settle(moving, now) or self._finish(moving, now))]
+
+    def _settle(self, moving: _Moving, now: float) -> list[Effect]:
+        """Keep layers that are read from disk, as many as there is room for; nothing to do in most cases."""
+        residence = self._claims.keep_more(moving.model)
+        if residence is None:
+            return []
+        self._enter(moving, "settling", now)
+        return [self._claims.load(moving.model, NOTHING, self._claims.of(moving.model).held, residence)]
 
     def _enter(self, moving: _Moving, phase: Phase, now: float) -> None:
         moving.phase, moving.since = phase, now
@@ -173,19 +195,19 @@ class MoveRunner:
         """Just this part of a model is loaded now."""
         claim = self._claims.of(model)
         moving = self._moving
-        claim.serving, claim.loading, claim.loaded_bytes = part - claim.draining, NOTHING, 0
+        claim.take_up(part)
         if moving is None or moving.model != model:
             return []
         if moving.phase == "shrinking":
             claim.draining = NOTHING
             effects = self._release_holds(moving)
             return [*effects, *self._proceed(moving, now)]
-        return self._proceed(moving, now) if moving.phase == "growing" else []
+        return self._proceed(moving, now) if moving.phase in ("growing", "settling") else []
 
     def failed(self, model: ModelKey, now: float) -> list[Effect]:
         """A part could not be loaded: what was served before still is."""
         claim = self._claims.of(model)
-        claim.loading, claim.loaded_bytes = NOTHING, 0
+        claim.loading, claim.loads_as, claim.loaded_bytes = NOTHING, None, 0
         moving = self._moving
         if moving is None or moving.model != model:
             return []
@@ -344,4 +366,4 @@ class MoveRunner:
                 Unload(moving.model),
                 *self.loaded(moving.model, NOTHING, now),
             ]
-        return [*effects, Load(moving.model, claim.serving)]
+        return [*effects, self._claims.load(moving.model, NOTHING, claim.serving, claim.loaded_as.of(claim.serving))]

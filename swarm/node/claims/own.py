@@ -12,8 +12,10 @@ from swarm.messages.base import MOST_SPEC, ClaimState
 from swarm.messages.members import Capacity, Claim
 from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
+from swarm.node.effects import Load
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import NOTHING, Part, join_parts, part_of
 from swarm.plan.figures import Published
@@ -27,6 +29,8 @@ class OwnClaim:
     serving: Part = NOTHING  # sessions may be opened here
     loading: Part = NOTHING  # will be served
     draining: Part = NOTHING  # runs the sessions that it has and takes no more
+    loaded_as: Residence = ALL_KEPT  # how what is loaded is held
+    loads_as: Residence | None = None  # how what is loading will be
     loaded_bytes: int = 0  # of what is loading
 
     @property
@@ -38,6 +42,21 @@ class OwnClaim:
     def held(self) -> Part:
         """All that costs memory."""
         return self.serving | self.loading | self.draining
+
+    @property
+    def loaded(self) -> Part:
+        """What is loaded."""
+        return self.serving | self.draining
+
+    @property
+    def held_as(self) -> Residence:
+        """How all that costs memory is held, or will be."""
+        return self.loaded_as if self.loads_as is None else self.loads_as
+
+    def take_up(self, part: Part) -> None:
+        """Just this part is loaded now."""
+        self.serving, self.loading, self.loaded_bytes = part - self.draining, NOTHING, 0
+        self.loaded_as, self.loads_as = self.held_as.of(part), None
 
     @property
     def is_moving(self) -> bool:
@@ -56,6 +75,8 @@ class OwnClaims:
         self._layer_seconds = {model: Published() for model in self._models}
         self._end_seconds = {model: Published() for model in self._models}
         self._prompt_seconds = {model: Published() for model in self._models}
+        self._compute_seconds = {model: Published() for model in self._models}
+        self._source_rate = {model: Published() for model in self._models}
 
     def of(self, model: ModelKey) -> OwnClaim:
         """The claim on a model, made if there is none."""
@@ -70,6 +91,35 @@ class OwnClaims:
     def layers(self) -> dict[str, int]:
         """How many layers each model has of which anything is claimed, by id."""
         return {model.id: claim.layers for model, claim in self.by_model.items()}
+
+    def load(self, model: ModelKey, gained: Part, part: Part, residence: Residence | None = None) -> Load:
+        """Have a model's part loaded, of which some is gained.
+
+        residence: how it is to be held; None: as fits.
+        """
+        claim = self.of(model)
+        if residence is None:
+            residence = self.account.hold(model, part) or ALL_KEPT
+        claim.loading, claim.loads_as = gained, residence
+        return Load(model, part, residence)
+
+    def hold_while_moving(self, model: ModelKey, union: Part, target: Part) -> Residence | None:
+        """How what is held and what is to be held can be held together; None if they cannot be.
+
+        Nothing is read from disk for that alone: what a node could keep, it loads once the rest is dropped.
+        """
+        residence = self.account.hold(model, union)
+        if residence is None or not residence.streamed:
+            return residence
+        last = self.account.hold(model, target)
+        return None if last is None or not last.streamed else residence
+
+    def keep_more(self, model: ModelKey) -> Residence | None:
+        """How to hold what is held now with fewer layers from disk, where there is room for that."""
+        claim = self.of(model)
+        now = claim.loaded_as.count_read(claim.loaded.layers)
+        better = self.account.hold(model, claim.held) if now else None
+        return better if better is not None and better.count_read(claim.held.layers) < now else None
 
     def serving(self, model: str, but: ModelKey | None = None) -> Part:
         """What is served of a model in any variant but one."""
@@ -87,6 +137,9 @@ class OwnClaims:
         for model, pace in sessions.paces.items():
             self._layer_seconds[model].follow(pace.layer_seconds)
             self._end_seconds[model].follow(pace.end_seconds)
+            self._compute_seconds[model].follow(pace.compute_seconds)
+            if pace.source_rate:
+                self._source_rate[model].follow(pace.source_rate)
             served = sessions.served.get(model)
             layers = 0 if served is None else served.part.layer_count
             self._prompt_seconds[model].follow(pace.mean_prompt_seconds(layers))
@@ -102,7 +155,6 @@ class OwnClaims:
         ]
 
     def _describe(self, model: ModelKey, part: Part, state: ClaimState, sessions: SessionTable) -> Claim:
-        local = self._models[model]
         served, pace = sessions.served.get(model), sessions.paces.get(model)
         position_bytes = 0 if served is None else max(1, served.cache_bytes * part.layer_count)
         return Claim(
@@ -112,11 +164,12 @@ class OwnClaims:
             part=str(part),
             state=state,
             layer_seconds=self._layer_seconds[model].value,
+            compute_seconds=self._compute_seconds[model].value,
             end_seconds=self._end_seconds[model].value,
             prompt_seconds=self._prompt_seconds[model].value,
             variant=model.variant,
             kind="" if served is None else served.kind,
-            streamed=local.count_streamed(part),
+            streamed=self.by_model[model].held_as.count_read(part.layers),
             stall_seconds=0.0 if pace is None else pace.stall_seconds,
             source_rate=0 if pace is None else int(pace.source_rate),
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
@@ -132,6 +185,8 @@ class OwnClaims:
                 name=local.name,
                 layers=local.costs.layers,
                 layer_bytes=local.costs.layer,
+                weight_bytes=local.costs.weight,
+                source_rate=int(self._source_rate[local.model].value),
                 begin_bytes=local.costs.begin,
                 end_bytes=local.costs.end,
                 budget_bytes=max(0, self.account.free(but=local.model)),

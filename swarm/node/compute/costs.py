@@ -12,6 +12,7 @@ class LayerCosts:
     token: float
     chunk: float
     prompt_token: float
+    computing: float = 0.0  # of a lone token's, what is no waiting for a disk
 
 
 NO_LAYERS = LayerCosts(0.0, 0.0, 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -26,6 +27,7 @@ from swarm.node.compute.costs import NO_LAYERS, LayerCosts, fit_costs
 from swarm.node.compute.drawing import collect, draw_rows, plan_drawings
 from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import DeviceLost, Engine, MakeEngine
+from swarm.node.residence import Residence
 from swarm.parts import Part
 from swarm.sepweight.tensorfile import bytes_of
 
@@ -59,8 +61,10 @@ class DecoderEngine:
         self.part = part
         self._on_layer = on_layer
         self._caches: dict[tuple[str, Part], KvCache] = {} if old is None else old._caches
-        if old is not None and old.part.part.layer_count:
-            costs = LayerCosts(old.served.layer_seconds, old.served.chunk_seconds, old.served.prompt_seconds)
+        streamed = _count_streamed(part)
+        if old is not None and old.part.part.layer_count and streamed == old.served.streamed:
+            was = old.served
+            costs = LayerCosts(was.layer_seconds, was.chunk_seconds, was.prompt_seconds, was.compute_seconds)
         else:
             costs = self._time_layers()
         decoder = part.decoder
@@ -80,27 +84,38 @@ class DecoderEngine:
             prompt_seconds=costs.prompt_token,
             chunk_seconds=costs.chunk,
             kind=part.device.kind,
+            compute_seconds=costs.computing,
+            streamed=streamed,
         )
 
     def _time_layers(self) -> LayerCosts:
         """What a layer costs here; nothing without layers."""
         if not self.part.part.layer_count:
             return NO_LAYERS
-        one, few = self._time_chunk(1), self._time_chunk(FEW_TOKENS)
+        (one, computing), (few, _) = self._time_chunk(1), self._time_chunk(FEW_TOKENS)
         if few < 2 * one and self.part.decoder.context >= MANY_TOKENS:
-            return fit_costs(one, (FEW_TOKENS, few), (MANY_TOKENS, self._time_chunk(MANY_TOKENS)))
-        return fit_costs(one, (1, one), (FEW_TOKENS, few))
+            many, _ = self._time_chunk(MANY_TOKENS)
+            costs = fit_costs(one, (FEW_TOKENS, few), (MANY_TOKENS, many))
+        else:
+            costs = fit_costs(one, (1, one), (FEW_TOKENS, few))
+        return replace(costs, computing=computing)
 
-    def _time_chunk(self, tokens: int) -> float:
-        """Seconds of one layer for so many new tokens of a session; the first run is not counted, unless it is long."""
+    def _time_chunk(self, tokens: int) -> tuple[float, float]:
+        """Seconds of one layer for so many new tokens of a session, and of these what is no waiting for a disk.
+
+        The first run is not counted, unless it is long.
+        """
         times: list[float] = []
+        computing: list[float] = []
         while len(times) < 4 and sum(times) < LONG_SECONDS:
-            started = time.perf_counter()
+            started, waited = time.perf_counter(), self.part.shelf.waited_seconds
             hidden = torch.zeros(tokens, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device.where)
             self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)], on_layer=self._on_layer)
             self.part.device.finish()
             times.append(time.perf_counter() - started)
-        return min(times[1:] or times) / self.part.part.layer_count
+            computing.append(times[-1] - (self.part.shelf.waited_seconds - waited))
+        layers = self.part.part.layer_count
+        return min(times[1:] or times) / layers, min(computing[1:] or computing) / layers
 
     def _time_head(self) -> float:
         """Seconds of one token through the final norm and head."""
@@ -190,6 +205,11 @@ def lost_if_fatal(device: Device) -> Generator[None]:
         raise
 
 
+def _count_streamed(part: DecoderPart) -> int:
+    streamed = part.shelf.streamed
+    return 0 if streamed is None else len(streamed.numbers)
+
+
 def _group_lengths(batch: Batch) -> list[int]:
     """Rows of each group's output."""
     lengths = iter([span.length for span in batch.spans])
@@ -228,14 +248,16 @@ class DecoderLoader:
         self._dtype = None if dtype is None else DTYPES[dtype]
         self._on_layer = on_layer
 
-    def load(self, model: ModelKey, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+    def load(
+        self, model: ModelKey, part: Part, residence: Residence, old: Engine | None
+    ) -> Iterator[tuple[int, int] | MakeEngine]:
         """Yield (bytes read, bytes in all), what makes the engine last."""
         assert old is None or isinstance(old, DecoderEngine)
         loaded_before = None if old is None else old.part
         source = self._weights[model]
         with lost_if_fatal(self._device):
-            streamed = source.residence.streamed_of(part.layers)
-            loaded = yield from iterate_loading(
+            streamed = residence.streamed_of(part.layers)
+            make_part = yield from iterate_loading(
                 source.family,
                 source.directory,
                 part,
@@ -243,13 +265,15 @@ class DecoderLoader:
                 self._dtype,
                 source.quantisation,
                 loaded_before,
-                Streaming(streamed, source.residence.buffers) if streamed else None,
+                Streaming(streamed, residence.buffers) if streamed else None,
             )
 
         def make(old: Engine | None) -> Engine:
             assert old is None or isinstance(old, DecoderEngine)
             with lost_if_fatal(self._device):
-                return DecoderEngine(loaded, model, part.layer_count * source.most_kv_layer_bytes, self._on_layer, old)
+                return DecoderEngine(
+                    make_part(), model, part.layer_count * source.most_kv_layer_bytes, self._on_layer, old
+                )
 
         yield make
 

@@ -20,6 +20,7 @@ from swarm.errors import SwarmError
 from swarm.models import ModelKey
 from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader, MakeEngine
 from swarm.node.events import ComputeEnded, Event, PartFailed, PartProgress
+from swarm.node.residence import Residence
 from swarm.parts import Part
 
 PROGRESS_SECONDS = 0.2
@@ -35,6 +36,7 @@ class LoadOrder:
 
     model: ModelKey
     part: Part
+    residence: Residence
     old: Engine | None
     is_wanted: Callable[[], bool]
 
@@ -128,7 +130,7 @@ class LoaderThreads:
         if self._loader is None:
             done.set()
         else:
-            self._carry_on(order, iter(self._loader.load(order.model, order.part, order.old)), done)
+            self._carry_on(order, iter(self._loader.load(order.model, order.part, order.residence, order.old)), done)
 
     def _carry_on(
         self, order: LoadOrder, pieces: Iterator[tuple[int, int] | MakeEngine], done: threading.Event

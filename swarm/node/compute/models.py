@@ -20,7 +20,6 @@ from swarm.messages.files import DocumentCard, ModelCard
 from swarm.models import ModelKey
 from swarm.node.compute.memory import ModelMemory, model_memory
 from swarm.node.compute.verifier import FileToVerify
-from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part, part_of, part_of_cells, whole
 from swarm.plan.costs import CellCosts
 from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
@@ -31,16 +30,12 @@ MOST_END_IDS = 16  # of a card
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """Where a loader finds a model, who knows its mathematics, how much KV is of use, what it becomes on the way.
-
-    residence: which layers are kept.
-    """
+    """Where a loader finds a model, who knows its mathematics, how much KV is of use, what it becomes on the way."""
 
     family: DecoderFamily
     directory: Path
     most_kv_layer_bytes: int
     quantisation: Quantisation[Scheme] | None = None
-    residence: Residence = ALL_KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +62,16 @@ class LocalWeights:
     def name(self) -> str:
         return self.manifest.name[:64]
 
-    def source(self, residence: Residence) -> WeightsSource:
-        """What a loader reads, and how the part that is served is held."""
-        return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes, self.quantisation, residence)
-
     @property
-    def costs(self) -> CellCosts:
-        """Of each cell; those that are not here cannot be had."""
+    def source(self) -> WeightsSource:
+        """What a loader reads."""
+        return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes, self.quantisation)
+
+    def costs(self, *, may_stream: bool) -> CellCosts:
+        """Of each cell; those that are not here cannot be had. may_stream: if all layers can take each other's place."""
         absent = frozenset((whole(self.decoder.layers) - self.present).cells)
-        return replace(self.memory.costs, absent=absent)
+        streams = may_stream and len(self.alike) == self.decoder.layers
+        return replace(self.memory.costs, absent=absent, weight=self.memory.weight_costs.layer if streams else 0)
 
     def check(self, part: Part) -> None:
         """Raise WeightsError naming the files that a part lacks."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from swarm.models import ModelKey
 from swarm.node.batches import Batch, BatchResult, ServedPart
+from swarm.node.residence import Residence
 from swarm.parts import Part
 
 
@@ -39,11 +40,13 @@ MakeEngine = Callable[[Engine | None], Engine]  # from what is loaded; given the
 class EngineLoader(Protocol):
     """Loads parts of the models that a node has the weights of."""
 
-    def load(self, model: ModelKey, part: Part, old: Engine | None) -> Iterator[tuple[int, int] | MakeEngine]:
+    def load(
+        self, model: ModelKey, part: Part, residence: Residence, old: Engine | None
+    ) -> Iterator[tuple[int, int] | MakeEngine]:
         """Yield (done, total) in bytes as pieces are read, and last what makes the engine, on the compute thread.
 
-        old: the engine that serves meanwhile; whatever of `part` it has loaded is used, not read again. Raises WeightsError
-        or RequestError.
+        residence: which layers are kept. old: the engine that serves meanwhile; whatever of `part` it has loaded is used,
+        not read again. Raises WeightsError or RequestError.
         """
         ...
 

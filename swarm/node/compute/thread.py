@@ -108,9 +108,10 @@ class ComputeThread:
             case Forget(model, session, part):
                 if model in self._engines:
                     self._engines[model].forget(session, part)
-            case Load(model, part):
+            case Load(model, part, residence):
                 self._wanted[model] = number = next(self._numbers)
-                order = LoadOrder(model, part, self._engines.get(model), lambda: self._wanted.get(model) == number)
+                old = self._engines.get(model)
+                order = LoadOrder(model, part, residence, old, lambda: self._wanted.get(model) == number)
                 self._loader.load(order)
             case Unload(model):
                 self._engines.pop(model, None)

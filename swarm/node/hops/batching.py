@@ -95,17 +95,23 @@ def _is_plain_prompt(span: WorkSpan) -> bool:
 class Pace:
     """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer.
 
-    chunk_seconds: what a prompt's chunk costs in one layer besides its tokens. stall_seconds: of a batch, that layers from
-    disk were waited for; source_rate: bytes a second that they come with.
+    compute_seconds: of one token in one layer, what is no waiting for a disk. chunk_seconds: what a prompt's chunk costs in
+    one layer besides its tokens. stall_seconds: of a batch, that layers from disk were waited for; source_rate: bytes a
+    second that they come with.
     """
 
     def __init__(self) -> None:
         self.layer_seconds = self.end_seconds = self.prompt_seconds = self.chunk_seconds = 0.0
-        self.stall_seconds = self.source_rate = 0.0
+        self.compute_seconds = self.stall_seconds = self.source_rate = 0.0
+        self._streamed = 0
 
     def load(self, served: ServedPart) -> None:
-        """Take over what was timed when a part was loaded; what has been timed before stands."""
+        """Take over what was timed when a part was loaded; what has been timed before stands, with as much from disk."""
+        if served.streamed != self._streamed:
+            self._streamed = served.streamed
+            self.layer_seconds = self.prompt_seconds = self.chunk_seconds = self.stall_seconds = 0.0
         self.layer_seconds = self.layer_seconds or served.layer_seconds
+        self.compute_seconds = self.compute_seconds or served.compute_seconds
         self.end_seconds = self.end_seconds or served.end_seconds
         self.prompt_seconds = self.prompt_seconds or served.prompt_seconds
         self.chunk_seconds = self.chunk_seconds or served.chunk_seconds
@@ -127,7 +133,9 @@ class Pace:
         self.stall_seconds += LEARNING * (result.stall_seconds - self.stall_seconds)
         seconds = max(0.0, result.seconds - self.end_seconds * bool(result.drawn))
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
+            computing = max(0.0, seconds - result.stall_seconds)
             self.layer_seconds += LEARNING / 2 * (seconds / layers - self.layer_seconds)
+            self.compute_seconds += LEARNING / 2 * (computing / layers - self.compute_seconds)
         elif all(_is_plain_prompt(span) for span in batch.spans) and batch.tokens >= 16:
             self._note_chunk(seconds / layers, batch.tokens)
 

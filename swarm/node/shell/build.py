@@ -20,7 +20,7 @@ from swarm.node.compute.memory import (
 from swarm.node.compute.models import LocalWeights, read_weights
 from swarm.node.compute.protocol import EngineLoader
 from swarm.node.effects import Report
-from swarm.node.residence import ALL_KEPT, Residence, settle
+from swarm.node.residence import Residence, settle
 from swarm.node.shell.cores import Cores
 from swarm.node.shell.ledger import Ledger
 from swarm.node.shell.process import NodeProcess, NodeSettings
@@ -71,10 +71,14 @@ def read_offer(
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Bytes of the device that a node may use, and how it holds each part that it was asked for with them."""
+    """Bytes of the device that a node may use, and how it holds each part that it was asked for with them.
+
+    may_stream: whether other parts may be held with layers from disk.
+    """
 
     budget: int
     residences: Mapping[ModelKey, Residence]
+    may_stream: bool
 
 
 def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str = "auto") -> Promise:
@@ -100,7 +104,7 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
         residence = settle(name, part, alike, memory_of.needed(part), layer, left, asked)
         residences[model] = residence
         left -= memory_of.weights(part) + memory_of.kv_reserve(part) - residence.spared_bytes(part.layers, layer)
-    return Promise(budget, residences)
+    return Promise(budget, residences, asked is None)
 
 
 def _parse_stream(stream: str, offer: Offer) -> int | None:
@@ -138,17 +142,13 @@ def build_node(
     layers = {model: one.decoder.layers for model, one in models.items()}
     allocated: dict[ModelKey, int] = {}
 
-    def residence_of(model: ModelKey) -> Residence:
-        return promise.residences.get(model, ALL_KEPT)
-
     def note(said: Report) -> None:
         report(said)
         if said.kind == "ready":  # its weights show in the device's own figures from now on
             model = ModelKey(said.fields["model_id"], said.fields["variant"])
             part = parse_part(said.fields["part"], layers[model])
             memory = models[model].memory
-            spared = residence_of(model).spared_bytes(part.layers, memory.weight_costs.layer)
-            allocated[model] = memory.weights(part) - spared
+            allocated[model] = memory.weights(part) - said.fields["spared"]
             ledger.note_allocated(sum(allocated.values()))
             if served_before is not None:
                 with contextlib.suppress(OSError):  # it will ask the swarm what to serve, as a new node does
@@ -158,7 +158,7 @@ def build_node(
         from swarm.node.compute.engine import DecoderLoader  # seconds of torch, on a loader thread: discovery goes on
 
         return DecoderLoader(
-            {model: one.source(residence_of(model)) for model, one in models.items()},
+            {model: one.source for model, one in models.items()},
             offer.device,
             offer.dtype,
             on_layer,
@@ -173,7 +173,13 @@ def build_node(
         memory_total=offer.device.measure().total,
         budget=promise.budget - max(one.memory.scratch for one in models.values()),
         models=tuple(
-            LocalModel(model, one.name, one.costs, one.memory.kv_layer_bytes, residence_of(model))
+            LocalModel(
+                model,
+                one.name,
+                one.costs(may_stream=promise.may_stream),
+                one.memory.kv_layer_bytes,
+                promise.residences.get(model),
+            )
             for model, one in models.items()
         ),
         served_before={} if served_before is None else read_served_before(served_before, layers),
