@@ -87,7 +87,7 @@ def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
     Or what nobody else does, where all wait for each other and no token comes as it is.
     """
     windows = {key: _possible(holdings, key, window) for key, window in arrange(shares, holdings.held).items()}
-    pending = {key: window for key, window in windows.items() if not holdings.held[key] >= window}
+    pending = {key: window for key, window in windows.items() if not _serves(holdings, key, window)}
     while pending:
         free = [key for key, window in pending.items() if holdings.may_drop(holdings.held[key] - window)]
         if free:
@@ -99,6 +99,12 @@ def _form_chain(shares: Sequence[Share], holdings: Holdings) -> None:
                 return
             key = min(pending, key=lambda key: (holdings.count_alone(holdings.held[key] - pending[key]), key))
             holdings.move(key, pending.pop(key))
+
+
+def _serves(holdings: Holdings, key: str, window: Cells) -> bool:
+    """Whether a node's place on the chain needs no move. What else it holds does no harm, unless it reads for that."""
+    held = holdings.held[key]
+    return held == window if holdings.streams(key, held) else held >= window
 
 
 def _possible(holdings: Holdings, key: str, window: Cells) -> Cells:

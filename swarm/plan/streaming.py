@@ -8,6 +8,7 @@ over what it streams, or as long as all hops together, whichever is longer.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ from swarm.plan.costs import NONE_STREAMED, Streamed
 from swarm.plan.shares import PlannedNode, Share, seconds_of, share_kept
 
 SOURCE_RATE = 1e9  # bytes a second from disk, where nobody has measured any
-MOST_SEARCHED = 20  # nodes among which the best chain is found exactly; of more, those that can keep most
+ABOUT = 1.02  # what takes no longer than that is as good, if less is read: reading takes a little from all else
+MOST_SEARCHED = 16  # nodes among which the best chain is found exactly; of more, those that can keep most
 
 
 def share_out(members: Sequence[PlannedNode], layers: int) -> list[Share]:
@@ -29,8 +31,8 @@ def share_out(members: Sequence[PlannedNode], layers: int) -> list[Share]:
 def share_streamed(members: Sequence[PlannedNode], layers: int) -> list[Share]:
     """The cheapest chain's shares where some layers are streamed.
 
-    Exact for up to MOST_SEARCHED nodes: what a token takes can be no less than some node's pass, and for each such bound a
-    chain of the least seconds is found by how many layers and which ends are held already.
+    Exact to 2% for up to MOST_SEARCHED nodes: what a token takes can be no less than some node's pass, and for each such
+    bound a chain of the least seconds is found by how many layers and which ends are held already.
     """
     able = sorted(members, key=lambda one: (-one.capacity(False, False), one.read_seconds, one.layer_seconds, one.key))
     tables = [_Table.of(member, layers) for member in sorted(able[:MOST_SEARCHED], key=lambda member: member.key)]
@@ -42,7 +44,7 @@ def share_streamed(members: Sequence[PlannedNode], layers: int) -> list[Share]:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What a node may carry beside some ends, by number of layers from 0 on; seconds rise with it, and so do passes."""
+    """What a node may carry beside some ends, by number of layers from 0 on; passes rise with it."""
 
     ends: int
     streamed: Sequence[Streamed]
@@ -87,7 +89,10 @@ def _choose(member: PlannedNode, layers: int, ends: int) -> _Choice:
 
 
 def _find_best(tables: Sequence[_Table], layers: int, kinds: Sequence[int]) -> list[Share]:
-    """Over every bound on a pass, the least of what chains within it take. kinds: of ends, as the tables have them."""
+    """Over every bound on a pass, the least of what chains within it take; and then the least bound for about that.
+
+    kinds: of ends, as the tables have them.
+    """
     bounds = sorted({seconds for table in tables for one in (*table.choices, table.alone) for seconds in one.passes})
     best: list[Share] = []
     least = math.inf
@@ -105,6 +110,14 @@ def _find_best(tables: Sequence[_Table], layers: int, kinds: Sequence[int]) -> l
             low = middle + 1
         else:
             high = middle - 1
+    low, high = 0, bisect_left(bounds, max((share.pass_seconds for share in best), default=0.0))
+    while low < high:
+        middle = (low + high) // 2
+        found = _find_cheapest(tables, layers, bounds[middle], kinds, least * ABOUT)
+        if found:
+            best, high = found, middle
+        else:
+            low = middle + 1
     return best
 
 
@@ -131,7 +144,7 @@ def _find_cheapest(
     }
     best[0][0] = (0.0, None)
     for table, most in zip(tables, caps, strict=True):
-        if table.alone.most_within(bound) >= layers:
+        if table.alone.most_within(bound) >= layers and table.alone.seconds[layers] < limit:
             chosen = _Chosen(table.member, layers, table.alone, None)
             best[complete][layers] = min(
                 best[complete][layers], (table.alone.seconds[layers], chosen), key=lambda one: one[0]
@@ -166,9 +179,7 @@ def _extend(
             continue
         for count in range(0 if choice.ends else 1, min(most, layers - before) + 1):
             total = seconds + choice.seconds[count]
-            if total >= limit:
-                break
-            if total < target[before + count][0] - 1e-12:
+            if total < limit and total < target[before + count][0] - 1e-12:
                 target[before + count] = (total, _Chosen(member, count, choice, chain))
 
 

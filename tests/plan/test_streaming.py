@@ -16,7 +16,7 @@ from swarm.plan.claims import Held, Seat, place_all
 from swarm.plan.costs import BUFFERS, NONE_STREAMED, CellCosts, Streamed, stream_away
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import PlannedNode, seconds_of, share_kept
-from swarm.plan.streaming import share_out, share_streamed
+from swarm.plan.streaming import ABOUT, share_out, share_streamed
 from swarm.plan.windows import lay_out
 
 MODEL = ModelKey("m", "")
@@ -123,7 +123,8 @@ def test_shares_are_as_good_as_an_exact_search(block: int) -> None:
         members = draw_members(seed, layers)
         shares = share_streamed(members, layers)
         found = seconds_of(shares) if shares else math.inf
-        assert found == pytest.approx(search_exactly(members, layers))
+        least = search_exactly(members, layers)
+        assert found == least == math.inf or 1 - 1e-9 <= found / least <= ABOUT
         streaming += any(share.streamed.layers for share in shares)
         if shares:
             assert sum(share.layers for share in shares) == layers
