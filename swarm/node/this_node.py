@@ -32,7 +32,7 @@ class LocalModel:
 
     def spared_bytes(self, part: Part, residence: Residence) -> int:
         """What a part does not take since some of its layers are on disk."""
-        return residence.spared_bytes(part.layers, self.costs.layer - self.kv_layer_bytes)
+        return residence.spared_bytes(part.layers, self.costs.weight or self.costs.layer - self.kv_layer_bytes)
 
     def hold(self, part: Part, budget: int, now: Residence, loaded: Collection[int]) -> Residence | None:
         """How a part is held: as it was told, or with as much kept as fits; None if that is too little.

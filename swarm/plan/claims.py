@@ -16,7 +16,7 @@ from swarm.parts import Part, join_parts, part_of, part_of_cells, runs, whole
 from swarm.plan.costs import CellCosts
 from swarm.plan.routes import UNMEASURED_SECONDS
 from swarm.plan.shares import PlannedNode
-from swarm.plan.streaming import SOURCE_RATE, share_streamed
+from swarm.plan.streaming import READ_LAYERS, share_streamed
 from swarm.plan.windows import arrange
 
 
@@ -86,14 +86,13 @@ def _share_lacking(seats: Sequence[Seat], model: str, lacking: Sequence[int], la
         if key is not None:
             keys[seat.node], costs = key, seat.costs[key]
             costs = replace(costs, layers=count, begin=costs.begin * begin, end=costs.end * end)
-            reading = costs.weight / SOURCE_RATE
             members.append(
                 PlannedNode(
                     node=seat.node,
                     budget=seat.budget,
                     costs=costs,
                     layer_seconds=UNMEASURED_SECONDS,
-                    read_seconds=reading,
+                    read_seconds=READ_LAYERS * UNMEASURED_SECONDS,
                 )
             )
     shares = share_streamed(members, count)

@@ -14,7 +14,7 @@ from swarm.parts import runs
 from swarm.plan.holdings import Cells, Forecast, Holdings, Move
 from swarm.plan.routes import UNMEASURED_SECONDS
 from swarm.plan.shares import PlannedNode, Share, seconds_of
-from swarm.plan.streaming import SOURCE_RATE, share_out
+from swarm.plan.streaming import READ_LAYERS, share_out
 from swarm.plan.windows import arrange
 
 
@@ -47,8 +47,7 @@ def _with_figures(members: Sequence[PlannedNode]) -> list[PlannedNode]:
     """Those who have not measured themselves count as the middle one of those who have."""
     layer_seconds = _middle([member.layer_seconds for member in members], UNMEASURED_SECONDS)
     prompt_seconds = _middle([member.prompt_seconds for member in members], 0.0)
-    # A figure of the machine, but for the model's size: without any, all disks are taken to be alike.
-    read_seconds = _middle([member.read_seconds for member in members], 0.0)
+    read_seconds = _middle([member.read_seconds for member in members], READ_LAYERS * layer_seconds)
     # Only who has held the end knows what it costs there; in layers it costs about the same everywhere.
     end_layers = _middle([member.end_seconds / (member.layer_seconds or layer_seconds) for member in members], 0.0)
     return [
@@ -57,7 +56,7 @@ def _with_figures(members: Sequence[PlannedNode]) -> list[PlannedNode]:
             layer_seconds=member.layer_seconds or layer_seconds,
             end_seconds=member.end_seconds or end_layers * (member.layer_seconds or layer_seconds),
             prompt_seconds=member.prompt_seconds or prompt_seconds,
-            read_seconds=member.read_seconds or read_seconds or member.costs.weight / SOURCE_RATE,
+            read_seconds=member.read_seconds or read_seconds,
         )
         for member in members
     ]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from swarm.plan.costs import NONE_STREAMED, Streamed
 from swarm.plan.shares import PlannedNode, Share, seconds_of, share_kept
 
-SOURCE_RATE = 1e9  # bytes a second from disk, where nobody has measured any
+READ_LAYERS = 10  # so many are computed while one is read, where nobody has measured it
 ABOUT = 1.02  # what takes no longer than that is as good, if less is read: reading takes a little from all else
 MOST_SEARCHED = 16  # nodes among which the best chain is found exactly; of more, those that can keep most
 

@@ -17,7 +17,7 @@ from swarm.messages.tensors import WireTensor, ids_of
 from swarm.models import ModelKey
 from swarm.node.batches import DRAWN, Batch, BatchResult, Drawn, ServedPart, Want
 from swarm.node.compute.protocol import Engine, MakeEngine
-from swarm.node.residence import Residence
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part
 
 _MASK = (1 << 63) - 1
@@ -38,6 +38,7 @@ class IntegerModel:
     token_seconds: float = 0.0  # of each further token of a batch, in each layer
     end_seconds: float = 0.0  # of the head, where a token is sampled
     hidden: int = 1  # numbers a token between two layers; all but the first are padding
+    read_seconds: float = 0.0  # of a layer, from a disk
     weights: int = 0  # what tells models of one name apart
     variant: str = ""  # of its weights, and
     kind: str = ""  # of processor, as nodes would tell it
@@ -135,12 +136,15 @@ class IntegerEngine:
         pause: Callable[[float], None] = time.sleep,
         on_layer: Callable[[], None] = lambda: None,
         old: IntegerEngine | None = None,
+        residence: Residence = ALL_KEPT,
     ) -> None:
-        """old: an engine of another part, whose caches this one takes over."""
+        """old: an engine of another part, whose caches this one takes over. residence: which layers come from disk."""
         self._model = model
+        self._residence = residence
         self._pause = pause
         self._on_layer = on_layer
         self._states: dict[tuple[str, Part], dict[int, list[int]]] = {} if old is None else old._states
+        waiting = self._wait_seconds(part) / max(1, part.layer_count)
         self.served = ServedPart(
             model=model.key,
             part=part,
@@ -152,16 +156,19 @@ class IntegerEngine:
             cache_bytes=CACHE_BYTES,
             cache_block=1,
             kv_capacity=kv_capacity,
-            layer_seconds=model.layer_seconds,
+            layer_seconds=model.layer_seconds + waiting,
             end_seconds=model.end_seconds if part.end else 0.0,
             prompt_seconds=model.token_seconds,
-            chunk_seconds=max(0.0, model.layer_seconds - model.token_seconds),
+            chunk_seconds=max(0.0, model.layer_seconds - model.token_seconds) + waiting,
             kind=model.kind,
+            compute_seconds=model.layer_seconds,
+            streamed=residence.count_read(part.layers),
         )
 
     def run(self, batch: Batch) -> BatchResult:
         model = self._model
-        seconds = batch.part.layer_count * (model.layer_seconds + (batch.tokens - 1) * model.token_seconds)
+        waiting = self._wait_seconds(batch.part)
+        seconds = waiting + batch.part.layer_count * (model.layer_seconds + (batch.tokens - 1) * model.token_seconds)
         if any(span.want is not None for span in batch.spans):
             seconds += model.end_seconds
         if seconds:
@@ -178,7 +185,13 @@ class IntegerEngine:
             flat = [value for row in values[first : first + count] for value in row]
             outputs.append(self._pack(flat))
             first += count
-        return BatchResult(batch.number, tuple(outputs), tuple(drawn), seconds)
+        rate = round(1 / model.read_seconds) if self._residence.streamed and model.read_seconds else 0
+        return BatchResult(batch.number, tuple(outputs), tuple(drawn), seconds, waiting, rate)
+
+    def _wait_seconds(self, part: Part) -> float:
+        """For layers that no buffer holds when a batch comes."""
+        read = self._residence.count_read(self._residence.streamed_of(part.layers))
+        return max(0, read - self._residence.buffers) * self._model.read_seconds
 
     def _pack(self, values: Sequence[int]) -> WireTensor:
         hidden = self._model.hidden

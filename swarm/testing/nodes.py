@@ -11,9 +11,10 @@ from swarm.node.batches import Batch
 from swarm.node.effects import AskCores, Effect, Forget, GiveCores, Load, Run, Unload
 from swarm.node.events import BatchDone, BatchFailed, CoresTaken, Event, PartLoaded, Ticked
 from swarm.node.machine import NodeMachine
+from swarm.node.residence import Residence
 from swarm.parts import NOTHING, Part
 from swarm.testing.integer_model import IntegerEngine, IntegerModel
-from swarm.testing.promises import check_drop, check_fences, check_present
+from swarm.testing.promises import check_drop, check_fences, check_memory, check_present
 from swarm.testing.shared_cores import SharedCores
 
 TICK_SECONDS = 0.2
@@ -57,6 +58,7 @@ class SimulatedNode:
     clock_ahead: float = 0.0
     fails: Callable[[Batch], bool] = lambda batch: False
     load_seconds: float = LOAD_SECONDS
+    read_seconds: float = 0.0  # of a layer that comes from disk each time
     cores: SharedCores = field(default_factory=SharedCores)
     kind: str = ""  # of processor
 
@@ -111,11 +113,12 @@ class SimulatedNode:
             case Forget(_, session, part):
                 if self.engine is not None:
                     self.engine.forget(session, part)
-            case Load(_, part):
+            case Load(_, part, residence):
                 check_present(self.outside.seed, self.machine, part)
+                check_memory(self.outside.seed, self.machine)
                 self.outside.note_change()
                 self._drop(part)
-                self.outside.after(self.load_seconds, lambda: self._load(part))
+                self.outside.after(self.load_seconds, lambda: self._load(part, residence))
             case Unload():
                 self._drop(NOTHING)
                 self.engine = None
@@ -146,7 +149,7 @@ class SimulatedNode:
             others = self.outside.missed_by(self.name)
             check_drop(self.outside.seed, self.machine, self.engine.served.part, part, others)
 
-    def _load(self, part: Part) -> None:
+    def _load(self, part: Part, residence: Residence) -> None:
         if not self.is_up:
             return
         self.outside.note_change()
@@ -156,6 +159,14 @@ class SimulatedNode:
             layer_seconds=self.outside.model.layer_seconds / self.speed,
             end_seconds=self.outside.model.end_seconds / self.speed,
             kind=self.kind,
+            read_seconds=self.read_seconds,
         )
-        self.engine = IntegerEngine(model, part, self.outside.kv_capacity, pause=lambda seconds: None, old=self.engine)
+        self.engine = IntegerEngine(
+            model,
+            part,
+            self.outside.kv_capacity,
+            pause=lambda seconds: None,
+            old=self.engine,
+            residence=residence,
+        )
         self.feed(PartLoaded(self.engine.served))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from swarm.node.batches import Batch
 from swarm.node.machine import NodeMachine
-from swarm.parts import Part, join_parts
+from swarm.parts import Part, join_parts, whole
 
 
 @dataclass(slots=True)
@@ -31,10 +31,14 @@ def check_fences(seed: int, machine: NodeMachine, batch: Batch) -> None:
 
 
 def check_drop(seed: int, machine: NodeMachine, before: Part, after: Part, others: Iterable[NodeMachine]) -> None:
-    """No cell is dropped of one's own accord while nobody else serves it. others: those who live, or did just now."""
+    """No cell is dropped of one's own accord while nobody else serves it, unless the model has other gaps.
+
+    others: those who live, or did just now.
+    """
     claims = [claim for other in others for claim in other.claims.by_model.values()]
     lost = (before - after) - join_parts([claim.serving for claim in claims])
-    if not lost.is_empty():
+    is_covered = join_parts([before, *(claim.held for claim in claims)]) == whole(before.depth)
+    if is_covered and not lost.is_empty():
         raise BrokenPromiseError(seed, f'{machine.node[:4]} dropped "{lost}", which nobody else serves')
 
 
@@ -43,6 +47,12 @@ def check_present(seed: int, machine: NodeMachine, part: Part) -> None:
     (local,) = machine.membership.local.values()
     if not local.present.covers(part):
         raise BrokenPromiseError(seed, f'{machine.node[:4]} loads "{part}", which it has not got')
+
+
+def check_memory(seed: int, machine: NodeMachine) -> None:
+    """What is held, and what is loaded beside it, fits the memory of a node that chooses its part."""
+    if machine.membership.me.budget and machine.claims.account.free() < 0:
+        raise BrokenPromiseError(seed, f"{machine.node[:4]} takes {-machine.claims.account.free()} bytes too many")
 
 
 def check_scores(seed: int, client: str, scores: list[float], expected: list[float], tokens: int) -> None:

@@ -19,7 +19,7 @@ from swarm.node.effects import (
     Effect,
     Exit,
 )
-from swarm.node.events import Event, Started, StopAsked
+from swarm.node.events import Event, Started, StopAsked, WeightsLost
 from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import Membership
 from swarm.node.this_node import LocalModel, ThisNode
@@ -37,6 +37,7 @@ from swarm.wire.events import Asker
 
 CLIENT_TICK_SECONDS = 0.1
 LAYER_BYTES = 100
+WEIGHT_BYTES = 90  # of these
 NOTICED_SECONDS = 6.0  # until everyone knows that a node is gone
 
 
@@ -70,11 +71,12 @@ class Simulation:
         present: str = "f",
         variant: str = "",
         end_layers: int = 0,
+        streams: bool = False,
     ) -> str:
         """A node that starts now, with a part of its own or room for so many layers, `speed` times as fast as others.
 
         beside: a node on whose machine it runs, too. present: what it has the weights of, in which variant. end_layers: how
-        many layers would fit where the end does.
+        many layers would fit where the end does. streams: whether it may read layers from disk each time.
         """
         name = f"{self.rng.getrandbits(64):016x}"
         address = f"10.0.0.{len(self.nodes) + 1}:7700"
@@ -82,7 +84,8 @@ class Simulation:
         cores = SharedCores() if shared is None else shared.cores
         machine = name if shared is None else shared.machine.membership.me.machine
         absent = frozenset((whole(self.model.layers) - parse_part(present, self.model.layers)).cells)
-        costs = CellCosts(self.model.layers, 0, LAYER_BYTES, end_layers * LAYER_BYTES, absent)
+        weight = WEIGHT_BYTES if streams else 0
+        costs = CellCosts(self.model.layers, 0, LAYER_BYTES, end_layers * LAYER_BYTES, absent, weight=weight)
 
         def make() -> NodeMachine:
             return self._make_machine(name, address, budget_layers, costs, machine, ModelKey(MODEL_ID, variant))
@@ -191,6 +194,18 @@ class Simulation:
 
     def slow_disk(self, name: str, load_seconds: float) -> None:
         self.nodes[name].load_seconds = load_seconds
+
+    def read_slowly(self, name: str, read_seconds: float) -> None:
+        """Layers that come from disk take so long each, from the next load on."""
+        self.nodes[name].read_seconds = read_seconds
+
+    def lose_disk(self, name: str) -> None:
+        """No layer can be read any more; it is noticed where some are."""
+        node = self.nodes[name]
+        claim = node.machine.claims.by_model.get(node.model)
+        if claim is not None and claim.loaded_as.count_read(claim.loaded.layers):
+            node.engine = None  # what it gives up then, it has not dropped of its own accord
+            node.feed(WeightsLost(node.model, "a disk is gone"))
 
     def cut(self, left: str, right: str, *, one_way: bool = False) -> None:
         """Nothing passes any more, and neither is told until its heartbeats fail."""

@@ -50,13 +50,14 @@ class OwnClaim:
 
     @property
     def held_as(self) -> Residence:
-        """How all that costs memory is held, or will be."""
-        return self.loaded_as if self.loads_as is None else self.loads_as
+        """How all that costs memory is held, or will be; what drains costs what it did until it is gone."""
+        return self.loaded_as if self.loads_as is None or not self.draining.is_empty() else self.loads_as
 
     def take_up(self, part: Part) -> None:
         """Just this part is loaded now."""
         self.serving, self.loading, self.loaded_bytes = part - self.draining, NOTHING, 0
-        self.loaded_as, self.loads_as = self.held_as.of(part), None
+        loads_as = self.loaded_as if self.loads_as is None else self.loads_as
+        self.loaded_as, self.loads_as = loads_as.of(part), None
 
     @property
     def is_moving(self) -> bool:

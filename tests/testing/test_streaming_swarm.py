@@ -1,0 +1,72 @@
+"""Swarms that read layers from disk: they cover what they cannot keep, go on without a node, and read less with one more."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.parts import join_parts, whole
+from swarm.testing.integer_model import IntegerModel
+from swarm.testing.network import Weather
+from swarm.testing.simulator import Simulation
+
+LAYERS = 24
+MODEL = IntegerModel(layers=LAYERS, layer_seconds=0.004, end_seconds=0.008)
+
+
+def start(seed: int, *budgets: int, read_seconds: float = 0.02) -> tuple[Simulation, list[str]]:
+    simulation = Simulation(seed, MODEL, Weather(most_seconds=0.002))
+    names = [simulation.add_node(budget_layers=budget, streams=True) for budget in budgets]
+    for name in names:
+        simulation.read_slowly(name, read_seconds)
+    simulation.run(8)
+    return simulation, names
+
+
+def is_covered(simulation: Simulation) -> bool:
+    return join_parts(simulation.part_of(name) for name in simulation.nodes) == whole(LAYERS)
+
+
+def count_read(simulation: Simulation) -> int:
+    """Layers that come from disk each time."""
+    claims = [
+        claim for node in simulation.nodes.values() for claim in node.machine.claims.by_model.values() if node.is_up
+    ]
+    return sum(claim.loaded_as.count_read(claim.loaded.layers) for claim in claims)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_three_nodes_that_cannot_keep_a_model_cover_it_at_once_and_are_visited_again_and_again(seed: int) -> None:
+    simulation, names = start(seed, 6, 6, 6)
+    assert is_covered(simulation)
+    assert 0 < count_read(simulation) <= 15
+    assert max(len(simulation.part_of(name).cell_ranges) for name in names) > 1
+    for _ in range(3):
+        simulation.ask([5, 6, 7], 40)
+    simulation.run(60, simulation.are_answered)
+    simulation.check_answers()
+
+
+@pytest.mark.parametrize("victim", range(3))
+@pytest.mark.parametrize("end", ["kill", "stop", "lose_disk"])
+def test_an_answer_goes_on_when_one_who_reads_is_gone(victim: int, end: str) -> None:
+    """Between its visits or in the midst of one; those who are left can still hold the model."""
+    for after in (0.0, 0.013, 0.05, 0.11):
+        simulation, names = start(victim, 8, 8, 7)
+        simulation.ask([5, 6, 7], 60, 120.0)
+        simulation.run(0.5 + after)
+        getattr(simulation, end)(names[victim])
+        simulation.run(120, simulation.are_answered)
+        simulation.check_answers()
+        simulation.run(60)
+        assert is_covered(simulation)
+
+
+def test_who_joins_takes_over_what_others_read() -> None:
+    simulation, _ = start(1, 8, 8)
+    assert count_read(simulation) >= 10
+    simulation.ask([5, 6, 7], 200, 120.0)
+    simulation.add_node(budget_layers=10, streams=True)
+    simulation.run(60)
+    assert is_covered(simulation)
+    assert count_read(simulation) == 0
+    simulation.check_answers()
