@@ -83,7 +83,8 @@ class Options:
     default="auto",
     show_default=True,
     metavar="auto|never|N",
-    help="Of a --part, layers that are read from disk each time they are needed: as few as make it fit, none, or N.",
+    help="Layers that are read from disk each time they are needed: as few as it takes to hold what all nodes together "
+    "cannot keep, or to fit a --part; none; or N of a --part.",
 )
 @click.option("--host", "hosts", multiple=True, help="Listen and announce on this address; default: every LAN address.")
 @click.option(

@@ -38,7 +38,6 @@ class IntegerModel:
     token_seconds: float = 0.0  # of each further token of a batch, in each layer
     end_seconds: float = 0.0  # of the head, where a token is sampled
     hidden: int = 1  # numbers a token between two layers; all but the first are padding
-    read_seconds: float = 0.0  # of a layer, from a disk
     weights: int = 0  # what tells models of one name apart
     variant: str = ""  # of its weights, and
     kind: str = ""  # of processor, as nodes would tell it
@@ -140,11 +139,9 @@ class IntegerEngine:
     ) -> None:
         """old: an engine of another part, whose caches this one takes over. residence: which layers come from disk."""
         self._model = model
-        self._residence = residence
         self._pause = pause
         self._on_layer = on_layer
         self._states: dict[tuple[str, Part], dict[int, list[int]]] = {} if old is None else old._states
-        waiting = self._wait_seconds(part) / max(1, part.layer_count)
         self.served = ServedPart(
             model=model.key,
             part=part,
@@ -156,10 +153,10 @@ class IntegerEngine:
             cache_bytes=CACHE_BYTES,
             cache_block=1,
             kv_capacity=kv_capacity,
-            layer_seconds=model.layer_seconds + waiting,
+            layer_seconds=model.layer_seconds,
             end_seconds=model.end_seconds if part.end else 0.0,
             prompt_seconds=model.token_seconds,
-            chunk_seconds=max(0.0, model.layer_seconds - model.token_seconds) + waiting,
+            chunk_seconds=max(0.0, model.layer_seconds - model.token_seconds),
             kind=model.kind,
             compute_seconds=model.layer_seconds,
             streamed=residence.count_read(part.layers),
@@ -167,8 +164,7 @@ class IntegerEngine:
 
     def run(self, batch: Batch) -> BatchResult:
         model = self._model
-        waiting = self._wait_seconds(batch.part)
-        seconds = waiting + batch.part.layer_count * (model.layer_seconds + (batch.tokens - 1) * model.token_seconds)
+        seconds = batch.part.layer_count * (model.layer_seconds + (batch.tokens - 1) * model.token_seconds)
         if any(span.want is not None for span in batch.spans):
             seconds += model.end_seconds
         if seconds:
@@ -185,13 +181,7 @@ class IntegerEngine:
             flat = [value for row in values[first : first + count] for value in row]
             outputs.append(self._pack(flat))
             first += count
-        rate = round(1 / model.read_seconds) if self._residence.streamed and model.read_seconds else 0
-        return BatchResult(batch.number, tuple(outputs), tuple(drawn), seconds, waiting, rate)
-
-    def _wait_seconds(self, part: Part) -> float:
-        """For layers that no buffer holds when a batch comes."""
-        read = self._residence.count_read(self._residence.streamed_of(part.layers))
-        return max(0, read - self._residence.buffers) * self._model.read_seconds
+        return BatchResult(batch.number, tuple(outputs), tuple(drawn), seconds)
 
     def _pack(self, values: Sequence[int]) -> WireTensor:
         hidden = self._model.hidden

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from msgspec import structs
+
 from swarm.models import ModelKey
-from swarm.node.batches import Batch
+from swarm.node.batches import Batch, BatchResult
 from swarm.node.effects import AskCores, Effect, Forget, GiveCores, Load, Run, Unload
 from swarm.node.events import BatchDone, BatchFailed, CoresTaken, Event, PartLoaded, Ticked
 from swarm.node.machine import NodeMachine
@@ -15,6 +17,7 @@ from swarm.node.residence import Residence
 from swarm.parts import NOTHING, Part
 from swarm.testing.integer_model import IntegerEngine, IntegerModel
 from swarm.testing.promises import check_drop, check_fences, check_memory, check_present
+from swarm.testing.reading import WEIGHT_BYTES, SimulatedReader
 from swarm.testing.shared_cores import SharedCores
 
 TICK_SECONDS = 0.2
@@ -51,6 +54,7 @@ class SimulatedNode:
     start: Callable[[], None]
     outside: Outside
     engine: IntegerEngine | None = None
+    reader: SimulatedReader | None = None
     is_up: bool = True
     tick: int = 0
     stalled_until: float = 0.0  # nothing is handled before
@@ -139,9 +143,18 @@ class SimulatedNode:
             self.outside.after(0.001, lambda: self.feed(BatchFailed("out of order")))
             return
         check_fences(self.outside.seed, self.machine, batch)
-        result = self.engine.run(batch)
+        result = self._read(self.engine.run(batch), batch)
         done = max(self.outside.now + result.seconds, self.stuck_until)
         self.outside.after(done - self.outside.now, lambda: self.feed(BatchDone(result)))
+
+    def _read(self, result: BatchResult, batch: Batch) -> BatchResult:
+        """The same with what it takes to wait for a disk."""
+        if self.reader is None:
+            return result
+        layers = batch.part.layers
+        waited = self.reader.wait(layers, result.seconds / max(1, len(layers)), self.outside.now)
+        rate = WEIGHT_BYTES / self.read_seconds if self.read_seconds else 0.0
+        return structs.replace(result, seconds=result.seconds + waited, stall_seconds=waited, source_rate=rate)
 
     def _drop(self, part: Part) -> None:
         """Give up all that is not in `part`."""
@@ -159,7 +172,6 @@ class SimulatedNode:
             layer_seconds=self.outside.model.layer_seconds / self.speed,
             end_seconds=self.outside.model.end_seconds / self.speed,
             kind=self.kind,
-            read_seconds=self.read_seconds,
         )
         self.engine = IntegerEngine(
             model,
@@ -169,4 +181,5 @@ class SimulatedNode:
             old=self.engine,
             residence=residence,
         )
+        self.reader = SimulatedReader(residence, self.read_seconds, self.outside.now) if residence.streamed else None
         self.feed(PartLoaded(self.engine.served))

@@ -31,13 +31,13 @@ from swarm.testing.integer_model import KV_LAYER_BYTES, MODEL_ID, IntegerModel
 from swarm.testing.network import Network, Weather
 from swarm.testing.nodes import TICK_SECONDS, SimulatedNode
 from swarm.testing.promises import BrokenPromiseError
+from swarm.testing.reading import WEIGHT_BYTES
 from swarm.testing.shared_cores import SharedCores
 from swarm.testing.traffic import Traffic
 from swarm.wire.events import Asker
 
 CLIENT_TICK_SECONDS = 0.1
 LAYER_BYTES = 100
-WEIGHT_BYTES = 90  # of these
 NOTICED_SECONDS = 6.0  # until everyone knows that a node is gone
 
 

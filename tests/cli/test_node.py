@@ -64,8 +64,12 @@ def test_a_signal_ends_a_node_within_five_seconds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("megabytes", "asked"), [(300, []), (200, ["--part", "f"])], ids=["claimed", "streamed"])
-def test_memory_stays_under_the_cap(megabytes: int, asked: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("megabytes", "asked", "is_whole"),
+    [(300, ["--stream", "never"], False), (200, [], True), (200, ["--part", "f"], True)],
+    ids=["kept", "streamed", "told and streamed"],
+)
+def test_memory_stays_under_the_cap(megabytes: int, asked: list[str], is_whole: bool, tmp_path: Path) -> None:
     """RSS after loading and serving <= RSS before loading + --memory + 100 MB, seen from outside."""
     from swarm.bench.checkpoint import make_checkpoint
     from swarm.bench.shapes import Shape
@@ -85,7 +89,7 @@ def test_memory_stays_under_the_cap(megabytes: int, asked: list[str], tmp_path: 
         wait_until(is_ready, 60, "the node is ready")
         base = peak_memory("import torch")
         assert peak <= base + megabytes * 1_000_000 + (100 << 20), f"{peak >> 20} MB"
-        assert (started.wait_ready()[2] == "b 0-12 e") == bool(asked)
+        assert (started.wait_ready()[2] == "b 0-12 e") == is_whole
     finally:
         started.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.node.hops.schedule import Schedule
 from swarm.parts import join_parts, whole
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
@@ -70,3 +71,35 @@ def test_who_joins_takes_over_what_others_read() -> None:
     assert is_covered(simulation)
     assert count_read(simulation) == 0
     simulation.check_answers()
+
+
+# How fast it is -------------------------------------------------------------------------------------------------------
+
+
+def measure(simulation: Simulation, sessions: int, seconds: float = 30.0) -> float:
+    """Tokens a second, once all are under way."""
+    names = []
+    for number in range(sessions):
+        names.append(simulation.ask([1, 2, 3, number + 4], 2000))
+        simulation.run(0.37)
+    simulation.run(10)
+    before = sum(len(simulation.clients[name].received) for name in names)
+    simulation.run(seconds)
+    return (sum(len(simulation.clients[name].received) for name in names) - before) / seconds
+
+
+def test_windows_hide_what_is_read_behind_the_others() -> None:
+    """Three nodes that all read: a token takes as long as one pass of the slowest, not the sum of what each reads."""
+    simulation, _ = start(0, 6, 6, 6)
+    simulation.run(60)
+    claims = [next(iter(node.machine.claims.by_model.values())) for node in simulation.nodes.values()]
+    longest = max(claim.loaded_as.count_read(claim.loaded.layers) for claim in claims) * 0.02
+    assert 1 / measure(simulation, 1) < 1.15 * max(longest, LAYERS * MODEL.layer_seconds + MODEL.end_seconds)
+
+
+def test_sessions_share_a_pass_over_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that they throw away what was read ahead for each other."""
+    rates = [measure(start(0, 6, 6, 6)[0], sessions) for sessions in (1, 4)]
+    assert rates[1] > 3.6 * rates[0]
+    monkeypatch.setattr(Schedule, "_begins_pass", lambda self, hop: False)
+    assert measure(start(0, 6, 6, 6)[0], 4) < 2.5 * rates[0]

@@ -175,6 +175,11 @@ class HopSession:
         """Whether the next step will be here in a moment: it is away no longer than `most`, and not overdue."""
         return 0.0 < self.away_seconds <= most and now < self.left + RETURN_SHARE * self.away_seconds
 
+    def returns_within(self, seconds: float, now: float) -> bool:
+        """Whether the next step will be here so soon, by when the last one was; not if it is overdue."""
+        back = self.left + self.away_seconds
+        return self.away_seconds > 0.0 and back - now <= seconds and now < self.left + RETURN_SHARE * self.away_seconds
+
     def put_back(self, pending: Pending) -> None:
         """What ran has failed: it waits again."""
         self.queue.appendleft(pending)

@@ -1,12 +1,17 @@
 """Which of the waiting steps run next, and how much of the waiting prompts. Pure.
 
 Reads the session table; what is chosen is taken out of the queues by steps.py.
+
+A node that reads layers from disk and is visited several times a token goes over them in a pass: from a session's first
+window here to its last. What is read ahead is the next window's, so passes do not overlap, and all who are about to come
+share one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from swarm.models import ModelKey
 from swarm.node.hops.batching import Candidate, choose_steps, misses_first_prompt
 from swarm.node.hops.hop import HopSession
 from swarm.node.hops.sessions import SessionTable
@@ -50,7 +55,7 @@ class Schedule:
         self._waiting = {key: hop for key, hop in self._waiting.items() if hop.queue and sessions.get(key) is hop}
         if self._suspects:
             self._suspects = {key: hop for key, hop in self._suspects.items() if sessions.get(key) is hop}
-        waiting = list(self._waiting.values())
+        waiting = self._one_pass_at_a_time(list(self._waiting.values()), now)
         if not any(hop.queue[0].is_prompt for hop in waiting):
             return waiting
         # A prompt's chunks fill the chain, unless others decode in it meanwhile.
@@ -61,6 +66,8 @@ class Schedule:
         """Whether to wait a moment for steps that may run together with those that are ready."""
         first = ready[0]
         pace = self._table.paces.get(first.model)
+        if self._begins_pass(first):
+            return self._is_awaited(first, {hop.key for hop in ready}, self._pass_seconds(first.model), now)
         seconds = 0.0 if pace is None else pace.layer_seconds * first.part.layer_count
         if seconds < LONG_SECONDS:
             return False
@@ -69,6 +76,44 @@ class Schedule:
             hop.key not in here
             and (hop.model, hop.order.part) == (first.model, first.order.part)
             and hop.is_due(AWAY_SHARE * seconds, now)
+            for hop in self._table.sessions.values()
+        )
+
+    def _one_pass_at_a_time(self, waiting: list[HopSession], now: float) -> list[HopSession]:
+        """Without those who would begin a pass while another one is under way."""
+        if not any(served.streamed for served in self._table.served.values()):
+            return waiting
+        if not any(self._is_in_pass(hop, now) for hop in self._table.sessions.values()):
+            return waiting
+        return [hop for hop in waiting if not self._begins_pass(hop)]
+
+    def _begins_pass(self, hop: HopSession) -> bool:
+        """Whether this is the first of several visits of a chain to a node that reads between them."""
+        served = self._table.served.get(hop.model)
+        if served is None or not served.streamed:
+            return False
+        stages = [one.order.stage for one in self._table.hops_of(hop.order.session)]
+        return len(stages) > 1 and hop.order.stage == min(stages)
+
+    def _is_in_pass(self, first: HopSession, now: float) -> bool:
+        """Whether a session has been at its first window here and not yet, for that step, at its last."""
+        if not self._begins_pass(first):
+            return False
+        hops = self._table.hops_of(first.order.session)
+        last = max(hops, key=lambda hop: hop.order.stage)
+        is_late = now > max(hop.used for hop in hops) + max(1.0, 2 * self._pass_seconds(first.model))
+        return last.cached < first.cached and not (first.is_fresh or last.is_fresh or is_late)
+
+    def _pass_seconds(self, model: ModelKey) -> float:
+        pace = self._table.paces.get(model)
+        return 0.0 if pace is None else pace.layer_seconds * self._table.served[model].part.layer_count
+
+    def _is_awaited(self, first: HopSession, here: Collection[tuple[str, int]], most: float, now: float) -> bool:
+        """Whether another session will begin the same pass before long; waiting for it costs one pass at most, and once."""
+        return any(
+            hop.key not in here
+            and (hop.model, hop.order.part) == (first.model, first.order.part)
+            and hop.returns_within(most, now)
             for hop in self._table.sessions.values()
         )
 
