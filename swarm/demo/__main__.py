@@ -1,7 +1,8 @@
-"""`python -m swarm.demo [--model toy] [--quantize FORM] [PROMPT]`: three nodes on 127.0.0.1 serve a model, and swarm-chat
-talks to it.
+"""`python -m swarm.demo [--model toy] [--quantize FORM] [--memory tiny] [PROMPT]`: three nodes on 127.0.0.1 serve a model,
+and swarm-chat talks to it.
 
-Each node may use too little memory to hold the model alone. They use a secret and folders of their own, so a swarm that
+Each node may use too little memory to hold the model alone; with `--memory tiny` so little that all three cannot keep it
+together and read layers from disk, as swarm-status then says. They use a secret and folders of their own, so a swarm that
 this machine belongs to is left alone, and they are gone when this ends, however it ends.
 """
 
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -34,8 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="swarm-demo-") as folder:
         nodes: list[subprocess.Popen[str]] = []
         try:
-            asked, form, chat = _read(arguments)
-            return _run(Path(folder), nodes, _choose(asked), form, chat)
+            said, chat = _read(arguments)
+            return _run(Path(folder), nodes, said, chat)
         except WeightsError as error:
             print(f"{error}", file=sys.stderr)
             return 1
@@ -45,14 +47,25 @@ def main(arguments: Sequence[str]) -> int:
             _stop(nodes)
 
 
-def _read(arguments: Sequence[str]) -> tuple[str, str, Sequence[str]]:
-    """The model asked for, the form of its matrices, and what the chat is told; "" where nothing is said."""
-    said = {"--model": "", "--quantize": ""}
+@dataclass(slots=True)
+class Said:
+    """What the demo was told; "" where nothing was: the model, the form of its matrices, whether memory is short."""
+
+    model: str = ""
+    quantize: str = ""
+    memory: str = ""
+
+
+def _read(arguments: Sequence[str]) -> tuple[Said, Sequence[str]]:
+    """What the demo is told, and what the chat is."""
+    said = Said()
     rest = list(arguments)
-    while len(rest) > 1 and rest[0] in said:
-        said[rest[0]] = rest[1]
+    while len(rest) > 1 and rest[0] in ("--model", "--quantize", "--memory"):
+        setattr(said, rest[0].removeprefix("--"), rest[1])
         rest = rest[2:]
-    return said["--model"], said["--quantize"], rest
+    if said.memory not in ("", "tiny"):
+        raise WeightsError(f'there is no demo with "{said.memory}" memory; known: tiny')
+    return said, rest
 
 
 def _choose(asked: str) -> DemoModel:
@@ -77,15 +90,16 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _run(
-    folder: Path, nodes: list[subprocess.Popen[str]], model: DemoModel, form: str, arguments: Sequence[str]
-) -> int:
+def _run(folder: Path, nodes: list[subprocess.Popen[str]], said: Said, arguments: Sequence[str]) -> int:
+    model, form = _choose(said.model), said.quantize
     environment = {
         **os.environ,
         **{f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CONFIG", "STATE", "CACHE")},
     }
     port = _free_port()
-    memory = model.smaller if form else model.memory
+    if said.memory and not model.tiny:
+        raise WeightsError("the toy is too small to be read from disk; leave out --model toy")
+    memory = model.tiny if said.memory else model.smaller if form else model.memory
     print(f"starting {NODES} nodes with {memory} each ...", file=sys.stderr)
     for number in range(NODES):
         command = ["node", "--weights", str(model.weights), "--memory", memory, "--device", "cpu", "--host", HOST]
@@ -100,13 +114,13 @@ def _run(
             "--name",
             f"demo-{number + 1}",
         ]
-        with (folder / f"node-{number + 1}.log").open("w") as said:
+        with (folder / f"node-{number + 1}.log").open("w") as log:
             nodes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "swarm.cli", *command],
                     env=environment,
                     stdout=subprocess.PIPE,
-                    stderr=said,
+                    stderr=log,
                     text=True,
                     start_new_session=True,  # Ctrl-C in the chat stops the answer, not the nodes
                 )
@@ -121,8 +135,13 @@ def _run(
         print(line, file=sys.stderr)
     # The chat's process group is ours, so Ctrl-C reaches both: it is the chat's to handle.
     signal.signal(signal.SIGINT, lambda *_: None)
-    chat = [sys.executable, "-m", "swarm.cli", "chat", "--host", HOST, "--peer", f"{HOST}:{port}", *arguments]
-    return subprocess.run(chat, env=environment, check=False).returncode
+
+    def command_of(name: str) -> list[str]:
+        return [sys.executable, "-m", "swarm.cli", name, "--host", HOST, "--peer", f"{HOST}:{port}"]
+
+    if said.memory:
+        subprocess.run(command_of("status"), env=environment, stdout=sys.stderr, check=False)
+    return subprocess.run([*command_of("chat"), *arguments], env=environment, check=False).returncode
 
 
 def _free_port() -> int:

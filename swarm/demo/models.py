@@ -24,16 +24,20 @@ NAME = "SmolLM2-135M-Instruct"
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
-    """weights: a sepweight directory. memory: of each node, too little for the whole model. smaller: likewise, quantised."""
+    """weights: a sepweight directory. memory: of each node, too little for the whole model. smaller: likewise, quantised.
+
+    tiny: of each node, so little that three cannot keep the model together; "": it is too small for that.
+    """
 
     weights: Path
     memory: str
     smaller: str
+    tiny: str
 
 
 def toy() -> DemoModel:
     """2.5M parameters that know sixty answers about the project. The whole model, its KV and scratch need 9.8 MB."""
-    return DemoModel(Path(str(resources.files("swarm.demo").joinpath("model"))), "8.4MB", "8.4MB")
+    return DemoModel(Path(str(resources.files("swarm.demo").joinpath("model"))), "8.4MB", "8.4MB", "")
 
 
 def smollm2(cache: Path) -> DemoModel:
@@ -49,7 +53,7 @@ def smollm2(cache: Path) -> DemoModel:
             _convert(fetch_gguf(Path(folder)), made)
             with suppress(OSError):  # another demo has just done the same
                 made.rename(weights)
-    return DemoModel(weights, "160MB", "140MB")
+    return DemoModel(weights, "160MB", "140MB", "118MB")
 
 
 def fetch_gguf(folder: Path) -> Path:
