@@ -16,7 +16,7 @@ from swarm.parts import Part, join_parts, part_of, part_of_cells, runs, whole
 from swarm.plan.costs import CellCosts
 from swarm.plan.routes import UNMEASURED_SECONDS
 from swarm.plan.shares import PlannedNode
-from swarm.plan.streaming import READ_LAYERS, share_streamed
+from swarm.plan.streaming import READ_LAYERS, share_out
 from swarm.plan.windows import arrange
 
 
@@ -52,13 +52,51 @@ def place_all(seats: Sequence[Seat], held: Sequence[Held], layers: Mapping[str, 
     coverage = {model: list(counts) for model, counts in held_by_others.items()}
     for seat in ordered:
         _place(seat, coverage, rows)
-    for model, counts in sorted(coverage.items()):
-        if 0 in counts:
-            lacking = [cell for cell, count in enumerate(held_by_others[model]) if not count]
-            shared = _share_lacking(ordered, model, lacking, layers[model])
-            if shared:
-                return _place_around(ordered, shared, held_by_others)
+    if any(0 in counts for counts in coverage.values()):
+        return _share_all_lacking(ordered, held_by_others, layers) or rows
     return rows
+
+
+def _share_all_lacking(
+    seats: Sequence[Seat], held: Mapping[str, Sequence[int]], layers: Mapping[str, int]
+) -> dict[str, Placement]:
+    """What each node takes of all that is lacking, some layers read from disk; none if it is too much in any case.
+
+    Several models have the nodes' memory in proportion to what they lack; where that is too little, the first has it all.
+    """
+    lacking = {
+        model: [cell for cell, count in enumerate(counts) if not count] for model, counts in sorted(held.items())
+    }
+    lacking = {model: cells for model, cells in lacking.items() if cells and any(_key(seat, model) for seat in seats)}
+    for models in (list(lacking), *([model] for model in lacking)):
+        shared: dict[str, Placement] = {seat.node: {} for seat in seats}
+        for model in models:
+            split = [
+                replace(seat, budget=_budget_for(seat, model, {one: lacking[one] for one in models})) for seat in seats
+            ]
+            found = _share_lacking(split, model, lacking[model], layers[model])
+            if not found:
+                break
+            for node, placement in found.items():
+                shared[node] |= placement
+        else:
+            return _place_around(seats, {node: one for node, one in shared.items() if one}, held)
+    return {}
+
+
+def _key(seat: Seat, model: str) -> ModelKey | None:
+    """The variant in which a node holds a model's cells where they are shared: one that it has all of."""
+    return next((key for key in sorted(seat.costs) if key.id == model and not seat.costs[key].absent), None)
+
+
+def _budget_for(seat: Seat, model: str, lacking: Mapping[str, Sequence[int]]) -> int:
+    """The part of a node's memory that a model has there."""
+    needs = {
+        one: sum(seat.costs[key].of(cell) for cell in cells)
+        for one, cells in lacking.items()
+        if (key := _key(seat, one)) is not None
+    }
+    return seat.budget * needs.get(model, 0) // max(1, sum(needs.values()))
 
 
 def _place(seat: Seat, coverage: Mapping[str, list[int]], rows: dict[str, Placement]) -> None:
@@ -82,7 +120,7 @@ def _share_lacking(seats: Sequence[Seat], model: str, lacking: Sequence[int], la
     members: list[PlannedNode] = []
     keys: dict[str, ModelKey] = {}
     for seat in seats:
-        key = next((key for key in sorted(seat.costs) if key.id == model and not seat.costs[key].absent), None)
+        key = _key(seat, model)
         if key is not None:
             keys[seat.node], costs = key, seat.costs[key]
             costs = replace(costs, layers=count, begin=costs.begin * begin, end=costs.end * end)
@@ -95,7 +133,7 @@ def _share_lacking(seats: Sequence[Seat], model: str, lacking: Sequence[int], la
                     read_seconds=READ_LAYERS * UNMEASURED_SECONDS,
                 )
             )
-    shares = share_streamed(members, count)
+    shares = share_out(members, count)
     cells = arrange(shares, dict.fromkeys((member.key for member in members), frozenset[int]()))
     row = [*([] if begin else [None]), *lacking, *([] if end else [None])]  # the lacking model's cells as the model's
     placements = {

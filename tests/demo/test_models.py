@@ -60,8 +60,11 @@ def test_whoever_asks_for_the_real_model_gets_it_or_an_error() -> None:
     with pytest.raises(WeightsError, match='there is no demo model "gpt"; known: smollm2, toy'):
         demo._choose("gpt")
     assert demo._choose("toy") == models.toy()
-    assert demo._read(["--model", "toy", "--quantize", "int4", "hello"]) == ("toy", "int4", ["hello"])
-    assert demo._read(["--quantize"]) == ("", "", ["--quantize"])
+    assert demo._read(["--model", "toy", "--quantize", "int4", "hello"]) == (demo.Said("toy", "int4"), ["hello"])
+    assert demo._read(["--memory", "tiny"]) == (demo.Said(memory="tiny"), [])
+    assert demo._read(["--quantize"]) == (demo.Said(), ["--quantize"])
+    with pytest.raises(WeightsError, match='no demo with "4GB" memory; known: tiny'):
+        demo._read(["--memory", "4GB", "hello"])
 
 
 def test_what_is_there_already_is_fetched_no_more(home: Path) -> None:

@@ -253,3 +253,19 @@ def test_who_joins_with_memory_to_spare_takes_over_what_others_read() -> None:
     assert plan.after.seconds_a_token < 0.5 * before.after.seconds_a_token
     after = carry_out(plan, joined)
     assert sorted(member.part.layer_count for member in after) == [4, 4, 4]
+
+
+# Several models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("budget", "streams"), [(260, False), (200, True)], ids=["kept", "read"])
+def test_three_models_share_two_nodes_that_hold_no_two_of_them(budget: int, streams: bool) -> None:
+    keys = [ModelKey(name, "") for name in "xyz"]
+    costs = {key: make_costs(12, end=5) for key in keys}
+    seats = [Seat(name * 16, budget, costs) for name in "ab"]
+    rows = place_all(seats, [], {key.id: 12 for key in keys})
+    for key in keys:
+        assert {cell for row in rows.values() if key in row for cell in row[key].cells} == set(range(14))
+    assert any(sum(costs[key].of_part(part) for key, part in row.items()) > budget for row in rows.values()) == streams
+    third = budget // 3
+    assert all(costs[key].least_bytes(part, third) <= third for row in rows.values() for key, part in row.items())
