@@ -57,6 +57,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
     begin_bytes: Count
     end_bytes: Count
     budget_bytes: Count
+    most_bytes: Count = 0  # the same if the other models kept as little of theirs as they can; 0: not told
     weight_bytes: Count = 0  # of layer_bytes, what a layer that is read from disk each time does not take; 0: none is
     source_rate: Count = 0  # bytes a second from disk; 0: not measured
     present: Spec = "f"  # what the node has the weights of

@@ -62,7 +62,7 @@ class MemoryAccount:
         """The most that a model's sessions may have together while others keep what they use and are sure of."""
         claim = self._claims.get(model)
         weights = 0 if claim is None else self._weights(model, claim.held, claim.held_as)
-        return self._left_by_others(model) - weights
+        return self.room(model) - weights
 
     def most_kv_room(self, model: ModelKey, part: Part) -> int:
         """What a model's sessions could ever have beside a part of it; what they lack of that is a matter of time."""
@@ -85,16 +85,21 @@ class MemoryAccount:
         )
         return self._budget - held
 
+    def most_free(self, but: ModelKey) -> int:
+        """Bytes for one model if all others kept as little of theirs as they can."""
+        others = [(model, claim) for model, claim in self._claims.items() if model != but]
+        return self._budget - sum(self._models[model].bounds(claim.held)[0] for model, claim in others)
+
+    def room(self, model: ModelKey) -> int:
+        """Bytes for a model beside what other models claim or have borrowed."""
+        return self.free(but=model) - sum(self._borrowed(other) for other in self._claims if other != model)
+
     def hold(self, model: ModelKey, part: Part) -> Residence | None:
         """How a part can be held beside the other models' claims and the KV that sessions have reserved now, if at all."""
         borrowed = max(0, self.kv_used(model) - self._kv_reserve(model, part))
-        room, claim = self._left_by_others(model) - borrowed, self._claims.get(model)
+        room, claim = self.room(model) - borrowed, self._claims.get(model)
         now, loaded = (ALL_KEPT, NOTHING) if claim is None else (claim.loaded_as, claim.loaded)
         return self._models[model].hold(part, room, now, loaded.layers)
-
-    def _left_by_others(self, model: ModelKey) -> int:
-        """What other models neither claim nor have borrowed."""
-        return self.free(but=model) - sum(self._borrowed(other) for other in self._claims if other != model)
 
     def _borrowed(self, model: ModelKey) -> int:
         """KV in use beyond the reserve."""

@@ -60,6 +60,15 @@ def keep_most(part: Part, costs: CellCosts, budget: int, now: Residence, loaded:
     return Residence(tuple(choose_streamed(part.layers, kept, streamed.layers)), streamed.buffers)
 
 
+def share_memory(needs: Sequence[tuple[int, int]], budget: int) -> list[int]:
+    """Bytes for each of several parts of which some may be on disk. needs: the least and the most that each can use."""
+    spare = budget - sum(least for least, _ in needs)
+    wanted = sum(most - least for least, most in needs)
+    if spare >= wanted or not wanted:
+        return [most for _, most in needs]
+    return [least + max(0, spare) * (most - least) // wanted for least, most in needs]
+
+
 def choose_streamed(layers: Sequence[int], kept: Collection[int], count: int) -> list[int]:
     """So many of some layers, those that are not kept now first."""
     new = [number for number in layers if number not in kept]

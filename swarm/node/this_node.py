@@ -34,6 +34,13 @@ class LocalModel:
         """What a part does not take since some of its layers are on disk."""
         return residence.spared_bytes(part.layers, self.costs.weight or self.costs.layer - self.kv_layer_bytes)
 
+    def bounds(self, part: Part) -> tuple[int, int]:
+        """The least and the most that a part can take."""
+        if self.told is None:
+            return self.costs.fewest_bytes(part), self.bytes_of(part)
+        told = self.bytes_of(part, self.told.of(part))
+        return told, told
+
     def hold(self, part: Part, budget: int, now: Residence, loaded: Collection[int]) -> Residence | None:
         """How a part is held: as it was told, or with as much kept as fits; None if that is too little.
 

@@ -58,6 +58,11 @@ class CellCosts:
         streamed = None if needed <= budget else stream_away(needed - budget, part.layer_count, self.weight)
         return needed if streamed is None else needed - (streamed.layers - streamed.buffers) * self.weight
 
+    def fewest_bytes(self, part: Part) -> int:
+        """What a part takes with as many of its layers on disk as can be."""
+        spared = max(0, part.layer_count - 1 - BUFFERS)
+        return self.of_part(part) - spared * self.weight
+
     def of(self, cell: int) -> int:
         if cell in self.absent:
             return UNAFFORDABLE

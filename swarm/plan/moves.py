@@ -31,16 +31,26 @@ class Plan:
 def plan_moves(members: Sequence[PlannedNode], layers: int) -> Plan:
     """What should change for one model of `layers` layers.
 
-    Same members, same plan, in whatever order they are given.
+    Same members, same plan, in whatever order they are given. Where the model would have gaps otherwise, the nodes' other
+    models give way: what they keep is read from disk.
     """
-    holdings = Holdings(_with_figures(sorted(members, key=lambda member: member.key)), layers)
-    shares = share_out([member for member in holdings.members.values() if not member.stays], layers)
+    known = _with_figures(sorted(members, key=lambda member: member.key))
+    shares = _share(known, layers)
+    if not shares:
+        yielding = [replace(member, budget=max(member.budget, member.most_budget)) for member in known]
+        shares = _share(yielding, layers)
+        known = yielding if shares else known
+    holdings = Holdings(known, layers)
     before = holdings.forecast()
     to_best_chain, to_thinnest = partial(_form_chain, shares), partial(_spread, shares)
     while holdings.improve(to_best_chain) or holdings.improve(to_thinnest):
         pass
     standby = _explain_standby(holdings.members.values(), shares)
     return Plan(tuple(holdings.moves), before, holdings.forecast(), standby)
+
+
+def _share(members: Sequence[PlannedNode], layers: int) -> list[Share]:
+    return share_out([member for member in members if not member.stays], layers)
 
 
 def _with_figures(members: Sequence[PlannedNode]) -> list[PlannedNode]:

@@ -21,6 +21,7 @@ class PlannedNode:
     node: str
     variant: str = ""
     budget: int  # bytes for cells of this model, their KV reserve included
+    most_budget: int = 0  # the same if the node's other models gave way; 0: not told
     costs: CellCosts
     layer_seconds: float = 0.0  # one token through one layer; 0: not measured
     end_seconds: float = 0.0  # one token through the final norm and head; 0: not measured

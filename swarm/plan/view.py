@@ -35,7 +35,7 @@ class NodeView:
     """One node and one model in one variant.
 
     parts: what it holds, by state. sessions: of the node of its machine that has most, for they slow all of them. budget,
-    costs: for cells of the model; None where it will not move.
+    costs: for cells of the model; None where it will not move. most_budget: if its other models gave way.
     """
 
     node: str
@@ -46,6 +46,7 @@ class NodeView:
     variant: str
     kind: str
     budget: int | None
+    most_budget: int
     costs: CellCosts | None
     read_seconds: float  # of a layer, from disk; 0: not measured
 
@@ -77,6 +78,7 @@ class NodeView:
             node=self.node,
             variant=self.variant,
             budget=self.budget or 0,
+            most_budget=self.most_budget,
             costs=self.costs or CellCosts(layers, 0, 1, 0),
             layer_seconds=self.pace.compute,
             end_seconds=self.pace.end,
@@ -142,6 +144,7 @@ def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessio
         variant=variant,
         kind="" if served is None else served.kind,
         budget=None if capacity is None else capacity.budget_bytes,
+        most_budget=0 if capacity is None else capacity.most_bytes,
         costs=None if capacity is None else costs_of(capacity),
         read_seconds=capacity.weight_bytes / capacity.source_rate
         if capacity is not None and capacity.source_rate

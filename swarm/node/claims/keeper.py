@@ -33,9 +33,7 @@ class ClaimKeeper:
         for model in list(self._claims.by_model):
             del self._claims.by_model[model]
             effects += [*self._sessions.withdraw(model), Unload(model)]
-        for model, part in placement.items():
-            effects.append(self._claims.load(model, part, part))
-        return effects
+        return [*effects, *self._claims.load_all(placement)]
 
     def progressed(self, event: PartProgress) -> list[Effect]:
         """A part is being read."""

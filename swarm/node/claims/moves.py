@@ -30,7 +30,7 @@ TRUST_SECONDS = 25.0  # and is no longer relied on then, counted from when it wa
 ASK_SECONDS = 25.0  # for holds, until a move is given up
 RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
 
-Phase = Literal["intending", "growing", "holding", "draining", "shrinking", "settling"]
+Phase = Literal["intending", "growing", "holding", "draining", "shrinking", "settling", "making room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class _Hold:
 class _Moving:
     """The move that this node is at. Phases: intending, then growing, holding, draining, shrinking, where room allows.
 
-    settling: keeping layers that were streamed, where there is room for them now.
+    settling: keeping layers that were streamed, where there is room for them now. making room: having another model keep
+    less.
     """
 
     model: ModelKey
@@ -115,7 +116,7 @@ class MoveRunner:
         """Whose move is it? Ours, once two beats of every peer have shown no better intent."""
         beats = self._table.live(now)
         self._order.watch([own, *beats], now)
-        if now - self._table.changed < STILL_SECONDS:
+        if now - self._table.changed < STILL_SECONDS or not self._claims.placed:
             self._moving = None
             return []
         for model, layers in sorted(self._claims.layers.items()):
@@ -174,6 +175,11 @@ class MoveRunner:
         if not self._dropped(moving, claim).is_empty():
             self._enter(moving, "holding", now)
             return [*reclaimed, *self._ask_holds(moving, now)]
+        if not gained.is_empty():
+            yielding = self._claims.make_room(moving.model, union)
+            if yielding is not None:
+                self._enter(moving, "making room", now)
+                return [*reclaimed, yielding]
         return [*reclaimed, *(self._settle(moving, now) or self._finish(moving, now))]
 
     def _settle(self, moving: _Moving, now: float) -> list[Effect]:
@@ -196,6 +202,8 @@ class MoveRunner:
         claim = self._claims.of(model)
         moving = self._moving
         claim.take_up(part)
+        if moving is not None and moving.phase == "making room":
+            return self._proceed(moving, now)
         if moving is None or moving.model != model:
             return []
         if moving.phase == "shrinking":

@@ -15,7 +15,7 @@ from swarm.node.account import MemoryAccount
 from swarm.node.effects import Load
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
-from swarm.node.residence import ALL_KEPT, Residence
+from swarm.node.residence import ALL_KEPT, Residence, share_memory
 from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import NOTHING, Part, join_parts, part_of
 from swarm.plan.figures import Published
@@ -90,8 +90,8 @@ class OwnClaims:
 
     @property
     def layers(self) -> dict[str, int]:
-        """How many layers each model has of which anything is claimed, by id."""
-        return {model.id: claim.layers for model, claim in self.by_model.items()}
+        """How many layers each model has of which there are weights here, by id."""
+        return {model.id: local.costs.layers for model, local in self._models.items()}
 
     def load(self, model: ModelKey, gained: Part, part: Part, residence: Residence | None = None) -> Load:
         """Have a model's part loaded, of which some is gained.
@@ -103,6 +103,34 @@ class OwnClaims:
             residence = self.account.hold(model, part) or ALL_KEPT
         claim.loading, claim.loads_as = gained, residence
         return Load(model, part, residence)
+
+    def load_all(self, placement: Mapping[ModelKey, Part]) -> list[Load]:
+        """Have parts of several models loaded, with nothing claimed before: they share the memory."""
+        needs = [self._models[model].bounds(part) for model, part in placement.items()]
+        shares = share_memory(needs, self.account.free())
+        return [
+            self.load(model, part, part, self._models[model].hold(part, share, ALL_KEPT, ()) or ALL_KEPT)
+            for (model, part), share in zip(placement.items(), shares, strict=True)
+        ]
+
+    def make_room(self, model: ModelKey, part: Part) -> Load | None:
+        """Have another model keep less, so that a part of this one fits; None if none of them can spare as much.
+
+        One that nobody asks anything of gives way first.
+        """
+        wanted, room = self._models[model].bounds(part), self.account.room(model)
+        others = [(self.account.kv_used(one), one) for one in self.by_model if one != model]
+        for _, other in sorted(others):
+            claim, local = self.by_model[other], self._models[other]
+            least, most = local.bounds(claim.held)
+            held = local.bytes_of(claim.held, claim.held_as)
+            if claim.is_moving or claim.loads_as is not None or least + wanted[0] > room + held:
+                continue
+            _, share = share_memory([wanted, (least, most)], room + held)
+            less = local.hold(claim.held, min(share, held - 1), claim.loaded_as, claim.loaded.layers)
+            if less is not None:
+                return self.load(other, NOTHING, claim.held, less)
+        return None
 
     def hold_while_moving(self, model: ModelKey, union: Part, target: Part) -> Residence | None:
         """How what is held and what is to be held can be held together; None if they cannot be.
@@ -191,6 +219,7 @@ class OwnClaims:
                 begin_bytes=local.costs.begin,
                 end_bytes=local.costs.end,
                 budget_bytes=max(0, self.account.free(but=local.model)),
+                most_bytes=max(0, self.account.most_free(local.model)),
                 present=_bounded(local.present, local.costs.layers),
             )
             for local in self._models.values()
