@@ -45,6 +45,7 @@ def plan_moves(members: Sequence[PlannedNode], layers: int) -> Plan:
     to_best_chain, to_thinnest = partial(_form_chain, shares), partial(_spread, shares)
     while holdings.improve(to_best_chain) or holdings.improve(to_thinnest):
         pass
+    _release(shares, holdings)
     standby = _explain_standby(holdings.members.values(), shares)
     return Plan(tuple(holdings.moves), before, holdings.forecast(), standby)
 
@@ -177,7 +178,7 @@ def _spread(shares: Sequence[Share], holdings: Holdings) -> None:
     """Have nodes outside the best chain serve the thinnest cells, where that lets more streams run."""
     chain = {share.member.key for share in shares}
     for key, member in holdings.members.items():
-        if key in chain or member.stays:
+        if key in chain or member.stays or member.is_pressed:
             continue
         held = holdings.held[key]
         holdings.hold(key, frozenset())
@@ -197,6 +198,17 @@ def _find_thinnest(holdings: Holdings, key: str) -> Cells:
         return frozenset()
     thinnest = min(fitting, key=lambda cell: (holdings.rates[cell], cell))
     return _widen(holdings, key, frozenset((thinnest,)))
+
+
+def _release(shares: Sequence[Share], holdings: Holdings) -> None:
+    """Have nodes drop what the best chain does without, where their other models need the memory."""
+    pressed = [key for key, member in holdings.members.items() if member.is_pressed and not member.stays]
+    windows = arrange(shares, holdings.held) if pressed else {}
+    for key in pressed:
+        held = holdings.held[key]
+        needed = held & windows.get(key, frozenset())
+        if held != needed and holdings.may_drop(held - needed):
+            holdings.move(key, needed)
 
 
 def _relief(holdings: Holdings, key: str, held: Cells) -> float:

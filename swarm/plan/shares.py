@@ -29,6 +29,7 @@ class PlannedNode:
     link_seconds: float = HOP_SECONDS  # what a hop to it costs a token
     read_seconds: float = 0.0  # of one layer, from disk; 0: not measured
     part: Part = NOTHING  # what it serves or loads
+    is_pressed: bool = False  # it could hold other models, of which somebody reads layers from disk for lack of memory
     stays: bool = False  # told which part to serve, leaving, or slow to act: nothing is planned for it
 
     @property

@@ -49,6 +49,7 @@ class NodeView:
     most_budget: int
     costs: CellCosts | None
     read_seconds: float  # of a layer, from disk; 0: not measured
+    is_pressed: bool  # whether it could hold other models of which somebody reads layers from disk each time
 
     def part(self, *states: ClaimState) -> Part:
         """What it holds in any of these states."""
@@ -85,6 +86,7 @@ class NodeView:
             read_seconds=self.read_seconds,
             prompt_seconds=self.pace.prompt,
             link_seconds=self.link_seconds,
+            is_pressed=self.is_pressed,
             part=self.part("serving") if is_stuck else self.part("serving", "loading"),
             stays=self.costs is None or self.node in passed or is_stuck,
         )
@@ -100,12 +102,14 @@ def read_views(beats: Iterable[Beat], model: str, layers: int) -> list[NodeView]
     for beat in ordered:
         sessions[_machine_of(beat)] = max(sessions.get(_machine_of(beat), 0), beat.sessions)
     views: list[NodeView] = []
+    short = {claim.model for beat in ordered for claim in beat.claims if claim.streamed} - {model}
     for beat in ordered:
         machine = _machine_of(beat)
+        is_pressed = any(capacity.model in short for capacity in beat.capacities)
         for variant, said in _by_variant(beat, model, layers).items():
             pace = paces.get((machine, variant), Pace())
             with contextlib.suppress(RequestError):  # it is no part of the model: others are not to suffer for it
-                views.append(_read(beat, variant, said, layers, pace, sessions[machine]))
+                views.append(_read(beat, variant, said, layers, pace, sessions[machine], is_pressed))
     return views
 
 
@@ -128,7 +132,7 @@ def _by_variant(beat: Beat, model: str, layers: int) -> dict[str, _Said]:
     return dict(sorted(said.items()))
 
 
-def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessions: int) -> NodeView:
+def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessions: int, is_pressed: bool) -> NodeView:
     """One node and variant. Raises RequestError for what is no part of the model."""
     capacity, claims = said.capacity, said.claims
     parts: dict[ClaimState, Part] = {}
@@ -146,10 +150,14 @@ def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessio
         budget=None if capacity is None else capacity.budget_bytes,
         most_budget=0 if capacity is None else capacity.most_bytes,
         costs=None if capacity is None else costs_of(capacity),
-        read_seconds=capacity.weight_bytes / capacity.source_rate
-        if capacity is not None and capacity.source_rate
-        else 0.0,
+        read_seconds=_read_seconds(capacity),
+        is_pressed=is_pressed,
     )
+
+
+def _read_seconds(capacity: Capacity | None) -> float:
+    """Of a layer from disk; 0 where nothing is measured."""
+    return capacity.weight_bytes / capacity.source_rate if capacity is not None and capacity.source_rate else 0.0
 
 
 def read_planned(

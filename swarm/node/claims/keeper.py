@@ -39,7 +39,8 @@ class ClaimKeeper:
         """A part is being read."""
         claim = self._claims.of(event.model)
         claim.loaded_bytes = event.done
-        fields = {"model": self._membership.local[event.model].name, "part": str(claim.loading)}
+        part = claim.held if claim.loading.is_empty() else claim.loading
+        fields = {"model": self._membership.local[event.model].name, "part": str(part)}
         return [Report("loading", {**fields, "done": event.done, "total": event.total})]
 
     def loaded(self, served: ServedPart, now: float) -> list[Effect]:

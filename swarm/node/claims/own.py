@@ -114,23 +114,32 @@ class OwnClaims:
         ]
 
     def make_room(self, model: ModelKey, part: Part) -> Load | None:
-        """Have another model keep less, so that a part of this one fits; None if none of them can spare as much.
+        """Have another model keep less, so that a part of this one fits, now or once more of them do.
 
-        One that nobody asks anything of gives way first.
+        One that nobody asks anything of gives way first. None if all of them together cannot spare as much.
         """
         wanted, room = self._models[model].bounds(part), self.account.room(model)
-        others = [(self.account.kv_used(one), one) for one in self.by_model if one != model]
-        for _, other in sorted(others):
-            claim, local = self.by_model[other], self._models[other]
-            least, most = local.bounds(claim.held)
-            held = local.bytes_of(claim.held, claim.held_as)
-            if claim.is_moving or claim.loads_as is not None or least + wanted[0] > room + held:
+        spare = {one: self._spare_bytes(one) for one in self.by_model if one != model}
+        if wanted[0] > room + sum(spare.values()):
+            return None
+        is_enough = {one: wanted[0] <= room + spared for one, spared in spare.items()}
+        for other in sorted(spare, key=lambda one: (not is_enough[one], self.account.kv_used(one), -spare[one], one)):
+            if not spare[other]:
                 continue
-            _, share = share_memory([wanted, (least, most)], room + held)
+            claim, local = self.by_model[other], self._models[other]
+            held = local.bytes_of(claim.held, claim.held_as)
+            _, share = share_memory([wanted, local.bounds(claim.held)], room + held)
             less = local.hold(claim.held, min(share, held - 1), claim.loaded_as, claim.loaded.layers)
             if less is not None:
                 return self.load(other, NOTHING, claim.held, less)
         return None
+
+    def _spare_bytes(self, model: ModelKey) -> int:
+        """What a model would give up if it kept as little as it can; nothing while something is under way with it."""
+        claim, local = self.by_model[model], self._models[model]
+        if claim.is_moving or claim.loads_as is not None or claim.held.is_empty():
+            return 0
+        return local.bytes_of(claim.held, claim.held_as) - local.bounds(claim.held)[0]
 
     def hold_while_moving(self, model: ModelKey, union: Part, target: Part) -> Residence | None:
         """How what is held and what is to be held can be held together; None if they cannot be.
