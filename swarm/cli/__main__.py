@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("node", "chat", "weights", "status", "bench")
+COMMANDS = ("node", "chat", "weights", "status", "bench", "batch")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,14 @@ from swarm.decoder.shelf import Shelf
 from swarm.decoder.sights import look_back
 from swarm.errors import RequestError
 from swarm.parts import Part
+
+
+@dataclass(slots=True)
+class Piece:
+    """New positions of some sessions that are run together. hidden: [tokens, hidden], packed by span."""
+
+    hidden: Tensor
+    spans: Sequence[Span]
 
 
 class DecoderPart(nn.Module):
@@ -101,14 +110,27 @@ class DecoderPart(nn.Module):
         on_layer is called after each layer, and now and then while one comes from disk.
         """
         numbers = self.part.layers if only is None else only
-        view = self._view(spans)
+        pieces = [Piece(hidden, spans)]
+        self.run_pieces(pieces, numbers, on_layer)
+        return pieces[0].hidden
+
+    @torch.inference_mode()
+    def run_pieces(
+        self, pieces: Sequence[Piece], numbers: Sequence[int], on_layer: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run layers on several batches, one after another in each layer: what a layer takes to come is shared by all.
+
+        No session is in two of them. Every span's cache advances by its length.
+        """
+        views = [self._view(piece.spans) for piece in pieces]
         with closing(self.shelf.lend(numbers, on_layer)) as lent:
             for layer in lent:
-                hidden = layer(hidden, spans, view)
-                on_layer()
-        for span in spans:
-            span.cache.advance(span.length)
-        return hidden
+                for piece, view in zip(pieces, views, strict=True):
+                    piece.hidden = layer(piece.hidden, piece.spans, view)
+                    on_layer()
+        for piece in pieces:
+            for span in piece.spans:
+                span.cache.advance(span.length)
 
     def _view(self, spans: Sequence[Span]) -> View:
         ranges = [(span.cache.length, span.cache.length + span.length) for span in spans]
