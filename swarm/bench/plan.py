@@ -9,9 +9,10 @@ from statistics import median
 
 from swarm.models import ModelKey
 from swarm.parts import NOTHING
-from swarm.plan.claims import Seat, place_all
+from swarm.plan.claims import Seat
 from swarm.plan.costs import CellCosts
 from swarm.plan.moves import plan_moves
+from swarm.plan.placement import place_all
 from swarm.plan.shares import PlannedNode
 
 MODEL = ModelKey("model", "")

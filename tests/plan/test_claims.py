@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from swarm.models import ModelKey
 from swarm.parts import parse_part, whole
-from swarm.plan.claims import Held, Seat, count_coverage, must_yield, place_all, take_up_again
+from swarm.plan.claims import Held, Seat, count_coverage, must_yield, take_up_again
 from swarm.plan.costs import CellCosts
+from swarm.plan.placement import place_all
 
 LAYERS = 24
 MODEL = ModelKey("m", "")

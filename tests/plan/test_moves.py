@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from swarm.models import ModelKey
 from swarm.parts import NOTHING, Part, parse_part, part_of_cells, whole
-from swarm.plan.claims import Seat, place_all
+from swarm.plan.claims import Seat
 from swarm.plan.costs import CellCosts
 from swarm.plan.figures import SAMPLES, Published
 from swarm.plan.moves import Plan, plan_moves
+from swarm.plan.placement import place_all
 from swarm.plan.shares import PlannedNode
 from swarm.plan.streaming import share_out
 

@@ -12,9 +12,10 @@ import pytest
 
 from swarm.models import ModelKey
 from swarm.parts import NOTHING, Part, parse_part
-from swarm.plan.claims import Held, Seat, place_all
+from swarm.plan.claims import Held, Seat
 from swarm.plan.costs import BUFFERS, NONE_STREAMED, CellCosts, Streamed, stream_away
 from swarm.plan.moves import Plan, plan_moves
+from swarm.plan.placement import place_all
 from swarm.plan.shares import PlannedNode, seconds_of, share_kept
 from swarm.plan.streaming import ABOUT, share_out, share_streamed
 from swarm.plan.windows import lay_out

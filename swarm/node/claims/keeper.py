@@ -33,7 +33,7 @@ class ClaimKeeper:
         for model in list(self._claims.by_model):
             del self._claims.by_model[model]
             effects += [*self._sessions.withdraw(model), Unload(model)]
-        return [*effects, *self._claims.load_all(placement)]
+        return [*effects, *self._claims.room.load_all(placement)]
 
     def progressed(self, event: PartProgress) -> list[Effect]:
         """A part is being read."""
@@ -110,6 +110,6 @@ class ClaimKeeper:
         claim.serving, claim.draining = NOTHING, NOTHING
         effects += self._sessions.withdraw(model)
         if not left.is_empty():
-            return [*effects, self._claims.load(model, left, left)]
+            return [*effects, self._claims.room.load(model, left, left)]
         del self._claims.by_model[model]
         return [*effects, Unload(model)]

@@ -14,8 +14,9 @@ from typing import Literal
 from swarm.discovery.peers import PeerTable
 from swarm.messages.members import AskHold, Beat, HoldAnswer, ReleaseHold
 from swarm.models import ModelKey
+from swarm.node.claims.claim import OwnClaim
 from swarm.node.claims.order import DRAIN_SECONDS, MoveOrder
-from swarm.node.claims.own import OwnClaim, OwnClaims
+from swarm.node.claims.own import OwnClaims
 from swarm.node.effects import Answer, Effect, SendPeer, Unload
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import STILL_SECONDS
@@ -168,15 +169,17 @@ class MoveRunner:
         union = claim.held | moving.target
         gained = moving.target - claim.held
         reclaimed = [] if gained.is_empty() else self._sessions.reclaim(moving.model)
-        residence = None if gained.is_empty() else self._claims.hold_while_moving(moving.model, union, moving.target)
+        residence = (
+            None if gained.is_empty() else self._claims.room.hold_while_moving(moving.model, union, moving.target)
+        )
         if residence is not None:
             self._enter(moving, "growing", now)
-            return [*reclaimed, self._claims.load(moving.model, gained, union, residence)]
+            return [*reclaimed, self._claims.room.load(moving.model, gained, union, residence)]
         if not self._dropped(moving, claim).is_empty():
             self._enter(moving, "holding", now)
             return [*reclaimed, *self._ask_holds(moving, now)]
         if not gained.is_empty():
-            yielding = self._claims.make_room(moving.model, union)
+            yielding = self._claims.room.make_room(moving.model, union)
             if yielding is not None:
                 self._enter(moving, "making room", now)
                 return [*reclaimed, yielding]
@@ -184,11 +187,11 @@ class MoveRunner:
 
     def _settle(self, moving: _Moving, now: float) -> list[Effect]:
         """Keep layers that are read from disk, as many as there is room for; nothing to do in most cases."""
-        residence = self._claims.keep_more(moving.model)
+        residence = self._claims.room.keep_more(moving.model)
         if residence is None:
             return []
         self._enter(moving, "settling", now)
-        return [self._claims.load(moving.model, NOTHING, self._claims.of(moving.model).held, residence)]
+        return [self._claims.room.load(moving.model, NOTHING, self._claims.of(moving.model).held, residence)]
 
     def _enter(self, moving: _Moving, phase: Phase, now: float) -> None:
         moving.phase, moving.since = phase, now
@@ -374,4 +377,7 @@ class MoveRunner:
                 Unload(moving.model),
                 *self.loaded(moving.model, NOTHING, now),
             ]
-        return [*effects, self._claims.load(moving.model, NOTHING, claim.serving, claim.loaded_as.of(claim.serving))]
+        return [
+            *effects,
+            self._claims.room.load(moving.model, NOTHING, claim.serving, claim.loaded_as.of(claim.serving)),
+        ]

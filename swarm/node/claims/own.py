@@ -6,62 +6,18 @@ Who changes a claim, and when, is moves.py's affair and the machine's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from swarm.messages.base import MOST_SPEC, ClaimState
 from swarm.messages.members import Capacity, Claim
 from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
-from swarm.node.effects import Load
+from swarm.node.claims.claim import OwnClaim
+from swarm.node.claims.room import ClaimRoom
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.leaving import Leaving
-from swarm.node.residence import ALL_KEPT, Residence, share_memory
 from swarm.node.this_node import LocalModel, ThisNode
-from swarm.parts import NOTHING, Part, join_parts, part_of
+from swarm.parts import Part, join_parts, part_of
 from swarm.plan.figures import Published
-
-
-@dataclass(slots=True)
-class OwnClaim:
-    """This node's claim on one model, by what may be done with it."""
-
-    layers: int
-    serving: Part = NOTHING  # sessions may be opened here
-    loading: Part = NOTHING  # will be served
-    draining: Part = NOTHING  # runs the sessions that it has and takes no more
-    loaded_as: Residence = ALL_KEPT  # how what is loaded is held
-    loads_as: Residence | None = None  # how what is loading will be
-    loaded_bytes: int = 0  # of what is loading
-
-    @property
-    def wanted(self) -> Part:
-        """What is served, or will be."""
-        return self.serving | self.loading
-
-    @property
-    def held(self) -> Part:
-        """All that costs memory."""
-        return self.serving | self.loading | self.draining
-
-    @property
-    def loaded(self) -> Part:
-        """What is loaded."""
-        return self.serving | self.draining
-
-    @property
-    def held_as(self) -> Residence:
-        """How all that costs memory is held, or will be; what drains costs what it did until it is gone."""
-        return self.loaded_as if self.loads_as is None or not self.draining.is_empty() else self.loads_as
-
-    def take_up(self, part: Part) -> None:
-        """Just this part is loaded now."""
-        self.serving, self.loading, self.loaded_bytes = part - self.draining, NOTHING, 0
-        loads_as = self.loaded_as if self.loads_as is None else self.loads_as
-        self.loaded_as, self.loads_as = loads_as.of(part), None
-
-    @property
-    def is_moving(self) -> bool:
-        return not (self.loading.is_empty() and self.draining.is_empty())
 
 
 class OwnClaims:
@@ -71,6 +27,7 @@ class OwnClaims:
         """models: whose weights lie here; kept up to date by the caller."""
         self.by_model: dict[ModelKey, OwnClaim] = {}
         self.account = MemoryAccount(me.budget, models, self.by_model)
+        self.room = ClaimRoom(models, self.by_model, self.account)
         self.leaving = Leaving(self.by_model)
         self._models = models
         self._layer_seconds = {model: Published() for model in self._models}
@@ -81,7 +38,7 @@ class OwnClaims:
 
     def of(self, model: ModelKey) -> OwnClaim:
         """The claim on a model, made if there is none."""
-        return self.by_model.setdefault(model, OwnClaim(self._models[model].costs.layers))
+        return self.room.of(model)
 
     @property
     def placed(self) -> dict[ModelKey, Part]:
@@ -92,72 +49,6 @@ class OwnClaims:
     def layers(self) -> dict[str, int]:
         """How many layers each model has of which there are weights here, by id."""
         return {model.id: local.costs.layers for model, local in self._models.items()}
-
-    def load(self, model: ModelKey, gained: Part, part: Part, residence: Residence | None = None) -> Load:
-        """Have a model's part loaded, of which some is gained.
-
-        residence: how it is to be held; None: as fits.
-        """
-        claim = self.of(model)
-        if residence is None:
-            residence = self.account.hold(model, part) or ALL_KEPT
-        claim.loading, claim.loads_as = gained, residence
-        return Load(model, part, residence)
-
-    def load_all(self, placement: Mapping[ModelKey, Part]) -> list[Load]:
-        """Have parts of several models loaded, with nothing claimed before: they share the memory."""
-        needs = [self._models[model].bounds(part) for model, part in placement.items()]
-        shares = share_memory(needs, self.account.free())
-        return [
-            self.load(model, part, part, self._models[model].hold(part, share, ALL_KEPT, ()) or ALL_KEPT)
-            for (model, part), share in zip(placement.items(), shares, strict=True)
-        ]
-
-    def make_room(self, model: ModelKey, part: Part) -> Load | None:
-        """Have another model keep less, so that a part of this one fits, now or once more of them do.
-
-        One that nobody asks anything of gives way first. None if all of them together cannot spare as much.
-        """
-        wanted, room = self._models[model].bounds(part), self.account.room(model)
-        spare = {one: self._spare_bytes(one) for one in self.by_model if one != model}
-        if wanted[0] > room + sum(spare.values()):
-            return None
-        is_enough = {one: wanted[0] <= room + spared for one, spared in spare.items()}
-        for other in sorted(spare, key=lambda one: (not is_enough[one], self.account.kv_used(one), -spare[one], one)):
-            if not spare[other]:
-                continue
-            claim, local = self.by_model[other], self._models[other]
-            held = local.bytes_of(claim.held, claim.held_as)
-            _, share = share_memory([wanted, local.bounds(claim.held)], room + held)
-            less = local.hold(claim.held, min(share, held - 1), claim.loaded_as, claim.loaded.layers)
-            if less is not None:
-                return self.load(other, NOTHING, claim.held, less)
-        return None
-
-    def _spare_bytes(self, model: ModelKey) -> int:
-        """What a model would give up if it kept as little as it can; nothing while something is under way with it."""
-        claim, local = self.by_model[model], self._models[model]
-        if claim.is_moving or claim.loads_as is not None or claim.held.is_empty():
-            return 0
-        return local.bytes_of(claim.held, claim.held_as) - local.bounds(claim.held)[0]
-
-    def hold_while_moving(self, model: ModelKey, union: Part, target: Part) -> Residence | None:
-        """How what is held and what is to be held can be held together; None if they cannot be.
-
-        Nothing is read from disk for that alone: what a node could keep, it loads once the rest is dropped.
-        """
-        residence = self.account.hold(model, union)
-        if residence is None or not residence.streamed:
-            return residence
-        last = self.account.hold(model, target)
-        return None if last is None or not last.streamed else residence
-
-    def keep_more(self, model: ModelKey) -> Residence | None:
-        """How to hold what is held now with fewer layers from disk, where there is room for that."""
-        claim = self.of(model)
-        now = claim.loaded_as.count_read(claim.loaded.layers)
-        better = self.account.hold(model, claim.held) if now else None
-        return better if better is not None and better.count_read(claim.held.layers) < now else None
 
     def serving(self, model: str, but: ModelKey | None = None) -> Part:
         """What is served of a model in any variant but one."""

@@ -18,17 +18,9 @@ from swarm.models import ModelKey
 from swarm.node.effects import Answer, Dial, Effect, HangUp, SendPeer
 from swarm.node.this_node import ThisNode
 from swarm.parts import Part, parse_part
-from swarm.plan.claims import (
-    Held,
-    Placement,
-    Seat,
-    count_coverage,
-    must_yield,
-    place_all,
-    place_one,
-    take_up_again,
-)
+from swarm.plan.claims import Held, Placement, Seat, count_coverage, must_yield, place_one, take_up_again
 from swarm.plan.figures import Published
+from swarm.plan.placement import place_all
 from swarm.plan.view import costs_of, read_views
 from swarm.wire.events import Arrived, Asker, LinkDown, LinkFailed, LinkUp
 
