@@ -48,7 +48,9 @@ def start(home: Path, weights: Path, port: int, names: Sequence[str], memory: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("memory", "reads"), [("49MB", False), ("40MB", True)], ids=["kept", "read"])
+@pytest.mark.parametrize(
+    ("memory", "reads"), [("49MB", False), pytest.param("40MB", True, marks=pytest.mark.long)], ids=["kept", "read"]
+)
 def test_all_three_are_answered_at_once(memory: str, reads: bool, tmp_path: Path, weights: Path) -> None:
     expected: dict[str, list[int]] = {}
     nodes = [start(tmp_path, weights, 19400, NAMES, "1GB")]

@@ -10,12 +10,15 @@ if TYPE_CHECKING:
 
     from swarm.messages.members import Beat, Claim
     from swarm.plan.holdings import Forecast
+    from swarm.plan.view import NodeView
+
+HIDDEN_SHARE = 0.95  # of a token's time: a pass that takes longer is what it waits for
 
 
 def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
     """What each model's nodes are about to do, as every node works it out."""
     from swarm.plan.moves import plan_moves
-    from swarm.plan.view import read_planned
+    from swarm.plan.view import read_planned, read_views
 
     layers = {claim.model: (claim.name, claim.layers) for beat in beats for claim in beat.claims}
     names = {beat.node: beat.name for beat in beats}
@@ -38,6 +41,11 @@ def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
                     }
                     for move in plan.moves
                 ],
+                "reading": [
+                    _describe_reading(names[view.node], view, beats, model, plan.before.seconds_a_token)
+                    for view in read_views(beats, model, count)
+                    if _count_streamed(view, beats, model)
+                ],
                 "loading": [
                     {"name": beat.name, "part": claim.part, "reason": _explain_loading(claim)}
                     for beat in beats
@@ -50,6 +58,29 @@ def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
             }
         )
     return plans
+
+
+def _count_streamed(view: NodeView, beats: Sequence[Beat], model: str) -> int:
+    """Layers that a node says it reads from disk each time."""
+    said = [claim for beat in beats if beat.node == view.node for claim in beat.claims]
+    return sum(claim.streamed for claim in said if (claim.model, claim.variant) == (model, view.variant))
+
+
+def _describe_reading(
+    name: str, view: NodeView, beats: Sequence[Beat], model: str, seconds_a_token: float
+) -> dict[str, object]:
+    """How much a node reads, and whether the others' time hides that."""
+    streamed = _count_streamed(view, beats, model)
+    seconds = streamed * view.read_seconds
+    layers = view.part("serving", "loading", "draining").layer_count
+    what = f"reads {streamed} of {layers} layers"
+    if not seconds:
+        what += " from disk; not measured yet"
+    elif seconds < HIDDEN_SHARE * seconds_a_token:
+        what += f" from disk in {seconds * 1000:.0f} ms, hidden behind the rest of the chain"
+    else:
+        what += f" from disk in {seconds * 1000:.0f} ms: a token takes as long"
+    return {"name": name, "streamed": streamed, "layers": layers, "pass_seconds": seconds, "reason": what}
 
 
 def _explain_loading(claim: Claim) -> str:
@@ -85,6 +116,8 @@ def draw_plans(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
             table.add_column(column, overflow="fold")
         for move in plan["moves"]:
             table.add_row(move["name"], move["before"] or "nothing", move["after"], move["reason"])
+        for reading in plan["reading"]:
+            table.add_row(reading["name"], "", "", reading["reason"])
         for standby in plan["standby"]:
             table.add_row(standby["name"], "", "stands by", standby["reason"])
         for loading in plan["loading"]:

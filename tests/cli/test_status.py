@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from swarm.cli.plans import describe_plans
+from swarm.messages.members import Capacity, Claim
+from tests.beats import make_beat
 from tests.demo_model import LOOPBACK, WEIGHTS
 from tests.processes import Node, environment, run_command
 
@@ -63,3 +66,24 @@ def test_status_shows_the_plan_before_anyone_moves(home: Path, reach: list[str])
     assert plan["before"] == plan["after"]
     drawn = run_command("status", home, ["--plan", *reach])
     assert "nobody moves" in drawn.stdout
+
+
+def test_the_plan_says_who_reads_layers_from_disk_and_what_that_costs() -> None:
+    costs = {"layers": 12, "layer_bytes": 12, "begin_bytes": 0, "end_bytes": 5}
+    beats = [
+        make_beat(
+            name,
+            Claim(
+                model="1" * 32, name="m", part=part, state="serving", layers=12, layer_seconds=0.01, streamed=streamed
+            ),
+            capacities=[
+                Capacity(model="1" * 32, name="m", budget_bytes=48, weight_bytes=10, source_rate=rate, **costs)
+            ],
+        )
+        for name, part, streamed, rate in (("a", "b 0-2 4-6 8-10", 5, 250), ("b", "2-4 6-8 10-12 e", 6, 2500))
+    ]
+    (plan,) = describe_plans(beats)
+    assert [one["reason"] for one in plan["reading"]] == [  # pyright: ignore[reportGeneralTypeIssues]
+        "reads 5 of 6 layers from disk in 200 ms: a token takes as long",
+        "reads 6 of 6 layers from disk in 24 ms, hidden behind the rest of the chain",
+    ]
