@@ -184,7 +184,7 @@ def serve_offer(options: Options, offer: Offer, promise: Promise, ledger: Ledger
     from swarm.node.shell.build import build_node
     from swarm.node.shell.process import NodeSettings
 
-    for doubt in offer.doubts:
+    for doubt in (*offer.doubts, *promise.doubts):
         click.echo(f"swarm-node: {doubt}", err=True)
     hosts = list(options.hosts) or lan_hosts()
     secret = find_secret(options.secret_file, hosts, may_browse=options.use_mdns and not options.new_swarm)

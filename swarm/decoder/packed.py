@@ -16,10 +16,10 @@ from pathlib import Path
 
 from swarm.decoder.buffer import LayerBuffer
 from swarm.decoder.direct import DIRECT_STEP, DirectFile, Tick
+from swarm.decoder.packed_folder import FOLDER
 from swarm.errors import WeightsError
 from swarm.sizes import format_size
 
-FOLDER = "packed"  # in a sepweight directory
 CHECKED_READS = 100  # one of so many is compared with its digest
 
 

@@ -21,7 +21,7 @@ from swarm.decoder.device import Cpu
 from swarm.decoder.direct import DirectFile
 from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
-from swarm.decoder.packed import FOLDER
+from swarm.decoder.packed_folder import FOLDER
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.schemes import quantisation_named
 from swarm.decoder.shelf import StreamingShelf

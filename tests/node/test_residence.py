@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -104,6 +107,30 @@ def test_a_model_takes_what_its_kept_layers_and_buffers_do() -> None:
     assert local.bytes_of(PART, residence) == 10 + 10 * 140 - 2 * 100
     assert local.bytes_of(parse_part("0-4", LAYERS), residence) == 4 * 140
     assert [residence.count_read(parse_part(spec, LAYERS).layers) for spec in ("f", "0-6", "0-4")] == [4, 3, 0]
+
+
+def test_what_cannot_be_packed_is_kept_and_the_user_hears_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a node serves what it can keep, as if there were no disk."""
+    weights = tmp_path / "weights"
+    maker_of("7b").save_sepweight("7b", weights)
+    offer = read_offer([weights], "cpu", None, None)
+    (one,) = offer.models.values()
+
+    def promise(memory: int) -> Promise:
+        return promise_memory(offer, f"{memory}", Ledger(None, "cpu"), "auto")
+
+    needed = one.memory.needed(one.present)
+    assert promise(needed - 1).doubts == []
+    assert one.costs(may_stream=True).weight > 0
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert one.costs(may_stream=True).weight == 0
+    assert promise(needed + 1).doubts == []
+    (doubt,) = promise(needed - 1).doubts
+    assert doubt.endswith(f"{weights} cannot be written")
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    (doubt,) = promise(needed - 1).doubts
+    assert "has room for 1 KB, not for" in doubt
 
 
 class Card(Cpu):

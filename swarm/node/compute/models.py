@@ -13,6 +13,7 @@ from swarm.decoder.config import Config
 from swarm.decoder.description import Decoder, DecoderFamily
 from swarm.decoder.device import Device
 from swarm.decoder.forms import Forms
+from swarm.decoder.packed_folder import why_unpackable
 from swarm.decoder.scheme import Scheme
 from swarm.errors import RequestError, WeightsError
 from swarm.families import family_named
@@ -68,10 +69,16 @@ class LocalWeights:
         return WeightsSource(self.family, self.directory, self.memory.most_kv_layer_bytes, self.quantisation)
 
     def costs(self, *, may_stream: bool) -> CellCosts:
-        """Of each cell; those that are not here cannot be had. may_stream: if all layers can take each other's place."""
+        """Of each cell; those that are not here cannot be had. may_stream: layers from disk, if that can be."""
         absent = frozenset((whole(self.decoder.layers) - self.present).cells)
-        streams = may_stream and len(self.alike) == self.decoder.layers
+        streams = may_stream and self.why_kept() is None
         return replace(self.memory.costs, absent=absent, weight=self.memory.weight_costs.layer if streams else 0)
+
+    def why_kept(self) -> str | None:
+        """Why no layers can be read from disk each time they are needed, whichever they are; None if they can."""
+        if len(self.alike) < self.decoder.layers:
+            return "its layers have matrices in different forms"
+        return why_unpackable(self.directory, self.present.layer_count * self.memory.weight_costs.layer)
 
     def check(self, part: Part) -> None:
         """Raise WeightsError naming the files that a part lacks."""

@@ -73,12 +73,13 @@ def read_offer(
 class Promise:
     """Bytes of the device that a node may use, and how it holds each part that it was asked for with them.
 
-    may_stream: whether other parts may be held with layers from disk.
+    may_stream: whether other parts may be held with layers from disk. doubts: what the user should know of that.
     """
 
     budget: int
     residences: Mapping[ModelKey, Residence]
     may_stream: bool
+    doubts: Sequence[str]
 
 
 def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str = "auto") -> Promise:
@@ -104,7 +105,13 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
         residence = settle(name, part, alike, memory_of.needed(part), layer, left, asked)
         residences[model] = residence
         left -= memory_of.weights(part) + memory_of.kv_reserve(part) - residence.spared_bytes(part.layers, layer)
-    return Promise(budget, residences, asked is None)
+    unplaced = [one for model, one in offer.models.items() if asked is None and model not in offer.placement]
+    doubts = [
+        f"what does not fit of {one.name} is not read from disk each time it is needed: {reason}"
+        for one in unplaced
+        if budget < one.memory.needed(one.present) and (reason := one.why_kept()) is not None
+    ]
+    return Promise(budget, residences, asked is None, doubts)
 
 
 def _parse_stream(stream: str, offer: Offer) -> int | None:
