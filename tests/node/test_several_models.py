@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import pytest
 from msgspec import structs
 
 from swarm.messages.sessions import Opened, Refused
 from swarm.messages.tensors import ids_tensor
 from swarm.models import ModelKey
 from swarm.node.effects import Answer, Effect, Exit, Forget, Load, Report
-from swarm.node.events import PartFailed, PartLoaded, Started
+from swarm.node.events import PartFailed, PartLoaded, Started, WeightsLost
 from swarm.node.machine import NodeMachine
 from swarm.node.peers.membership import Membership
+from swarm.node.residence import ALL_KEPT
 from swarm.node.this_node import LocalModel, ThisNode
 from swarm.parts import parse_part, whole
 from swarm.plan.costs import CellCosts
@@ -53,6 +57,70 @@ def test_a_node_that_has_no_other_ends() -> None:
         for model in MODELS
     ]
     assert ends == [False, False, True]
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def start_small(budget: int, other_weight: int = 10) -> tuple[NodeMachine, ModelKey, ModelKey]:
+    """A node that keeps one model whole, with all its memory, and has the weights of another.
+
+    other_weight: of a layer of that, where it may be read from disk.
+    """
+    here, other = ModelKey(MODEL_ID, ""), ModelKey("2" * 32, "")
+    costs = {here: CellCosts(LAYERS, 0, 12, 0, weight=10), other: CellCosts(LAYERS, 0, 12, 0, weight=other_weight)}
+    me = ThisNode(
+        node="a" * 16,
+        incarnation=1,
+        name="a",
+        device="cpu",
+        memory_total=99_999,
+        budget=budget,
+        models=tuple(LocalModel(model, "m", one, kv_layer_bytes=2) for model, one in costs.items()),
+    )
+    machine = NodeMachine(Membership(me, [], 0.0), {})
+    list(machine.handle(Started(7701, {here: whole(LAYERS)}, []), 0.0))
+    tell_loaded(machine, here)
+    return machine, here, other
+
+
+def tell_loaded(machine: NodeMachine, model: ModelKey) -> list[Effect]:
+    """What was asked for is there."""
+    claim = machine.claims.of(model)
+    engine = IntegerEngine(MODEL, claim.held, 1 << 20)
+    return list(machine.handle(PartLoaded(structs.replace(engine.served, model=model)), 1.0))
+
+
+def loads_of(effects: Iterable[Effect]) -> list[tuple[ModelKey, str, int]]:
+    """What is loaded: the model, the part, how many layers of it come from disk."""
+    loads = [effect for effect in effects if isinstance(effect, Load)]
+    return [(load.model, str(load.part), load.residence.count_read(load.part.layers)) for load in loads]
+
+
+def test_what_a_model_keeps_gives_way_to_one_that_nobody_else_serves() -> None:
+    machine, here, other = start_small(8 * 12 + 20)
+    assert machine.claims.of(here).loaded_as == ALL_KEPT
+    effects = machine.moves.begin(other, whole(LAYERS), 2.0)
+    assert loads_of(effects) == [(here, "b 0-8 e", 6)]
+    effects = tell_loaded(machine, here)
+    assert loads_of(effects) == [(other, "b 0-8 e", 6)]
+    tell_loaded(machine, other)
+    assert {model: str(part) for model, part in machine.claims.placed.items()} == {here: "b 0-8 e", other: "b 0-8 e"}
+    assert machine.claims.account.free() >= 0
+
+
+@pytest.mark.parametrize("end", [PartFailed, WeightsLost])
+def test_a_move_that_waits_for_room_ends_if_none_comes(end: type[PartFailed | WeightsLost]) -> None:
+    machine, here, other = start_small(8 * 12 + 20)
+    machine.moves.begin(other, whole(LAYERS), 2.0)
+    list(machine.handle(end(here, "the disk is gone"), 3.0))
+    assert not machine.moves.is_moving
+
+
+def test_nothing_gives_way_to_what_would_not_fit_anyway() -> None:
+    machine, here, other = start_small(8 * 12, other_weight=0)
+    assert loads_of(machine.moves.begin(other, whole(LAYERS), 2.0)) == []
+    assert machine.claims.of(here).loaded_as == ALL_KEPT
 
 
 # Variants of one model ------------------------------------------------------------------------------------------------

@@ -132,6 +132,8 @@ class MoveRunner:
 
     def _settle_any(self, now: float) -> list[Effect]:
         """Where nobody has to move, some memory may have become free."""
+        if self._order.is_passed_over(self._node, now):
+            return []
         for model, claim in sorted(self._claims.by_model.items()):
             if not claim.is_moving and claim.loads_as is None:
                 moving = _Moving(model, claim.held, now)
@@ -220,15 +222,21 @@ class MoveRunner:
         claim = self._claims.of(model)
         claim.loading, claim.loads_as, claim.loaded_bytes = NOTHING, None, 0
         moving = self._moving
+        if moving is not None and moving.phase == "making room":
+            return self._finish(moving, now)
         if moving is None or moving.model != model:
             return []
         claim.serving = claim.serving | claim.draining
         claim.draining = NOTHING
+        if moving.phase == "settling":
+            self._order.pass_over(self._node, now)
         return self._finish(moving, now)
 
     def drop(self, model: ModelKey, now: float) -> list[Effect]:
         """Something else decides what becomes of a model here: the move is over as it is."""
-        return self._stop(self._moving, now) if self._moving is not None and self._moving.model == model else []
+        moving = self._moving
+        is_over = moving is not None and (moving.model == model or moving.phase == "making room")
+        return self._stop(moving, now) if moving is not None and is_over else []
 
     def _finish(self, moving: _Moving, now: float) -> list[Effect]:
         """The move is over; one that did not come to its end is not tried again for a while."""

@@ -63,6 +63,10 @@ class MoveOrder:
         """Plan without a node's moving, for a while."""
         self._passed[node] = now + PASSED_SECONDS
 
+    def is_passed_over(self, node: str, now: float) -> bool:
+        """Whether a node is left as it is for a while."""
+        return self._passed.get(node, now) > now
+
     def find_first(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> Move | None:
         """Whose move comes first. One that does not come for long is passed over from the next look on."""
         self._passed = {node: until for node, until in self._passed.items() if until > now}
