@@ -53,7 +53,12 @@ def keep_most(part: Part, costs: CellCosts, budget: int, now: Residence, loaded:
     if needed <= budget:
         streamed: Streamed | None = Streamed(min(now.buffers, part.layer_count), now.buffers)
     else:
-        streamed = stream_away(needed - budget, part.layer_count, costs.weight)
+        lacking = needed - budget
+        # Of layers that are new beside what is loaded, each takes memory for a moment before it is on disk.
+        beside = costs.weight if loaded and not set(part.layers) <= set(loaded) else 0
+        streamed = stream_away(lacking + beside, part.layer_count, costs.weight) or stream_away(
+            lacking, part.layer_count, costs.weight
+        )
     if streamed is None:
         return None
     kept = set(loaded) - set(now.streamed)

@@ -18,7 +18,7 @@ from swarm.errors import RequestError
 from swarm.families import family_named
 from swarm.models import ModelKey
 from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
-from swarm.node.residence import ALL_KEPT, BUFFERS, Residence, settle, spread
+from swarm.node.residence import ALL_KEPT, BUFFERS, Residence, keep_most, settle, spread
 from swarm.node.shell.build import Promise, promise_memory, read_offer
 from swarm.node.shell.ledger import Ledger
 from swarm.node.this_node import LocalModel
@@ -131,6 +131,35 @@ def test_what_cannot_be_packed_is_kept_and_the_user_hears_why(tmp_path: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     (doubt,) = promise(needed - 1).doubts
     assert "has room for 1 KB, not for" in doubt
+
+
+def test_what_is_loaded_stays_and_what_comes_beside_it_has_room_while_it_is_packed() -> None:
+    """Ten layers of 100 and their KV of 10, with room for six of them; four are there, two of these from disk."""
+    costs = CellCosts(LAYERS, 0, 110, 0, weight=100)
+    budget, all_layers = 660, parse_part("0-10", LAYERS)
+    fresh = keep_most(all_layers, costs, budget, ALL_KEPT, ())
+    assert fresh == Residence(tuple(spread(range(10), 7)), 2)
+    grown = keep_most(all_layers, costs, budget, Residence((1, 2), 2), range(4))
+    assert grown is not None
+    assert len(grown.streamed) == 8, "one more than at the start"
+    assert not {0, 3} & set(grown.streamed), "what is kept stays"
+    settled = keep_most(all_layers, costs, budget, grown, range(10))
+    assert settled is not None
+    assert len(settled.streamed) == 7
+    assert set(settled.streamed) < set(grown.streamed)
+    tight = keep_most(all_layers, costs, 400, Residence((1, 2), 2), range(4))
+    assert tight == Residence((1, 2, 3, 4, 5, 6, 7, 8, 9), 2), "or it would fit in no way"
+    assert keep_most(all_layers, costs, 399, ALL_KEPT, ()) is None
+
+
+def test_what_buffers_hold_is_not_loaded_again_where_there_is_no_room_beside_them() -> None:
+    costs = CellCosts(LAYERS, 0, 110, 0, weight=100)
+    part, now = parse_part("0-4", LAYERS), Residence((0, 1, 2), 2)
+    assert keep_most(part, costs, 640, now, range(4)) == ALL_KEPT
+    held = keep_most(part, costs, 639, now, range(4))
+    assert held is not None
+    assert (len(held.streamed), held.buffers, held.count_read(part.layers)) == (2, 2, 0)
+    assert 3 not in held.streamed
 
 
 class Card(Cpu):
