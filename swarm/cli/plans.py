@@ -42,9 +42,9 @@ def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
                     for move in plan.moves
                 ],
                 "reading": [
-                    _describe_reading(names[view.node], view, beats, model, plan.before.seconds_a_token)
+                    _describe_reading(names[view.node], view, plan.before.seconds_a_token)
                     for view in read_views(beats, model, count)
-                    if _count_streamed(view, beats, model)
+                    if view.streamed
                 ],
                 "loading": [
                     {"name": beat.name, "part": claim.part, "reason": _explain_loading(claim)}
@@ -60,17 +60,9 @@ def describe_plans(beats: Sequence[Beat]) -> list[dict[str, object]]:
     return plans
 
 
-def _count_streamed(view: NodeView, beats: Sequence[Beat], model: str) -> int:
-    """Layers that a node says it reads from disk each time."""
-    said = [claim for beat in beats if beat.node == view.node for claim in beat.claims]
-    return sum(claim.streamed for claim in said if (claim.model, claim.variant) == (model, view.variant))
-
-
-def _describe_reading(
-    name: str, view: NodeView, beats: Sequence[Beat], model: str, seconds_a_token: float
-) -> dict[str, object]:
+def _describe_reading(name: str, view: NodeView, seconds_a_token: float) -> dict[str, object]:
     """How much a node reads, and whether the others' time hides that."""
-    streamed = _count_streamed(view, beats, model)
+    streamed = view.streamed
     seconds = streamed * view.read_seconds
     layers = view.part("serving", "loading", "draining").layer_count
     what = f"reads {streamed} of {layers} layers"

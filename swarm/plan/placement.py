@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from swarm.models import ModelKey
-from swarm.parts import Part, part_of
+from swarm.parts import part_of
 from swarm.plan.claims import Held, Placement, Seat, count_coverage, place_one
 from swarm.plan.routes import UNMEASURED_SECONDS
 from swarm.plan.shares import PlannedNode
@@ -25,10 +25,8 @@ def place_all(seats: Sequence[Seat], held: Sequence[Held], layers: Mapping[str, 
     """
     ordered = sorted(seats, key=lambda seat: seat.node)
     held_by_others = count_coverage(held, layers)
-    rows: dict[str, Placement] = {}
-    coverage = {model: list(counts) for model, counts in held_by_others.items()}
-    for seat in ordered:
-        _place(seat, coverage, rows)
+    coverage = _copy(held_by_others)
+    rows = _place_around(ordered, {}, coverage)
     if any(0 in counts for counts in coverage.values()):
         return _share_all_lacking(ordered, held_by_others, layers) or rows
     return rows
@@ -46,18 +44,17 @@ def _share_all_lacking(
     }
     lacking = {model: cells for model, cells in lacking.items() if cells and any(_key(seat, model) for seat in seats)}
     for models in (list(lacking), *([model] for model in lacking)):
+        wanted = {model: lacking[model] for model in models}
         shared: dict[str, Placement] = {seat.node: {} for seat in seats}
         for model in models:
-            split = [
-                replace(seat, budget=_budget_for(seat, model, {one: lacking[one] for one in models})) for seat in seats
-            ]
+            split = [replace(seat, budget=_budget_for(seat, model, wanted)) for seat in seats]
             found = _share_lacking(split, model, lacking[model], layers[model])
             if not found:
                 break
             for node, placement in found.items():
                 shared[node] |= placement
         else:
-            return _place_around(seats, {node: one for node, one in shared.items() if one}, held)
+            return _place_around(seats, {node: one for node, one in shared.items() if one}, _copy(held))
     return {}
 
 
@@ -76,15 +73,14 @@ def _budget_for(seat: Seat, model: str, lacking: Mapping[str, Sequence[int]]) ->
     return seat.budget * needs.get(model, 0) // max(1, sum(needs.values()))
 
 
-def _place(seat: Seat, coverage: Mapping[str, list[int]], rows: dict[str, Placement]) -> None:
-    rows[seat.node] = placement = place_one(seat, coverage)
+def _copy(coverage: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    return {model: list(counts) for model, counts in coverage.items()}
+
+
+def _count(placement: Placement, coverage: Mapping[str, list[int]]) -> None:
     for model, part in placement.items():
-        _count(part, coverage[model.id])
-
-
-def _count(part: Part, counts: list[int]) -> None:
-    for cell in part.cells:
-        counts[cell] += 1
+        for cell in part.cells:
+            coverage[model.id][cell] += 1
 
 
 def _share_lacking(seats: Sequence[Seat], model: str, lacking: Sequence[int], layers: int) -> dict[str, Placement]:
@@ -121,15 +117,14 @@ def _share_lacking(seats: Sequence[Seat], model: str, lacking: Sequence[int], la
 
 
 def _place_around(
-    seats: Sequence[Seat], shared: Mapping[str, Placement], held: Mapping[str, Sequence[int]]
+    seats: Sequence[Seat], shared: Mapping[str, Placement], coverage: Mapping[str, list[int]]
 ) -> dict[str, Placement]:
-    """The claims of those who share a model, and of the others."""
-    coverage = {model: list(counts) for model, counts in held.items()}
-    for placement in shared.values():
-        for model, part in placement.items():
-            _count(part, coverage[model.id])
+    """The claims of those who share a model, and of the others one after another. coverage: is kept up to date."""
     rows = dict(shared)
+    for placement in shared.values():
+        _count(placement, coverage)
     for seat in seats:
         if seat.node not in shared:
-            _place(seat, coverage, rows)
+            rows[seat.node] = place_one(seat, coverage)
+            _count(rows[seat.node], coverage)
     return rows

@@ -49,6 +49,7 @@ class NodeView:
     most_budget: int
     costs: CellCosts | None
     read_seconds: float  # of a layer, from disk; 0: not measured
+    streamed: int  # layers that it says it reads from disk each time
     is_pressed: bool  # whether it could hold other models of which somebody reads layers from disk each time
 
     def part(self, *states: ClaimState) -> Part:
@@ -151,6 +152,7 @@ def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessio
         most_budget=0 if capacity is None else capacity.most_bytes,
         costs=None if capacity is None else costs_of(capacity),
         read_seconds=_read_seconds(capacity),
+        streamed=sum(claim.streamed for claim in claims),
         is_pressed=is_pressed,
     )
 

@@ -13,18 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.models import ModelKey
 from swarm.parts import NOTHING, Part, parse_part, part_of_cells, whole
-from swarm.plan.claims import Seat
 from swarm.plan.costs import CellCosts
 from swarm.plan.figures import SAMPLES, Published
-from swarm.plan.moves import Plan, plan_moves
-from swarm.plan.placement import place_all
+from swarm.plan.moves import plan_moves
 from swarm.plan.shares import PlannedNode
 from swarm.plan.streaming import share_out
+from tests.plan.members import carry_out, claim_first
 
 LAYERS = 24
-MODEL = ModelKey("m", "")
 SEEDS = 500
 
 
@@ -45,27 +42,6 @@ def make_members(seed: int, least: float = 0.1, most: float = 0.6) -> list[Plann
         )
         for _ in range(rng.randint(6, 9))
     ]
-
-
-def claim_first(members: Sequence[PlannedNode]) -> list[PlannedNode]:
-    """The members with the claims that they take before anything is measured."""
-    seats = [Seat(member.node, member.budget, {MODEL: member.costs}) for member in members]
-    rows = place_all(seats, [], {MODEL.id: LAYERS})
-    return [replace(member, part=rows[member.node].get(MODEL, NOTHING)) for member in members]
-
-
-def carry_out(plan: Plan, members: Sequence[PlannedNode]) -> list[PlannedNode]:
-    """The members after the plan's moves, each of which must be possible when its turn comes."""
-    parts = {member.node: member.part for member in members}
-    of = {member.node: member for member in members}
-    for move in plan.moves:
-        assert parts[move.node] == move.before
-        dropped = set(move.before.cells) - set(move.after.cells)
-        others = {cell for node, part in parts.items() if node != move.node for cell in part.cells}
-        assert dropped <= others, f"{move} leaves cells to nobody"
-        assert sum(of[move.node].costs.of(cell) for cell in move.after.cells) <= of[move.node].budget
-        parts[move.node] = move.after
-    return [replace(member, part=parts[member.node]) for member in members]
 
 
 def search_exactly(members: Sequence[PlannedNode]) -> float:
@@ -96,7 +72,7 @@ def test_plans_are_as_good_as_an_exact_search(start: str) -> None:
     for seed in range(SEEDS):
         members = make_members(seed)
         if start == "placed":
-            members = claim_first(members)
+            members = claim_first(members, LAYERS)
         plan = plan_moves(members, LAYERS)
         carry_out(plan, members)
         ratios.append(plan.after.seconds_a_token / search_exactly(members))
@@ -108,7 +84,7 @@ def test_plans_are_as_good_as_an_exact_search(start: str) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_a_plan_that_was_carried_out_leaves_nothing_to_plan(seed: int) -> None:
     """In tight swarms too, where nodes wait for each other's memory."""
-    members = claim_first(make_members(seed, 0.1, 0.3))
+    members = claim_first(make_members(seed, 0.1, 0.3), LAYERS)
     plan = plan_moves(members, LAYERS)
     after = carry_out(plan, members)
     random.Random(seed).shuffle(after)
@@ -120,7 +96,7 @@ def test_a_plan_that_was_carried_out_leaves_nothing_to_plan(seed: int) -> None:
 @given(st.integers(0, 10_000), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_the_same_view_gives_the_same_plan_in_whatever_order_the_peers_arrived(seed: int, order: int) -> None:
-    members = claim_first(make_members(seed))
+    members = claim_first(make_members(seed), LAYERS)
     shuffled = random.Random(order).sample(members, len(members))
     assert plan_moves(members, LAYERS) == plan_moves(shuffled, LAYERS)
 
@@ -269,7 +245,7 @@ def test_noise_moves_nobody_in_a_thousand_rounds(seed: int) -> None:
     def as_published(known: Sequence[PlannedNode]) -> list[PlannedNode]:
         return [replace(one, layer_seconds=figures[one.node].value) for one in known]
 
-    members = as_published(claim_first(members))
+    members = as_published(claim_first(members, LAYERS))
     members = carry_out(plan_moves(members, LAYERS), members)
     for number in range(1000):
         for one in members:

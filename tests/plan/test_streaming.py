@@ -6,21 +6,20 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
 from swarm.models import ModelKey
-from swarm.parts import NOTHING, Part, parse_part
+from swarm.parts import Part, parse_part
 from swarm.plan.claims import Held, Seat
 from swarm.plan.costs import BUFFERS, NONE_STREAMED, CellCosts, Streamed, stream_away
-from swarm.plan.moves import Plan, plan_moves
+from swarm.plan.moves import plan_moves
 from swarm.plan.placement import place_all
 from swarm.plan.shares import PlannedNode, seconds_of, share_kept
 from swarm.plan.streaming import ABOUT, share_out, share_streamed
 from swarm.plan.windows import lay_out
+from tests.plan.members import MODEL, carry_out, claim_first
 
-MODEL = ModelKey("m", "")
 WEIGHT, KV = 10, 2
 
 
@@ -186,25 +185,6 @@ def test_windows_cover_each_cell_once(seed: int) -> None:
 # Claims and moves -----------------------------------------------------------------------------------------------------
 
 
-def claim_first(members: Sequence[PlannedNode], layers: int) -> list[PlannedNode]:
-    seats = [Seat(member.node, member.budget, {MODEL: member.costs}) for member in members]
-    rows = place_all(seats, [], {MODEL.id: layers})
-    return [replace(member, part=rows[member.node].get(MODEL, NOTHING)) for member in members]
-
-
-def carry_out(plan: Plan, members: Sequence[PlannedNode]) -> list[PlannedNode]:
-    """The members after the plan's moves; each must fit, and drop only what others hold or what nobody can use."""
-    parts = {member.node: member.part for member in members}
-    of = {member.node: member for member in members}
-    for move in plan.moves:
-        others = {cell for node, part in parts.items() if node != move.node for cell in part.cells}
-        is_covered = len(others | set(move.before.cells)) == move.after.depth + 2
-        assert not is_covered or set(move.before.cells) - set(move.after.cells) <= others
-        assert is_held(of[move.node], move.after)
-        parts[move.node] = move.after
-    return [replace(member, part=parts[member.node]) for member in members]
-
-
 def is_held(member: PlannedNode, part: Part) -> bool:
     return member.costs.least_bytes(part, member.budget) <= member.budget
 
@@ -238,7 +218,7 @@ def test_a_model_that_all_nodes_together_can_hold_is_covered_in_the_end(seed: in
     if seed % 2:
         members = claim_first(members[:-1], layers) + members[-1:]
     plan = plan_moves(members, layers)
-    after = carry_out(plan, members)
+    after = carry_out(plan, members, may_gap=True)
     assert (count_missing(after, layers) == 0) == bool(share_out(members, layers))
     again = plan_moves(random.Random(seed).sample(after, len(after)), layers)
     assert not again.moves
@@ -249,10 +229,10 @@ def test_who_joins_with_memory_to_spare_takes_over_what_others_read() -> None:
     costs = make_costs(12)
     members = claim_first([make_node(name * 16, 4 * 12, costs) for name in "ab"], 12)
     before = plan_moves(members, 12)
-    joined = [*carry_out(before, members), make_node("c" * 16, 4 * 12, costs)]
+    joined = [*carry_out(before, members, may_gap=True), make_node("c" * 16, 4 * 12, costs)]
     plan = plan_moves(joined, 12)
     assert plan.after.seconds_a_token < 0.5 * before.after.seconds_a_token
-    after = carry_out(plan, joined)
+    after = carry_out(plan, joined, may_gap=True)
     assert sorted(member.part.layer_count for member in after) == [4, 4, 4]
 
 

@@ -173,12 +173,15 @@ class HopSession:
 
     def is_due(self, most: float, now: float) -> bool:
         """Whether the next step will be here in a moment: it is away no longer than `most`, and not overdue."""
-        return 0.0 < self.away_seconds <= most and now < self.left + RETURN_SHARE * self.away_seconds
+        return self.away_seconds <= most and self._is_awaited(now)
 
     def returns_within(self, seconds: float, now: float) -> bool:
         """Whether the next step will be here so soon, by when the last one was; not if it is overdue."""
-        back = self.left + self.away_seconds
-        return self.away_seconds > 0.0 and back - now <= seconds and now < self.left + RETURN_SHARE * self.away_seconds
+        return self.left + self.away_seconds - now <= seconds and self._is_awaited(now)
+
+    def _is_awaited(self, now: float) -> bool:
+        """Whether it is known how long a step is away, and this one is not overdue."""
+        return self.away_seconds > 0.0 and now < self.left + RETURN_SHARE * self.away_seconds
 
     def put_back(self, pending: Pending) -> None:
         """What ran has failed: it waits again."""

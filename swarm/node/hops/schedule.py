@@ -9,7 +9,7 @@ share one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from swarm.models import ModelKey
 from swarm.node.hops.batching import Candidate, choose_steps, misses_first_prompt
@@ -65,19 +65,21 @@ class Schedule:
     def gathers(self, ready: Sequence[HopSession], now: float) -> bool:
         """Whether to wait a moment for steps that may run together with those that are ready."""
         first = ready[0]
+        here = {hop.key for hop in ready}
+        if self._begins_pass(first):  # it costs one pass at most, and once: they share all that follow
+            seconds = self._pass_seconds(first.model)
+            return any(hop.returns_within(seconds, now) for hop in self._companions(first, here))
         pace = self._table.paces.get(first.model)
-        if self._begins_pass(first):
-            return self._is_awaited(first, {hop.key for hop in ready}, self._pass_seconds(first.model), now)
         seconds = 0.0 if pace is None else pace.layer_seconds * first.part.layer_count
         if seconds < LONG_SECONDS:
             return False
-        here = {hop.key for hop in ready}
-        return any(
-            hop.key not in here
-            and (hop.model, hop.order.part) == (first.model, first.order.part)
-            and hop.is_due(AWAY_SHARE * seconds, now)
-            for hop in self._table.sessions.values()
-        )
+        return any(hop.is_due(AWAY_SHARE * seconds, now) for hop in self._companions(first, here))
+
+    def _companions(self, first: HopSession, here: Collection[tuple[str, int]]) -> Iterator[HopSession]:
+        """Sessions whose steps run together with one's, but for those that are here."""
+        for hop in self._table.sessions.values():
+            if hop.key not in here and (hop.model, hop.order.part) == (first.model, first.order.part):
+                yield hop
 
     def _one_pass_at_a_time(self, waiting: list[HopSession], now: float) -> list[HopSession]:
         """Without those who would begin a pass while another one is under way."""
@@ -107,15 +109,6 @@ class Schedule:
     def _pass_seconds(self, model: ModelKey) -> float:
         pace = self._table.paces.get(model)
         return 0.0 if pace is None else pace.layer_seconds * self._table.served[model].part.layer_count
-
-    def _is_awaited(self, first: HopSession, here: Collection[tuple[str, int]], most: float, now: float) -> bool:
-        """Whether another session will begin the same pass before long; waiting for it costs one pass at most, and once."""
-        return any(
-            hop.key not in here
-            and (hop.model, hop.order.part) == (first.model, first.order.part)
-            and hop.returns_within(most, now)
-            for hop in self._table.sessions.values()
-        )
 
     def choose(self, ready: Sequence[HopSession], now: float) -> list[tuple[HopSession, int]]:
         """Sessions and how many positions of each to run, those for the same next hop beside each other."""
