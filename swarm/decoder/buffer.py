@@ -1,15 +1,21 @@
-"""A layer whose numbers lie in one piece of memory, so that those of another layer can be read over them."""
+"""A layer whose numbers lie in one piece of memory, so that those of another layer can be read over them.
+
+What it consists of lies there in the order in which it computes, and tells when it begins and when it has done: the one may
+be still to come, and what the other used is free.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from swarm.decoder.block import Block
 from swarm.decoder.direct import DIRECT_STEP
 from swarm.decoder.layer import Layer
 from swarm.decoder.opaque import is_opaque, memory_of, view_of
@@ -19,10 +25,40 @@ HUGE_PAGE = 2 << 20
 ALIGNMENT = 64  # of each tensor
 
 
+class Watch(Protocol):
+    """Who is told of the sections of a layer that computes."""
+
+    def begin(self, section: int) -> None:
+        """It is about to compute."""
+        ...
+
+    def end(self, section: int) -> None:
+        """It has."""
+        ...
+
+
+class Section(Block):
+    """What a layer consists of, a matrix or a norm, by its place in the buffer."""
+
+    def __init__(self, number: int, inner: nn.Module) -> None:
+        super().__init__()
+        self.number = number
+        self.inner = inner
+        self.watch: Watch | None = None
+
+    def forward(self, *args: Any) -> Any:
+        if self.watch is None:
+            return self.inner(*args)
+        self.watch.begin(self.number)
+        found = self.inner(*args)
+        self.watch.end(self.number)
+        return found
+
+
 class LayerBuffer:
     """Memory of a layer. The layer's tensors are views of it; whatever is read into it is the layer from then on.
 
-    form: the same for layers whose bytes may take each other's place.
+    form: the same for layers whose bytes may take each other's place. bounds: where each section begins, and the last ends.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -31,13 +67,34 @@ class LayerBuffer:
         Raises RequestError if some lie where they cannot be moved from.
         """
         self.layer = layer
-        found = list(_tensors_of(layer))
+        children = [(name, child, list(_tensors_of(child))) for name, child in layer.named_children()]
+        found = [tensor for _, _, tensors in children for tensor in tensors]
         starts, size = _lay_out(tensor for _, _, tensor in found)
         self.memory = Memory(size)
         layer.__dict__["memory"] = self.memory  # as long as either lives
         self.form = tuple((name, tensor.dtype, tuple(tensor.shape), is_opaque(tensor)) for _, name, tensor in found)
         for (module, name, tensor), start in zip(found, starts, strict=True):
             self._move(module, name, tensor, start)
+        self.bounds: list[int] = []
+        self._sections: list[Section] = []
+        places = iter(starts)
+        for name, child, tensors in children:
+            if tensors:
+                self.bounds.append(min([next(places) for _ in tensors]))
+                self._sections.append(Section(len(self._sections), child))
+                setattr(layer, name, self._sections[-1])
+        self.bounds.append(size)
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Generator[Layer]:
+        """The layer, while somebody is told what of it computes."""
+        for section in self._sections:
+            section.watch = watch
+        try:
+            yield self.layer
+        finally:
+            for section in self._sections:
+                section.watch = None
 
     def _move(self, module: nn.Module, name: str, tensor: Tensor, start: int) -> None:
         there = _bytes_of(tensor)
@@ -75,9 +132,9 @@ def _lay_out(tensors: Iterable[Tensor]) -> tuple[list[int], int]:
     return starts, _up(size, DIRECT_STEP)
 
 
-def _tensors_of(layer: Layer) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Every tensor that a layer computes with: where it hangs, and the tensor."""
-    for module in layer.modules():
+def _tensors_of(child: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Every tensor that something computes with: where it hangs, and the tensor."""
+    for module in child.modules():
         held = {**vars(module), **dict(module.named_parameters(recurse=False))}
         for name, value in sorted(held.items()):
             if isinstance(value, Tensor) and value.numel():

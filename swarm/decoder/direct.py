@@ -10,6 +10,9 @@ from pathlib import Path
 from swarm.errors import WeightsError
 
 Tick = Callable[[], None]
+Pace = Callable[
+    [int, int], None
+]  # so many bytes are there; returns when those up to the other number may be written over
 
 PIECE_BYTES = 4 << 20
 DIRECT_STEP = 4096  # addresses, offsets and lengths of direct reads
@@ -41,17 +44,20 @@ class DirectFile:
         found = os.fstat(self._descriptor)
         return found.st_size, found.st_mtime_ns
 
-    def read_into(self, memory: memoryview, on_piece: Tick = lambda: None) -> None:
-        """All of it. memory: as long as the file rounded up to pages, and at the beginning of one. on_piece: after each.
+    def read_into(self, memory: memoryview, pace: Pace = lambda done, stop: None) -> None:
+        """All of it. memory: as long as the file rounded up to pages, and at the beginning of one.
 
+        pace: called before each piece, and when all is there and nothing has changed meanwhile.
         Raises WeightsError if it cannot be read or is not what it was when it was opened.
         """
         done = 0
         while done < self.size:
-            done += self._read_piece(memory[done : done + PIECE_BYTES], done)
-            on_piece()
+            stop = min(done + PIECE_BYTES, len(memory))
+            pace(done, stop)
+            done += self._read_piece(memory[done:stop], done)
         if self._look() != self._seen:
             raise WeightsError(f"{self.path} has changed while it was in use; restart the node")
+        pace(self.size, self.size)
 
     def _read_piece(self, memory: memoryview, offset: int) -> int:
         try:

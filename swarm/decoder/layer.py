@@ -47,7 +47,7 @@ class View:
 
 
 class Layer(Block):
-    """One decoder layer, made of what fills its slots."""
+    """One decoder layer, made of what fills its slots: in the order in which they compute, for some come piecemeal."""
 
     def __init__(self, decoder: Decoder, number: int, filled: Mapping[str, nn.Module]) -> None:
         """filled: by role, a norm or a Linear."""
@@ -62,10 +62,10 @@ class Layer(Block):
         self.out = filled["out"]
         self.after_attention = filled.get("after_attention")
         self.before_mlp = filled.get("before_mlp")
-        self.after_mlp = filled.get("after_mlp")
         self.has_gate = "gate_up" in filled
         self.up = filled["gate_up" if self.has_gate else "up"]
         self.down = filled["down"]
+        self.after_mlp = filled.get("after_mlp")
         self.activation = ACTIVATIONS[decoder.activation]
 
     def renumber(self, number: int) -> None:

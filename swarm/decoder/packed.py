@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from swarm.decoder.buffer import LayerBuffer
-from swarm.decoder.direct import DIRECT_STEP, DirectFile, Tick
+from swarm.decoder.direct import DIRECT_STEP, DirectFile, Pace
 from swarm.decoder.packed_folder import FOLDER
 from swarm.errors import WeightsError
 from swarm.sizes import format_size
@@ -97,15 +97,20 @@ class PackedFile:
     def size(self) -> int:
         return self._file.size
 
-    def read_into(self, memory: memoryview, on_piece: Tick) -> None:
-        """All of it, as DirectFile does; one that is damaged is removed and made again at the next start.
+    def read_into(self, memory: memoryview, pace: Pace) -> None:
+        """All of it, as DirectFile does; what is compared with its digest is there when all of it is.
 
-        Raises WeightsError.
+        One that is damaged is removed and made again at the next start. Raises WeightsError.
         """
-        self._file.read_into(memory, on_piece)
-        if self._reads % CHECKED_READS == 0 and self._file.path.suffix != f".{_digest(memory)}":
-            self._file.path.unlink(missing_ok=True)
-            raise WeightsError(f"{self._file.path} was damaged and is removed; restart the node to have it made again")
+        is_checked = self._reads % CHECKED_READS == 0
+        self._file.read_into(memory, (lambda _, stop: pace(0, stop)) if is_checked else pace)
+        if is_checked:
+            if self._file.path.suffix != f".{_digest(memory)}":
+                self._file.path.unlink(missing_ok=True)
+                raise WeightsError(
+                    f"{self._file.path} was damaged and is removed; restart the node to have it made again"
+                )
+            pace(self.size, self.size)
         self._reads += 1
 
     def close(self) -> None:

@@ -123,7 +123,7 @@ class DecoderPart(nn.Module):
         No session is in two of them. Every span's cache advances by its length.
         """
         views = [self._view(piece.spans) for piece in pieces]
-        with closing(self.shelf.lend(numbers, on_layer)) as lent:
+        with closing(self.shelf.lend(numbers, len(pieces), on_layer)) as lent:
             for layer in lent:
                 for piece, view in zip(pieces, views, strict=True):
                     piece.hidden = layer(piece.hidden, piece.spans, view)

@@ -35,10 +35,10 @@ class Shelf(nn.Module):
         """Of what is read, while something is; 0 where nothing is read."""
         return 0.0
 
-    def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
+    def lend(self, numbers: Sequence[int], runs: int = 1, on_read: Tick = lambda: None) -> Generator[Layer]:
         """These layers, one after another; each may be used until the next one is asked for, or this is closed.
 
-        on_read: called now and then while one is waited for, if something is read.
+        runs: how often each will be run. on_read: called now and then while one is waited for, if something is read.
         """
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ class ResidentShelf(Shelf):
     def resident(self) -> Mapping[int, Layer]:
         return {number: cast(Layer, self.layers[place]) for number, place in self._places.items()}
 
-    def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
+    def lend(self, numbers: Sequence[int], runs: int = 1, on_read: Tick = lambda: None) -> Generator[Layer]:
         return (cast(Layer, self.layers[self._places[number]]) for number in numbers)
 
 
@@ -83,11 +83,11 @@ class StreamingShelf(Shelf):
     def bytes_a_second(self) -> float:
         return self.streamed.bytes_a_second
 
-    def lend(self, numbers: Sequence[int], on_read: Tick = lambda: None) -> Generator[Layer]:
+    def lend(self, numbers: Sequence[int], runs: int = 1, on_read: Tick = lambda: None) -> Generator[Layer]:
         kept = self.resident
         for number in numbers:
             if number in kept:
                 yield kept[number]
             else:
-                with self.streamed.lend(number, on_read) as layer:
+                with self.streamed.lend(number, runs, on_read) as layer:
                     yield layer

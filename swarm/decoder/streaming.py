@@ -1,19 +1,27 @@
-"""Layers that come from disk while others compute: a thread reads ahead into buffers, one layer is lent at a time."""
+"""Layers that come from disk while others compute: a thread reads ahead into buffers, one layer is lent at a time.
+
+A layer is lent as soon as it begins to come, and is read over as far as it has been used: one buffer keeps a disk busy.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from swarm.decoder.buffer import LayerBuffer
-from swarm.decoder.direct import Tick
+from swarm.decoder.direct import Pace, Tick
 from swarm.decoder.layer import Layer
 from swarm.decoder.ring import Ring
 from swarm.errors import SwarmError, WeightsError
+
+Found = TypeVar("Found")
 
 STOP_SECONDS = 5.0  # until one that reads has seen that it is to stop: a piece of a slow disk
 LOOK_SECONDS = 0.5  # between two signs of life of whoever waits for a layer
@@ -27,8 +35,8 @@ class Readable(Protocol):
         """Bytes."""
         ...
 
-    def read_into(self, memory: memoryview, on_piece: Tick) -> None:
-        """All of it. on_piece: called after each piece. Raises WeightsError."""
+    def read_into(self, memory: memoryview, pace: Pace) -> None:
+        """All of it, a piece at a time. Raises WeightsError."""
         ...
 
     def close(self) -> None: ...
@@ -68,18 +76,39 @@ class StreamedLayers:
             raise WeightsError(f"a disk has not answered for {STOP_SECONDS:.0f} seconds")
 
     @contextmanager
-    def lend(self, number: int, on_read: Tick = lambda: None) -> Generator[Layer]:
-        """A layer, for as long as it is used. on_read: called now and then while it is waited for, if something is read.
+    def lend(self, number: int, runs: int, on_read: Tick = lambda: None) -> Generator[Layer]:
+        """A layer, for as long as it is used; what it computes with is waited for when it does.
 
-        Raises WeightsError if it cannot be read.
+        runs: how often it will be run. on_read: called now and then while something is waited for, if something is read.
+        Raises WeightsError if it cannot be read, here or while it computes.
         """
         place = self._reading.take(number, on_read)
-        layer = self._reading.buffers[place].layer
-        layer.renumber(number)
+        buffer = self._reading.buffers[place]
+        buffer.layer.renumber(number)
         try:
-            yield layer
+            with buffer.watched(_Use(self._reading, place, runs, on_read)) as layer:
+                yield layer
         finally:
             self._reading.free(place)
+
+
+class _Use:
+    """Watches a layer that is lent."""
+
+    def __init__(self, reading: _Reading, place: int, runs: int, on_read: Tick) -> None:
+        self._reading = reading
+        self._place = place
+        self._runs = runs
+        self._on_read = on_read
+        self._done: Counter[int] = Counter()  # by section, how often it has computed
+
+    def begin(self, section: int) -> None:
+        self._reading.wait(self._place, section, self._on_read)
+
+    def end(self, section: int) -> None:
+        self._done[section] += 1
+        if self._done[section] == self._runs:
+            self._reading.use_up(self._place, section)
 
 
 def _stop(reading: _Reading, thread: threading.Thread) -> bool:
@@ -101,16 +130,27 @@ class _Reading:
         self.buffers = buffers
         self.waited_seconds = self.bytes_a_second = 0.0
         self._files = files
-        self._ring = Ring(self.numbers, len(buffers))
+        self._bounds = buffers[0].bounds
+        self._ring = Ring(self.numbers, len(buffers), len(self._bounds) - 1)
         self._changed = threading.Condition()
         self._error: SwarmError | None = None
         self._is_over = False
         self._pieces = 0  # that have been read
+        self._held_up_seconds = 0.0  # that reading waited until something was used up
 
     def take(self, number: int, on_read: Tick) -> int:
+        """Where a layer comes, from now on used."""
+        return self._wait_for(lambda: self._ring.take(number), on_read)
+
+    def wait(self, place: int, section: int, on_read: Tick) -> None:
+        """Until a section is there."""
+        if not self._ring.has(place, section):
+            self._wait_for(lambda: self._ring.has(place, section) or None, on_read)
+
+    def _wait_for(self, find: Callable[[], Found | None], on_read: Tick) -> Found:
         start, seen = time.perf_counter(), self._pieces
         with self._changed:
-            while (place := self._ring.take(number)) is None:
+            while (found := find()) is None:
                 if self._error is not None:
                     raise self._error
                 self._changed.notify_all()  # the ring may have been told to begin elsewhere
@@ -119,7 +159,12 @@ class _Reading:
                     seen = self._pieces
                     on_read()
         self.waited_seconds += time.perf_counter() - start
-        return place
+        return found
+
+    def use_up(self, place: int, section: int) -> None:
+        with self._changed:
+            self._ring.use_up(place, section)
+            self._changed.notify_all()
 
     def free(self, place: int) -> None:
         with self._changed:
@@ -136,12 +181,9 @@ class _Reading:
         try:
             while (order := self._wait_for_order()) is not None:
                 place, number = order
-                start = time.perf_counter()
-                self._files[number].read_into(self.buffers[place].memory.view, self._note_piece)
-                self._note_rate(self._files[number].size / (time.perf_counter() - start))
-                with self._changed:
-                    self._ring.have_read(place)
-                    self._changed.notify_all()
+                start = time.perf_counter() + self._held_up_seconds
+                self._files[number].read_into(self.buffers[place].memory.view, partial(self._pace, place))
+                self._note_rate(self._files[number].size / (time.perf_counter() + self._held_up_seconds - start))
         except _Stopped:
             pass
         except SwarmError as error:
@@ -162,8 +204,16 @@ class _Reading:
                 self._changed.wait()
         return None
 
-    def _note_piece(self) -> None:
+    def _pace(self, place: int, done: int, stop: int) -> None:
+        """So many bytes of a layer are there; wait until those up to `stop` may be written over."""
         self._pieces += 1
+        with self._changed:
+            self._ring.have_read(place, bisect_right(self._bounds, done) - 1)
+            self._changed.notify_all()
+            start = time.perf_counter()
+            while not (self._is_over or self._ring.may_write(place, bisect_left(self._bounds, stop))):
+                self._changed.wait()
+            self._held_up_seconds += time.perf_counter() - start
         if self._is_over:
             raise _Stopped
 

@@ -22,7 +22,7 @@ from swarm.decoder.direct import DirectFile
 from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.packed_folder import FOLDER
-from swarm.decoder.part import DecoderPart
+from swarm.decoder.part import DecoderPart, Piece
 from swarm.decoder.schemes import quantisation_named
 from swarm.decoder.shelf import StreamingShelf
 from swarm.errors import WeightsError
@@ -56,8 +56,10 @@ def play(part: DecoderPart) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_says_what_it_says_with_all_layers_kept(
-    weights_of: dict[str, Path], layout: str, dtype: torch.dtype
+    weights_of: dict[str, Path], layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Though each layer is read over what has been used of another one, a piece at a time."""
+    monkeypatch.setattr("swarm.decoder.direct.PIECE_BYTES", 4096)
     weights = weights_of[layout]
     expected = play(init_part(weights, "f", dtype=dtype))
     numbers = layers_of(weights)
@@ -84,6 +86,36 @@ def test_some_of_the_layers_may_be_run_alone(weights: Path) -> None:
     for only in ([1], [0], [1], layers_of(weights)):
         results = [one.run_layers(hidden, [Span(one.new_cache(layers=only), len(IDS))], only) for one in (kept, part)]
         assert torch.equal(*results)
+
+
+def test_a_layer_that_comes_piecemeal_is_used_as_it_comes(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By several batches, which need it until the last of them has run; the next one is read over it meanwhile."""
+    monkeypatch.setattr("swarm.decoder.direct.PIECE_BYTES", 4096)
+    layers = layers_of(weights)
+    read: list[Path] = []
+    part = init_part(weights, "f", streaming=Streaming(layers, 1, lambda path: Noted(path, read)))
+    kept = init_part(weights, "f")
+    for _ in range(3):  # from the second time on layers are not compared with their digests
+        results = []
+        for one in (part, kept):
+            pieces = [Piece(one.enter(ids), [Span(one.new_cache(), len(ids))]) for ids in IDS.split([9, 15])]
+            one.run_pieces(pieces, layers)
+            results.append(torch.cat([piece.hidden for piece in pieces]))
+        assert torch.equal(*results)
+    assert len(read) > 3 * len(layers) * 5  # pieces
+
+
+class Noted(DirectFile):
+    """A file that notes each piece that is read of it, and takes its time."""
+
+    def __init__(self, path: Path, read: list[Path]) -> None:
+        super().__init__(path)
+        self._read = read
+
+    def _read_piece(self, memory: memoryview, offset: int) -> int:
+        time.sleep(0.0002)
+        self._read.append(self.path)
+        return super()._read_piece(memory, offset)
 
 
 def test_what_is_kept_and_what_is_streamed_may_change_while_the_old_part_is_used(weights: Path) -> None:
