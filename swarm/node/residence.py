@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from swarm.errors import RequestError
 from swarm.parts import Part
-from swarm.plan.costs import BUFFERS, CellCosts, Streamed, stream_away
+from swarm.plan.costs import BUFFERS, CellCosts, Streamed, buffers_for, stream_away
 from swarm.sizes import format_size
 
 
@@ -102,7 +102,7 @@ def settle(
     elif asked is None:
         streamed = stream_away(needed - budget, count, layer_bytes)
     else:
-        streamed = Streamed(asked, min(BUFFERS, asked))
+        streamed = Streamed(asked, buffers_for(asked))
     if streamed is None or needed - (streamed.layers - streamed.buffers) * layer_bytes > budget:
         most = max(count - 1, asked or 0, 0)
         least = min(needed, needed - max(0, most - BUFFERS) * layer_bytes)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from swarm.parts import Part
 
 UNAFFORDABLE = 1 << 62
-BUFFERS = 2  # of a layer each, at least: one is computed with while the next one is read
+BUFFERS = 1  # of a layer each, at least: the next layer is read over what has been used of one
+FEW_LAYERS = (
+    4  # are streamed through one buffer: that saves reading a layer more. More go through two, which saves visits
+)
 MOST_VISITS = 8  # of one node by a chain, as far as buffers can spare them
 
 
@@ -109,5 +112,10 @@ def stream_away(lacking: int, layers: int, weight: int) -> Streamed | None:
     most = layers - 1 - surplus  # buffers
     if most < BUFFERS:
         return None
-    buffers = min(most, max(BUFFERS, -(-surplus // (MOST_VISITS - 1))))
+    buffers = min(most, max(buffers_for(surplus + BUFFERS), -(-surplus // (MOST_VISITS - 1))))
     return Streamed(surplus + buffers, buffers)
+
+
+def buffers_for(layers: int) -> int:
+    """Through how many so many layers should come."""
+    return BUFFERS if layers <= FEW_LAYERS else 2 * BUFFERS

@@ -18,7 +18,7 @@ from swarm.errors import RequestError
 from swarm.families import family_named
 from swarm.models import ModelKey
 from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
-from swarm.node.residence import ALL_KEPT, BUFFERS, Residence, keep_most, settle, spread
+from swarm.node.residence import ALL_KEPT, Residence, keep_most, settle, spread
 from swarm.node.shell.build import Promise, promise_memory, read_offer
 from swarm.node.shell.ledger import Ledger
 from swarm.node.this_node import LocalModel
@@ -43,11 +43,14 @@ def test_what_fits_is_kept() -> None:
     assert settle_in(NEEDED, 0) == ALL_KEPT
 
 
-@pytest.mark.parametrize(("lacking", "streamed"), [(1, 3), (100, 3), (101, 4), (650, 9), (700, 9)])
-def test_as_few_as_possible_are_streamed(lacking: int, streamed: int) -> None:
-    """Two buffers take the place of two layers."""
+@pytest.mark.parametrize(
+    ("lacking", "streamed", "buffers"),
+    [(1, 2, 1), (100, 2, 1), (101, 3, 1), (300, 4, 1), (301, 6, 2), (650, 9, 2), (700, 9, 2), (701, 9, 1), (800, 9, 1)],
+)
+def test_as_few_as_possible_are_streamed(lacking: int, streamed: int, buffers: int) -> None:
+    """Buffers take the place of layers."""
     found = settle_in(NEEDED - lacking)
-    assert (len(found.streamed), found.buffers) == (streamed, BUFFERS)
+    assert (len(found.streamed), found.buffers) == (streamed, buffers)
     assert NEEDED - found.spared_bytes(PART.layers, LAYER) <= NEEDED - lacking
 
 
@@ -61,7 +64,7 @@ def test_they_lie_between_the_others() -> None:
 
 def test_only_layers_in_one_form_are_streamed() -> None:
     found = settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED - 101, None)
-    assert found == Residence((0, 2, 3, 7), BUFFERS)
+    assert found == Residence((0, 3, 7), 1)
     with pytest.raises(RequestError, match='--stream 6 is more than the 5 layers in the same form of "b 0-10"'):
         settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED, 6)
     with pytest.raises(RequestError, match="with 0 of its layers streamed"):
@@ -82,7 +85,8 @@ def test_layers_in_another_form_than_most_are_told_apart(tmp_path: Path) -> None
 
 
 def test_so_many_are_streamed_as_were_asked_for() -> None:
-    assert settle_in(NEEDED, 10) == Residence(tuple(range(10)), BUFFERS)
+    assert settle_in(NEEDED, 10) == Residence(tuple(range(10)), 2)
+    assert settle_in(NEEDED, 4) == Residence((1, 4, 6, 9), 1)
     assert settle_in(NEEDED, 1) == Residence((9,), 1)
 
 
@@ -90,9 +94,9 @@ def test_so_many_are_streamed_as_were_asked_for() -> None:
     ("budget", "asked", "message"),
     [
         (NEEDED, 11, '--stream 11 is more than the 10 layers of "b 0-10" of m'),
-        (NEEDED - 701, None, 'part "b 0-10" of m needs 1.07 KB with its KV, and 370 B with 9 of its layers streamed'),
+        (NEEDED - 801, None, 'part "b 0-10" of m needs 1.07 KB with its KV, and 270 B with 9 of its layers streamed'),
         (NEEDED - 1, 0, 'part "b 0-10" of m needs'),
-        (NEEDED - 101, 3, 'part "b 0-10" of m needs'),
+        (NEEDED - 201, 3, 'part "b 0-10" of m needs'),
     ],
 )
 def test_what_fits_in_no_way_is_refused(budget: int, asked: int | None, message: str) -> None:
@@ -147,9 +151,9 @@ def test_what_is_loaded_stays_and_what_comes_beside_it_has_room_while_it_is_pack
     assert settled is not None
     assert len(settled.streamed) == 7
     assert set(settled.streamed) < set(grown.streamed)
-    tight = keep_most(all_layers, costs, 400, Residence((1, 2), 2), range(4))
-    assert tight == Residence((1, 2, 3, 4, 5, 6, 7, 8, 9), 2), "or it would fit in no way"
-    assert keep_most(all_layers, costs, 399, ALL_KEPT, ()) is None
+    tight = keep_most(all_layers, costs, 300, Residence((1, 2), 1), range(4))
+    assert tight == Residence((1, 2, 3, 4, 5, 6, 7, 8, 9), 1), "or it would fit in no way"
+    assert keep_most(all_layers, costs, 299, ALL_KEPT, ()) is None
 
 
 def test_what_buffers_hold_is_not_loaded_again_where_there_is_no_room_beside_them() -> None:

@@ -12,7 +12,7 @@ import pytest
 from swarm.models import ModelKey
 from swarm.parts import Part, parse_part
 from swarm.plan.claims import Held, Seat
-from swarm.plan.costs import BUFFERS, NONE_STREAMED, CellCosts, Streamed, stream_away
+from swarm.plan.costs import NONE_STREAMED, CellCosts, Streamed, stream_away
 from swarm.plan.moves import plan_moves
 from swarm.plan.placement import place_all
 from swarm.plan.shares import PlannedNode, seconds_of, share_kept
@@ -67,10 +67,11 @@ def test_a_node_can_hold_just_what_its_costs_say(budget: int) -> None:
 
 
 def test_many_streamed_layers_take_more_buffers_rather_than_more_visits_than_a_chain_should_make() -> None:
-    assert stream_away(3 * WEIGHT, 40, WEIGHT) == Streamed(5, BUFFERS)
-    assert stream_away(14 * WEIGHT, 40, WEIGHT) == Streamed(16, BUFFERS)
+    assert stream_away(3 * WEIGHT, 40, WEIGHT) == Streamed(4, 1)
+    assert stream_away(4 * WEIGHT, 40, WEIGHT) == Streamed(6, 2)
+    assert stream_away(14 * WEIGHT, 40, WEIGHT) == Streamed(16, 2)
     assert stream_away(28 * WEIGHT, 40, WEIGHT) == Streamed(32, 4)
-    assert Streamed(32, 4).visits == Streamed(16, BUFFERS).visits == 8
+    assert Streamed(32, 4).visits == Streamed(16, 2).visits == 8
     assert stream_away(36 * WEIGHT, 40, WEIGHT) == Streamed(39, 3)  # no room for more
     assert stream_away(1, 40, 0) is None
 
@@ -104,9 +105,9 @@ def time_chain(chain: Sequence[tuple[PlannedNode, int]], first: PlannedNode | No
             return math.inf
         room = member.budget - begin * member.costs.begin - end * member.costs.end
         surplus = max(0, -(-(count * (WEIGHT + KV) - room) // WEIGHT))
-        buffers = max(BUFFERS, -(-surplus // 7)) if surplus else 0
+        buffers = (1 if surplus <= 3 else max(2, -(-surplus // 7))) if surplus else 0
         buffers = min(buffers, count - 1 - surplus) if surplus else 0
-        if room < 0 or (surplus and buffers < BUFFERS):
+        if room < 0 or (surplus and buffers < 1):
             return math.inf
         streamed = surplus + buffers
         visits = -(-streamed // buffers) if streamed and len(chain) > 1 else 1
@@ -158,15 +159,15 @@ def test_what_is_kept_lies_in_one_piece() -> None:
 
 
 def test_a_node_that_reads_is_visited_as_often_as_its_buffers_want_it() -> None:
-    """It holds eight layers with the memory of five, so it reads five through two buffers: three visits."""
+    """It holds eight layers with the memory of five, so it reads four through one buffer: four visits."""
     costs = make_costs(16)
     reader = make_node("a" * 16, 5 * 12 + 3 * KV, costs)
     other = make_node("b" * 16, 8 * 12, costs, read_seconds=9.0)
-    assert {share.streamed for share in share_out([reader, other], 16)} == {Streamed(5, 2), NONE_STREAMED}
+    assert {share.streamed for share in share_out([reader, other], 16)} == {Streamed(4, 1), NONE_STREAMED}
     found = windows_of(16, [reader, other])
-    assert len(found["a"]) == 3
+    assert len(found["a"]) == 4
     assert sum(stop - start for start, stop in found["a"]) in (8, 9)
-    assert len(found["b"]) == 3  # somebody computes between two visits
+    assert len(found["b"]) == 4  # somebody computes between two visits
 
 
 @pytest.mark.parametrize("seed", range(40))
