@@ -10,25 +10,28 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swarm.errors import RequestError
 
-class Rival:
-    """The child process, from the parent's side."""
 
-    def __init__(self, weights: Path) -> None:
-        command = [sys.executable, "-m", "swarm.bench.rival", str(weights)]
+class Child:
+    """A process that answers one line of JSON with another, from the parent's side."""
+
+    def __init__(self, module: str, arguments: Sequence[str], needs: str) -> None:
+        """needs: what must be installed for it."""
+        command = [sys.executable, "-m", module, *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
         if self._output.readline().strip() != "ready":
-            raise RuntimeError("the rival did not start; install the dev extra for transformers")
+            raise RequestError(f"the rival did not start; it needs {needs}")
 
-    def measure(self, batch: int, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
-        """decode_tokens_per_second (of all rows together), prompt_tokens_per_second, first_token_seconds."""
-        command = {"batch": batch, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    def ask(self, command: Mapping[str, float]) -> dict[str, float]:
+        """What it measured."""
         self._input.write(json.dumps(command) + "\n")
         self._input.flush()
         return json.loads(self._output.readline())
@@ -36,6 +39,17 @@ class Rival:
     def close(self) -> None:
         self._input.close()
         self._process.wait(10)
+
+
+class Rival(Child):
+    """transformers in a child process."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__("swarm.bench.rival", [str(weights)], "the dev extra, for transformers")
+
+    def measure(self, batch: int, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
+        """decode_tokens_per_second (of all rows together), prompt_tokens_per_second, first_token_seconds."""
+        return self.ask({"batch": batch, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens})
 
 
 def load_model(weights: Path) -> Any:

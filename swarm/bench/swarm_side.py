@@ -44,15 +44,24 @@ class SwarmSide:
     """Nodes that serve the given parts, one process each, and a client of them. Use as a context manager."""
 
     def __init__(
-        self, weights: Path, parts: Sequence[Part], folder: Path, port: int, options: Sequence[str] = ()
+        self,
+        weights: Path,
+        parts: Sequence[Part],
+        folder: Path,
+        port: int,
+        options: Sequence[str] = (),
+        programs: Sequence[Sequence[str]] = (),
+        options_of_each: Sequence[Sequence[str]] = (),
     ) -> None:
-        """options: of the nodes, beside the usual ones."""
+        """options: of the nodes, beside the usual ones. programs: of each, with its first arguments, if not swarm-node."""
         self._parts = parts
+        self._programs = programs or [["swarm.cli", "node"]] * len(parts)
+        self._options_of_each = options_of_each or [()] * len(parts)
         self._folder = folder
         self._nodes: list[subprocess.Popen[str]] = []
         self.ready_seconds: list[float] = []  # that each node has taken from its start
-        self._command = [sys.executable, "-m", "swarm.cli", "node", "--weights", str(weights), "--host", HOST]
-        self._command += ["--no-mdns", "--device", "auto", "--port", str(port), *options]
+        self._options = ["--weights", str(weights), "--host", HOST]
+        self._options += ["--no-mdns", "--device", "auto", "--port", str(port), *options]
         self._environment = {**os.environ, **{f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "STATE")}}
 
     def __enter__(self) -> SwarmSide:
@@ -65,8 +74,9 @@ class SwarmSide:
 
     def _start(self) -> None:
         addresses: list[str] = []
-        for part in self._parts:
-            addresses.append(self._start_node(part, addresses))
+        for part, program, options in zip(self._parts, self._programs, self._options_of_each, strict=True):
+            own = [*program, *self._options, *options, "--part", str(part)]
+            addresses.append(self._start_node(part, own, addresses))
         secret = read_secret(self._folder / "CONFIG" / "swarm" / "secret")
         assert secret is not None
         settings = ClientSettings(hosts=[HOST], peers=addresses, use_mdns=False)
@@ -74,8 +84,8 @@ class SwarmSide:
         self.client.__enter__()
         self.card: ModelCard = self.client.card(self.client.find_model(None, READY_SECONDS))
 
-    def _start_node(self, part: Part, peers: Sequence[str]) -> str:
-        command = [*self._command, "--part", str(part), *(word for peer in peers for word in ("--peer", peer))]
+    def _start_node(self, part: Part, own: Sequence[str], peers: Sequence[str]) -> str:
+        command = [sys.executable, "-m", *own, *(word for peer in peers for word in ("--peer", peer))]
         start = time.perf_counter()
         node = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
         self._nodes.append(node)
@@ -157,7 +167,7 @@ class SwarmSide:
 
     def anonymous_bytes(self, first: int = 0) -> int:
         """Of all nodes, or from one of them on: memory that no file stands behind."""
-        return sum(_anonymous_bytes(node.pid) for node in self._nodes[first:])
+        return sum(anonymous_bytes(node.pid) for node in self._nodes[first:])
 
     def measure_many(self, sessions: int, prompt_tokens: int, new_tokens: int, seed: int) -> float:
         """Tokens a second of many streams together, while all of them decode: until the first has had so many meanwhile."""
@@ -200,7 +210,8 @@ class SwarmSide:
         return _median_gap(during) / _median_gap(before)
 
 
-def _anonymous_bytes(pid: int) -> int:
+def anonymous_bytes(pid: int | str) -> int:
+    """Of a process: memory that no file stands behind."""
     with suppress(OSError):  # it has ended
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):

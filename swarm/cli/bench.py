@@ -163,17 +163,48 @@ def load(model: str, form: str | None, is_stored: bool, layers: int | None, fold
 @click.option("--layers", type=click.IntRange(2), default=12, show_default=True)
 @click.option("--hidden", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measured rounds, in turn.")
+@click.option("--quantize", "form", metavar="FORM", help="Make matrices smaller while they are loaded.")
+@click.option("--chains", "has_chains", is_flag=True, help="Also chains of three nodes, of which some read.")
+@click.option("--against", type=click.Choice(["accelerate"]), help="Also this rival, with layers offloaded to disk.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="On the disk that is to be read.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
-def stream(layers: int, hidden: int, rounds: int, folder: Path | None, as_json: bool) -> None:
+def stream(
+    layers: int,
+    hidden: int,
+    rounds: int,
+    form: str | None,
+    has_chains: bool,
+    against: str | None,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
     """Speed with half of the layers read from disk each time, beside all of them kept, in one process."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    from swarm.bench.checkpoint import make_checkpoint
     from swarm.bench.stream import StreamPlan
     from swarm.bench.stream import run as measure
+    from swarm.bench.stream_chain import ChainPlan
+    from swarm.bench.stream_chain import run as measure_chains
 
     shape = Shape(layers=layers, hidden=hidden)
     with tempfile.TemporaryDirectory(prefix="swarm-bench-", dir=folder) as place:
-        _print(measure(StreamPlan(shape=shape, rounds=rounds), Path(place), _say), as_json)
+        weights = Path(place) / "weights"
+        _say("making the checkpoint")
+        make_checkpoint(shape, weights)
+        plan = StreamPlan(shape=shape, rounds=rounds, form=form, has_rival=against is not None)
+        figures = measure(plan, weights, Path(place), _say)
+        if has_chains:
+            layer_bytes = int(figures["pass_bytes"]) // (layers // 2)
+            options = () if form is None else ("--quantize", form, "--quantize-head", form)
+            chains = ChainPlan(layers=layers, layer_bytes=layer_bytes, rounds=rounds, options=options)
+            figures |= measure_chains(chains, weights, Path(place), _say)
+            if against:
+                alone, three = (
+                    figures["0.4_gb_half_accelerate_token_seconds"],
+                    figures["chain_three_read_half_token_seconds"],
+                )
+                figures["chain_three_read_half_of_accelerate"] = alone / three
+        _print(figures, as_json)
 
 
 @bench.command()

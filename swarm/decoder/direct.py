@@ -54,12 +54,13 @@ class DirectFile:
         while done < self.size:
             stop = min(done + PIECE_BYTES, len(memory))
             pace(done, stop)
-            done += self._read_piece(memory[done:stop], done)
+            done += self.read_piece(memory[done:stop], done)
         if self._look() != self._seen:
             raise WeightsError(f"{self.path} has changed while it was in use; restart the node")
         pace(self.size, self.size)
 
-    def _read_piece(self, memory: memoryview, offset: int) -> int:
+    def read_piece(self, memory: memoryview, offset: int) -> int:
+        """Some of it; how many bytes. Raises WeightsError."""
         try:
             count = os.preadv(self._descriptor, [memory], offset)
         except OSError as error:
