@@ -2,68 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from swarm.batch.rows import Rows
 from swarm.batch.texts import Text
 from swarm.decoder.cache import KvCache
-from swarm.decoder.layer import Span
-from swarm.decoder.part import DecoderPart, Piece
+from swarm.decoder.layer import Head, Span
+from swarm.decoder.part import DecoderPart, PackedPiece
 from swarm.node.batches import Drawn, Want, WorkSpan
 from swarm.node.compute.drawing import collect, draw_rows, plan_drawings
 
 PIECE_TOKENS = 1024  # that are run together in a layer, if no text has more
 
 
-class PassingCache:
-    """Keys and values of a text that is gone through once: those of the layer at hand take the place of the last one's."""
+class Answering:
+    """Steps of texts that are answered, over a whole decoder. Knows no files, memory or time."""
 
-    def __init__(self, cache: KvCache, layer: int) -> None:
-        """cache: of that layer alone."""
-        self.length = 0
-        self._cache = cache
-        self._layer = layer
-
-    def truncate(self, length: int) -> None:
-        self._cache.truncate(length)
-        self.length = self._cache.length
-
-    def extend(self, reserve: int) -> None:
-        self._cache.extend(reserve)
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return self._cache.write(self._layer, keys, values)
-
-    def advance(self, count: int) -> None:
-        self._cache.advance(count)
-        self.length = self._cache.length
-
-
-class LayerMajor:
-    """Steps of a group of texts over a whole decoder. Knows no files, memory or time."""
-
-    def __init__(self, part: DecoderPart, on_layer: Callable[[], None] = lambda: None) -> None:
-        """on_layer: called after each piece of each layer."""
-        assert part.head is not None
+    def __init__(self, part: DecoderPart) -> None:
         self._part = part
-        self._head = part.head
-        self._on_layer = on_layer
         self._caches: dict[str, KvCache] = {}
 
     def step(self, texts: Sequence[Text]) -> list[Drawn]:
-        """Run what is new of each text, and draw its next token or score those given. Raises ArithmeticError."""
+        """Run what is new of each text, and draw its next token. Raises ArithmeticError."""
         found: list[Drawn] = []
-        work = list(_cut([(text, self._fresh(text)) for text in texts]))
+        work = cut([(text, text.ids[self._cache_of(text).length :]) for text in texts])
         pieces = [self._make_piece(some) for some in work]
-        self._part.run_pieces(pieces, self._part.part.layers, self._on_layer)
+        self._part.run_pieces(pieces, self._part.part.layers)
         with torch.inference_mode():
             for some, piece in zip(work, pieces, strict=True):
-                found += self._draw(some, piece.hidden)
-        for text in texts:
-            if text.is_given:
-                self.forget(text)
+                spans = [_span(text, len(fresh)) for text, fresh in some]
+                found += _draw(self._part, spans, piece.hidden)
         return found
 
     def forget(self, text: Text) -> None:
@@ -71,31 +42,115 @@ class LayerMajor:
         self._caches.pop(text.key, None)
 
     def _cache_of(self, text: Text) -> KvCache:
-        cache = self._caches.get(text.key)
-        if cache is None:
-            layers = self._part.part.layers
-            if text.is_given:
-                cache = PassingCache(self._part.new_cache(text.positions, layers[:1]), layers[0])
-            else:
-                cache = self._part.new_cache(text.positions)
-            self._caches[text.key] = cache
-        return cache
+        if text.key not in self._caches:
+            self._caches[text.key] = self._part.new_cache(text.positions)
+        return self._caches[text.key]
 
-    def _fresh(self, text: Text) -> list[int]:
-        """Ids whose positions are not computed yet; the last one of a given answer tells nothing more."""
-        return text.ids[self._cache_of(text).length : -1 if text.is_given else None]
-
-    def _make_piece(self, work: Sequence[tuple[Text, list[int]]]) -> Piece:
+    def _make_piece(self, work: Sequence[tuple[Text, list[int]]]) -> PackedPiece:
         ids = torch.tensor([token for _, fresh in work for token in fresh])
         spans = [Span(self._cache_of(text), len(fresh)) for text, fresh in work]
-        return Piece(self._part.enter(ids), spans)
+        return PackedPiece(self._part.enter(ids), spans)
 
-    def _draw(self, work: Sequence[tuple[Text, list[int]]], hidden: Tensor) -> tuple[Drawn, ...]:
-        spans = [_span(text, len(fresh)) for text, fresh in work]
-        drawings = plan_drawings(spans, self._part.decoder.vocabulary)
-        placed = [tensor for drawing in drawings for tensor in drawing.tensors]
-        rows = draw_rows(self._head, hidden, drawings, placed, can_count=True)
-        return collect([span.want for span in spans if span.want is not None], drawings, rows)
+
+class PassingThrough:
+    """Texts whose every token is given go through a part once. Their hidden states lie in rows between two layers."""
+
+    def __init__(self, part: DecoderPart, rows: Rows, work: Sequence[Sequence[Text]]) -> None:
+        """work: the texts of each piece."""
+        self._part = part
+        self._rows = rows
+        self._pieces = [_PassingPiece(part, rows, number, texts) for number, texts in enumerate(work)]
+
+    def enter(self, hidden: Callable[[int, int], Tensor] | None = None) -> None:
+        """hidden: of the rows from a first to before a last one, where the part does not begin with tokens."""
+        start = 0
+        for number, piece in enumerate(self._pieces):
+            stop = start + piece.tokens
+            if hidden is None:
+                ids = [token for text in piece.texts for token in text.ids[:-1]]
+                self._rows.write(number, self._part.enter(torch.tensor(ids)))
+            else:
+                self._rows.write(number, hidden(start, stop))
+            start = stop
+        self._rows.end_layer()
+
+    def run_layer(self, number: int, on_piece: Callable[[], None]) -> None:
+        """on_piece: called after each piece, and now and then while the layer comes from disk."""
+        self._part.run_pieces(self._pieces, [number], on_piece)
+        self._rows.end_layer()
+
+    def score(self, piece: int) -> Sequence[Drawn]:
+        """Each text's scores, by the head of the part. Raises ArithmeticError."""
+        texts = self._pieces[piece].texts
+        with torch.inference_mode():
+            return _draw(self._part, [_span(text, len(text.ids) - 1) for text in texts], self._rows.read(piece))
+
+
+class _PassingPiece:
+    """Texts that are run together. Keys and values of a layer are not needed once it has run."""
+
+    def __init__(self, part: DecoderPart, rows: Rows, number: int, texts: Sequence[Text]) -> None:
+        self.texts = texts
+        self.tokens = sum(len(text.ids) - 1 for text in texts)
+        self._part = part
+        self._rows = rows
+        self._number = number
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        return [Span(_LayerCache(self._part, len(text.ids) - 1), len(text.ids) - 1) for text in self.texts]
+
+    @property
+    def hidden(self) -> Tensor:
+        return self._rows.read(self._number)
+
+    @hidden.setter
+    def hidden(self, hidden: Tensor) -> None:
+        self._rows.write(self._number, hidden)
+
+
+class _LayerCache:
+    """Keys and values of a text in the one layer that runs."""
+
+    def __init__(self, part: DecoderPart, positions: int) -> None:
+        self.length = 0
+        self._part = part
+        self._positions = positions
+
+    def truncate(self, length: int) -> None:
+        assert length == 0
+
+    def extend(self, reserve: int) -> None:
+        self._positions = max(self._positions, reserve)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return self._part.new_cache(self._positions, [layer]).write(layer, keys, values)
+
+    def advance(self, count: int) -> None:
+        """It is done."""
+
+
+def cut(work: Iterable[tuple[Text, list[int]]]) -> list[list[tuple[Text, list[int]]]]:
+    """Texts with their new tokens, by what is run together."""
+    return list(_cut(work))
+
+
+def cut_given(texts: Iterable[Text]) -> list[list[Text]]:
+    """Texts that are given, by what is run together."""
+    return [[text for text, _ in some] for some in _cut((text, text.ids[:-1]) for text in texts)]
+
+
+def _cut(work: Iterable[tuple[Text, list[int]]]) -> Iterator[list[tuple[Text, list[int]]]]:
+    together: list[tuple[Text, list[int]]] = []
+    tokens = 0
+    for one in work:
+        if together and tokens + len(one[1]) > PIECE_TOKENS:
+            yield together
+            together, tokens = [], 0
+        together.append(one)
+        tokens += len(one[1])
+    if together:
+        yield together
 
 
 def _span(text: Text, length: int) -> WorkSpan:
@@ -109,15 +164,9 @@ def _span(text: Text, length: int) -> WorkSpan:
     return WorkSpan(text.key, 1, 0, 0, length, text.positions, True, want)
 
 
-def _cut(work: Sequence[tuple[Text, list[int]]]) -> Iterator[list[tuple[Text, list[int]]]]:
-    """Texts that are run together."""
-    together: list[tuple[Text, list[int]]] = []
-    tokens = 0
-    for one in work:
-        if together and tokens + len(one[1]) > PIECE_TOKENS:
-            yield together
-            together, tokens = [], 0
-        together.append(one)
-        tokens += len(one[1])
-    if together:
-        yield together
+def _draw(part: DecoderPart, spans: Sequence[WorkSpan], hidden: Tensor) -> Sequence[Drawn]:
+    assert isinstance(part.head, Head)
+    drawings = plan_drawings(spans, part.decoder.vocabulary)
+    placed = [tensor for drawing in drawings for tensor in drawing.tensors]
+    rows = draw_rows(part.head, hidden, drawings, placed, can_count=True)
+    return collect([span.want for span in spans if span.want is not None], drawings, rows)

@@ -20,6 +20,7 @@ class Partial:
         self.answers: dict[str, list[int]] = {}  # by text
         self.scores: dict[str, list[float]] = {}
         self.finished: dict[str, str] = {}
+        self.layers = -1  # that all given texts are through, if their hidden states are on disk
         digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
         lines = self._read()
         if lines and lines[0].get("of") != digest:
@@ -35,6 +36,10 @@ class Partial:
         """A step is done, by text. Raises RequestError if it cannot be kept."""
         self._append({"tokens": tokens, "scores": scores, "finished": finished})
 
+    def note_layer(self, layers: int) -> None:
+        """All given texts are through so many layers. Raises RequestError if it cannot be kept."""
+        self._append({"layers": layers})
+
     def remove(self) -> None:
         """All of it is in the output."""
         self._path.unlink(missing_ok=True)
@@ -44,6 +49,7 @@ class Partial:
             self.answers.setdefault(key, []).append(token)
         self.scores |= line.get("scores", {})
         self.finished |= line.get("finished", {})
+        self.layers = line.get("layers", self.layers)
 
     def _read(self) -> list[Mapping[str, Any]]:
         """Every whole line; what was being written when it ended counts for nothing."""

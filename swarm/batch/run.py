@@ -4,55 +4,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
-from swarm.batch.engine import LayerMajor
+from swarm.batch.engine import PIECE_TOKENS, Answering, PassingThrough, cut_given
 from swarm.batch.lines import BadLine, Request, read_lines
 from swarm.batch.partial import Partial
+from swarm.batch.progress import Progress
 from swarm.batch.results import describe_answer, describe_error, describe_scores
-from swarm.batch.texts import Text, TextBytes, group, seconds_left
-from swarm.client.prompts import PromptForm, choose_form
-from swarm.client.renderer import Renderer
-from swarm.client.scoring import encode_answer
-from swarm.client.text import StopScanner
+from swarm.batch.rows import NOTHING, Rows, RowsInMemory, RowsOnDisk
+from swarm.batch.settings import BatchSettings, settings_of
+from swarm.batch.sharing import Share, share_memory
+from swarm.batch.states import SUFFIX, StatesFile, describe_states, write_states
+from swarm.batch.texts import Text, seconds_left
+from swarm.batch.writer import Writer
 from swarm.decoder.builder import Streaming
 from swarm.decoder.device import Cpu
-from swarm.decoder.loading import load_tokenizer
-from swarm.decoder.scheme import Scheme
-from swarm.errors import RequestError, SwarmError
+from swarm.decoder.part import DecoderPart
+from swarm.errors import RequestError
 from swarm.files import write_whole
 from swarm.loading import init_part
-from swarm.messages.sampling import Sampling
 from swarm.node.batches import Drawn
 from swarm.node.compute.memory import SPARED_SHARE
 from swarm.node.compute.models import LocalWeights, read_weights
-from swarm.node.residence import Residence, settle
-from swarm.parts import whole
-from swarm.plan.costs import BUFFERS
-from swarm.sepweight.manifest import ITEM_BYTES, sha256_of
-from swarm.sepweight.scheme import Quantisation
-from swarm.sizes import format_size, parse_size
-
-SAY_SECONDS = 5.0
-MOST_SEED = (1 << 62) - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSettings:
-    """What is asked of every line that says nothing else. memory: --memory; None: what is free."""
-
-    weights: Path
-    memory: str | None = None
-    dtype: str | None = None
-    quantisation: Quantisation[Scheme] | None = None
-    max_tokens: int = 256
-    scores: bool = False
-    sampling: Sampling = field(default_factory=Sampling)
+from swarm.parts import Part, parse_part
+from swarm.sepweight.manifest import sha256_of
+from swarm.sizes import parse_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,138 +46,90 @@ class Summary:
     seconds: float
     streamed: int
     groups: int
+    is_spilled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What there is to do. states: hidden states that another machine left off at, if it goes on from such."""
+
+    lines: Sequence[Request | BadLine]
+    texts: Mapping[int, Sequence[Text]]
+    states: StatesFile | None
+
+    @property
+    def every(self) -> list[Text]:
+        return [text for some in self.texts.values() for text in some]
 
 
 def run_batch(settings: BatchSettings, source: Path, target: Path, say: Callable[[str], None]) -> Summary:
-    """Answer or score every line. Raises RequestError, WeightsError; what is done is kept beside the output."""
+    """Answer or score every line, or run a part on what is to be scored.
+
+    Raises RequestError, WeightsError; what is done is kept beside the output.
+    """
     if target.exists():
         raise RequestError(f"{target} exists; remove it, or name another output")
     (weights,) = read_weights([settings.weights], settings.dtype, Cpu(), settings.quantisation).values()
-    lines = read_lines(source)
-    writer = _Writer(settings, weights)
-    texts, lines = writer.write_prompts(lines)
+    part = parse_part(settings.part, weights.decoder.layers)
+    weights.check(part)
+    writer = Writer(settings, weights)
+    batch = _read(part, source, target, weights, writer)
     kept = Partial(
         target.with_name(f"{target.name}.partial"),
         {
             "input": sha256_of(source),
             "model": str(weights.model),
-            "settings": [settings.max_tokens, settings.scores, _settings_of(settings.sampling)],
+            "part": str(part),
+            "settings": [settings.max_tokens, settings.scores, settings_of(settings.sampling)],
         },
     )
-    every = [text for some in texts.values() for text in some]
-    _go_on(every, kept)
-    share = _share_memory(settings, weights, every)
-    say(share.describe(weights, len(every)))
-    summary = _compute(settings, weights, share, every, kept, writer, say)
-    results = [_describe(line, texts, writer, weights) for line in lines]
-    write_whole(target, "".join(f"{json.dumps(result, ensure_ascii=False)}\n" for result in results).encode())
+    _go_on(batch.every, kept)
+    free = int(Cpu().measure().free * (1 - SPARED_SHARE))
+    budget = free if settings.memory is None else min(free, parse_size(settings.memory))
+    share = share_memory(weights, part, settings.dtype, budget, batch.every, PIECE_TOKENS)
+    say(share.describe(part.layer_count))
+    work = _Work(settings, weights, part, batch, kept, writer, target, say)
+    work.run(share)
+    if part.end:
+        results = [_describe(line, batch.texts, writer, weights) for line in batch.lines]
+        write_whole(target, "".join(f"{json.dumps(result, ensure_ascii=False)}\n" for result in results).encode())
     kept.remove()
-    bad = sum(isinstance(line, BadLine) for line in lines)
-    return Summary(len(lines), bad, summary[0], summary[1], len(share.residence.streamed), len(share.groups))
+    bad = sum(isinstance(line, BadLine) for line in batch.lines)
+    streamed = len(share.residence.streamed)
+    groups = len(share.groups) + bool(share.given)
+    return Summary(len(batch.lines), bad, work.tokens, work.seconds, streamed, groups, share.is_spilled)
 
 
-def _settings_of(sampling: Sampling) -> Mapping[str, object]:
-    """Its settings by name."""
-    return {name: getattr(sampling, name) for name in sampling.__struct_fields__}
+def _read(part: Part, source: Path, target: Path, weights: LocalWeights, writer: Writer) -> _Batch:
+    """What the input asks of a part. Raises RequestError."""
+    states = None if part.begin else StatesFile(source)
+    if states is not None:
+        _check_states(states, part, source, weights)
+        return _Batch(states.states.lines, states.states.find_texts(), states)
+    texts, lines = writer.write_prompts(read_lines(source))
+    batch = _Batch(lines, texts, None)
+    if not part.end:
+        if target.suffix != SUFFIX:
+            raise RequestError(f'{target}: what "{part}" makes is hidden states; name the output *{SUFFIX}')
+        if not all(text.is_given for text in batch.every):
+            raise RequestError(
+                "an answer goes through all layers for each of its tokens; --part is for what is scored: with --score, or "
+                "lines with continuations"
+            )
+    return batch
 
 
-# Prompts --------------------------------------------------------------------------------------------------------------
-
-
-class _Writer:
-    """Writes lines as token ids, and token ids as text."""
-
-    def __init__(self, settings: BatchSettings, weights: LocalWeights) -> None:
-        self._settings = settings
-        self._weights = weights
-        self.tokenizer: Tokenizer = load_tokenizer(settings.weights)
-        self.form: PromptForm | None = choose_form(
-            self.tokenizer,
-            _read(settings.weights / "tokenizer_config.json"),
-            _read(settings.weights / "chat_template.jinja"),
-        )
-        self._renderer = Renderer()
-
-    def write_prompts(
-        self, lines: Sequence[Request | BadLine]
-    ) -> tuple[dict[int, list[Text]], list[Request | BadLine]]:
-        """The texts of each line by its number; lines that turn out to be bad take the place of what they were."""
-        texts: dict[int, list[Text]] = {}
-        found: list[Request | BadLine] = []
-        for line in lines:
-            if isinstance(line, Request):
-                try:
-                    texts[line.number] = list(self._write(line))
-                except SwarmError as error:
-                    found.append(BadLine(line.number, str(error), line.custom_id))
-                    continue
-            found.append(line)
-        return texts, found
-
-    def _write(self, request: Request) -> Iterator[Text]:
-        settings = self._settings
-        seed = (settings.sampling.seed + request.number) & MOST_SEED
-        sampling = Sampling(**{**_settings_of(settings.sampling), "seed": seed})  # pyright: ignore[reportArgumentType]
-        if request.continuations:
-            for place, written in enumerate(request.continuations):
-                given = encode_answer(self.tokenizer, request.prompt, written, is_raw=True)
-                ids = [*given.prompt_ids, *given.ids]
-                yield self._check(
-                    Text(request.number, place, ids, len(given.prompt_ids), len(given.ids), sampling, is_given=True)
-                )
-            return
-        ids = self._encode(request)
-        if settings.scores:
-            if len(ids) < 2:
-                raise RequestError("a score needs a text of two tokens at least")
-            yield self._check(Text(request.number, 0, ids, 1, len(ids) - 1, sampling, is_given=True))
-            return
-        room = self._weights.decoder.context - len(ids)
-        most = min(request.max_tokens or settings.max_tokens, room)
-        if most < 1:
-            raise RequestError(f"{len(ids)} tokens leave no room in a context of {self._weights.decoder.context}")
-        yield Text(request.number, 0, ids, len(ids), most, sampling)
-
-    def _encode(self, request: Request) -> list[int]:
-        if not request.messages:
-            ids = self.tokenizer.encode(request.prompt).ids
-        elif self.form is None:
-            raise RequestError("the model has no chat template; write a prompt instead of messages")
-        else:
-            text = self._renderer.render(self.form.template, self.form.variables(request.messages))
-            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        if not ids:
-            raise RequestError("a prompt without a token")
-        return ids
-
-    def _check(self, text: Text) -> Text:
-        context = self._weights.decoder.context
-        if text.positions > context:
-            raise RequestError(f"{text.positions} tokens are more than the model's context of {context}")
-        return text
-
-    def read(self, text: Text) -> tuple[str, bool]:
-        """An answer's text so far, and whether one of the model's stop strings ends it."""
-        ids = text.answer[:-1] if text.finish == "stop" and self.ends(text.ids[-1]) else text.answer
-        written = self.tokenizer.decode(ids, skip_special_tokens=True)
-        scanner = StopScanner(() if self.form is None else self.form.stops)
-        shown = scanner.push(written)
-        return (shown.text, True) if shown.is_stopped else (shown.text + scanner.finish(), False)
-
-    def ends(self, token: int) -> bool:
-        """Whether a token ends an answer."""
-        return token in self._weights.end_ids
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+def _check_states(states: StatesFile, part: Part, source: Path, weights: LocalWeights) -> None:
+    said = states.states
+    if said.model != str(weights.model):
+        raise RequestError(f"{source} is of model {said.model}, and {weights.name} is {weights.model}")
+    first = part.layers[0] if part.layers else part.depth
+    if first != said.layer or states.width != weights.decoder.hidden:
+        raise RequestError(f'{source} goes on with layer {said.layer}; pass --part "{said.layer}-…"')
 
 
 def _describe(
-    line: Request | BadLine, texts: Mapping[int, list[Text]], writer: _Writer, weights: LocalWeights
+    line: Request | BadLine, texts: Mapping[int, Sequence[Text]], writer: Writer, weights: LocalWeights
 ) -> dict[str, object]:
     if isinstance(line, BadLine):
         return describe_error(line)
@@ -214,119 +147,128 @@ def _go_on(texts: Sequence[Text], kept: Partial) -> None:
         text.finish = kept.finished.get(text.key, "")
 
 
-# Memory ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """How the memory is split: which layers are kept, which texts run together."""
-
-    residence: Residence
-    groups: Sequence[list[Text]]
-
-    def describe(self, weights: LocalWeights, texts: int) -> str:
-        layers, streamed = weights.decoder.layers, len(self.residence.streamed)
-        said = f"{texts} texts"
-        if len(self.groups) > len({together[0].is_given for together in self.groups}):
-            said += f" in {len(self.groups)} groups, for there is not memory for all at once"
-        return f"{said}; {streamed} of {layers} layers come from disk each step" if streamed else said
-
-
-def _share_memory(settings: BatchSettings, weights: LocalWeights, texts: Sequence[Text]) -> _Share:
-    """All texts together if they can be, with as many layers kept as there is room for then."""
-    memory, decoder = weights.memory, weights.decoder
-    everything = whole(decoder.layers)
-    weights.check(everything)
-    free = int(Cpu().measure().free * (1 - SPARED_SHARE))
-    budget = free if settings.memory is None else min(free, parse_size(settings.memory))
-    item = ITEM_BYTES[settings.dtype or weights.manifest.dtype]
-    position = decoder.cache_bytes(item)
-    sizes = TextBytes(position * decoder.layers, position, 2 * decoder.hidden * item)
-    undone = [text for text in texts if not text.finish]
-    layer = memory.weight_costs.layer
-    fixed = memory.fixed(everything)
-    streamed = max(0, len(weights.alike) - 1 - BUFFERS) * layer
-    room = budget - (fixed - streamed)  # for texts, with as few layers kept as can be
-    largest = max((sizes.of(text) for text in undone), default=0)
-    if room < largest:
-        raise RequestError(
-            f"{format_size(budget)} is too little: {weights.name} needs {format_size(fixed - streamed)} with as many layers "
-            f"as can be on disk, and the longest text {format_size(largest)}; pass --memory "
-            f"{(fixed - streamed + largest) // 10**6 + 1}MB or more, or fewer --max-tokens"
-        )
-    wanted = min(room, sum(map(sizes.of, undone)))
-    residence = settle(weights.name, everything, weights.alike, fixed, layer, budget - wanted, None)
-    return _Share(residence, list(group(undone, sizes, wanted)))
-
-
 # Computing ------------------------------------------------------------------------------------------------------------
 
 
-def _compute(
-    settings: BatchSettings,
-    weights: LocalWeights,
-    share: _Share,
-    texts: Sequence[Text],
-    kept: Partial,
-    writer: _Writer,
-    say: Callable[[str], None],
-) -> tuple[int, float]:
-    """Tokens that were computed, and in how many seconds."""
-    if not share.groups:
-        return 0, 0.0
-    residence = share.residence
-    streaming = Streaming(residence.streamed, residence.buffers) if residence.streamed else None
-    part = init_part(
-        settings.weights,
-        "f",
-        dtype=None if settings.dtype is None else getattr(torch, settings.dtype),
-        quantisation=settings.quantisation,
-        streaming=streaming,
-    )
-    engine = LayerMajor(part)
-    tokens, started, said_at, steps = 0, time.monotonic(), time.monotonic(), 0
-    for number, together in enumerate(share.groups):
-        while active := [text for text in together if not text.finish]:
-            drawn = engine.step(active)
-            steps += 1
-            tokens += sum(len(one.given) or 1 for one in drawn)
-            _note(active, drawn, kept, writer)
-            for text in active:
-                if text.finish:
-                    engine.forget(text)
-            now = time.monotonic()
-            if now - said_at > SAY_SECONDS:
-                said_at = now
-                left = seconds_left((now - started) / steps, share.groups[number:])
-                done = sum(bool(text.finish) for text in texts)
-                rate = tokens / (now - started)
-                say(f"{done} of {len(texts)} done, {rate:.1f} tokens/s, at most {_minutes(left)} left")
-    return tokens, time.monotonic() - started
+class _Work:
+    """Computes a batch, and counts tokens and seconds."""
 
+    def __init__(
+        self,
+        settings: BatchSettings,
+        weights: LocalWeights,
+        part: Part,
+        batch: _Batch,
+        kept: Partial,
+        writer: Writer,
+        target: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.tokens, self.seconds = 0, 0.0
+        self._settings = settings
+        self._weights = weights
+        self._part = part
+        self._batch = batch
+        self._kept = kept
+        self._writer = writer
+        self._target = target
+        self._progress = Progress(say, time.monotonic)
 
-def _note(active: Sequence[Text], drawn: Sequence[Drawn], kept: Partial, writer: _Writer) -> None:
-    """Take a step's tokens and scores over, and keep them."""
-    tokens: dict[str, int] = {}
-    scores: dict[str, list[float]] = {}
-    finished: dict[str, str] = {}
-    for text, one in zip(active, drawn, strict=True):
-        if text.is_given:
-            text.scores = scores[text.key] = list(one.given)
-            text.finish = finished[text.key] = "scored"
-            continue
-        tokens[text.key] = one.ids[0]
-        text.ids.append(one.ids[0])
-        text.finish = _finish(text, writer)
-        if text.finish:
-            finished[text.key] = text.finish
-    kept.note(tokens, scores, finished)
+    def run(self, share: Share) -> None:
+        """Raises RequestError, WeightsError."""
+        if not share.groups and not share.given:
+            return
+        residence = share.residence
+        loaded = init_part(
+            self._settings.weights,
+            self._part,
+            dtype=None if self._settings.dtype is None else getattr(torch, self._settings.dtype),
+            quantisation=self._settings.quantisation,
+            streaming=Streaming(residence.streamed, residence.buffers) if residence.streamed else None,
+        )
+        started = time.monotonic()
+        self._answer(Answering(loaded), share.groups)
+        if share.given:
+            self._pass_through(loaded, share)
+        self.seconds = time.monotonic() - started
 
+    def _answer(self, engine: Answering, groups: Sequence[Sequence[Text]]) -> None:
+        texts = sum(map(len, groups))
+        for number, together in enumerate(groups):
+            while active := [text for text in together if not text.finish]:
+                drawn = engine.step(active)
+                self.tokens += len(drawn)
+                self._note_answers(active, drawn)
+                for text in active:
+                    if text.finish:
+                        engine.forget(text)
+                done = texts - sum(not text.finish for some in groups for text in some)
+                steps = seconds_left(1.0, groups[number:])
+                self._progress.note(1, steps, f"{done} of {texts} answered")
 
-def _finish(text: Text, writer: _Writer) -> str:
-    if writer.ends(text.ids[-1]) or writer.read(text)[1]:
-        return "stop"
-    return "length" if len(text.answer) >= text.most else ""
+    def _note_answers(self, active: Sequence[Text], drawn: Sequence[Drawn]) -> None:
+        """Take a step's tokens over, and keep them."""
+        for text, one in zip(active, drawn, strict=True):
+            text.ids.append(one.ids[0])
+            text.finish = self._finish(text)
+        tokens = {text.key: text.ids[-1] for text in active}
+        self._kept.note(tokens, {}, {text.key: text.finish for text in active if text.finish})
 
+    def _finish(self, text: Text) -> str:
+        if self._writer.ends(text.ids[-1]) or self._writer.read(text)[1]:
+            return "stop"
+        return "length" if len(text.answer) >= text.most else ""
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    # What is scored ---------------------------------------------------------------------------------------------------
+
+    def _pass_through(self, loaded: DecoderPart, share: Share) -> None:
+        """All given texts, through each layer before the next one."""
+        work = cut_given(share.given)
+        with self._make_rows(loaded, share, work) as rows:
+            passing = PassingThrough(loaded, rows, work)
+            if rows.done == NOTHING:
+                passing.enter(None if self._batch.states is None else self._batch.states.read)
+            layers = self._part.layers[rows.done :]
+            left = len(work) * len(layers)
+            self._progress.begin()
+
+            def count(number: int) -> None:
+                nonlocal left
+                left -= 1
+                self._progress.note(1, left, f"layer {number} of {self._weights.decoder.layers}")
+
+            for number in layers:
+                passing.run_layer(number, lambda number=number: count(number))
+            if self._part.end:
+                self._score(passing, work)
+            else:
+                texts = [text for some in work for text in some]
+                after = self._part.layers[-1] + 1
+                states = describe_states(str(self._weights.model), after, self._batch.lines, texts)
+                write_states(self._target, states, rows, len(work))
+                self.tokens += sum(len(text.ids) - 1 for text in texts)
+
+    @contextmanager
+    def _make_rows(self, loaded: DecoderPart, share: Share, work: Sequence[Sequence[Text]]) -> Generator[Rows]:
+        """Hidden states for as long as they are needed; those on disk outlive an interruption."""
+        if not share.is_spilled and self._kept.layers == NOTHING:
+            yield RowsInMemory(len(work))
+            return
+        folder = self._settings.spill or self._target.parent
+        lengths = [sum(len(text.ids) - 1 for text in some) for some in work]
+        path = folder / f"{self._target.name}.spill"
+        kept = self._kept
+        rows = RowsOnDisk(path, lengths, loaded.decoder.hidden, loaded.dtype, kept.layers, kept.note_layer)
+        yield rows
+        rows.remove()
+
+    def _score(self, passing: PassingThrough, work: Sequence[Sequence[Text]]) -> None:
+        for number, texts in enumerate(work):
+            if all(text.finish for text in texts):
+                continue
+            scores: dict[str, list[float]] = {}
+            for text, one in zip(texts, passing.score(number), strict=True):
+                text.scores = scores[text.key] = list(one.given)
+                text.finish = "scored"
+                self.tokens += len(text.scores)
+            self._kept.note({}, scores, dict.fromkeys(scores, "scored"))

@@ -41,23 +41,31 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class TextBytes:
-    """What a position takes: its keys and values in all layers, or in one where the text is scored; its hidden state."""
+    """What a position takes: its keys and values in all layers, in one, its hidden state."""
 
-    drawn: int
-    given: int
+    keys: int
+    layer_keys: int
     hidden: int
 
     def of(self, text: Text) -> int:
-        """While a text is worked at."""
-        return text.positions * ((self.given if text.is_given else self.drawn) + self.hidden)
+        """A text that is answered, all the time."""
+        return text.positions * (self.keys + 2 * self.hidden)
+
+    def of_given(self, texts: Sequence[Text]) -> int:
+        """Hidden states of texts that go through once."""
+        return sum(text.positions for text in texts) * self.hidden
+
+    def of_piece(self, texts: Sequence[Text], tokens: int) -> int:
+        """Those of such texts that are in a layer at a time: about so many tokens, or the longest text."""
+        return max([tokens, *(text.positions for text in texts)]) * (self.layer_keys + 2 * self.hidden)
 
 
 def group(texts: Sequence[Text], sizes: TextBytes, budget: int) -> Iterator[list[Text]]:
-    """As many texts at a time as a budget has room for, at least one: first those to be answered."""
+    """As many texts to be answered at a time as a budget has room for, at least one."""
     together: list[Text] = []
     left = budget
-    for text in sorted(texts, key=lambda text: text.is_given):
-        if together and (sizes.of(text) > left or text.is_given != together[0].is_given):
+    for text in texts:
+        if together and sizes.of(text) > left:
             yield together
             together, left = [], budget
         together.append(text)
@@ -72,6 +80,4 @@ def seconds_left(step_seconds: float, groups: Sequence[Sequence[Text]]) -> float
 
 
 def _steps(text: Text) -> int:
-    if text.finish:
-        return 0
-    return 1 if text.is_given else text.most - len(text.answer)
+    return 0 if text.finish else text.most - len(text.answer)

@@ -22,6 +22,17 @@ from swarm.cli.quantised import quantise_options, read_quantisation
     "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Compute in this; default: as stored."
 )
 @quantise_options
+@click.option(
+    "--part",
+    default="f",
+    help='Run only this part, for example "b 0-16", on what is scored, and write its hidden states (*.safetensors); '
+    "those are another machine's input, which goes on with its part.",
+)
+@click.option(
+    "--spill",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Where hidden states go that memory has no room for; default: beside the output.",
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Of an answer.")
 @click.option("--score", "scores", is_flag=True, help="Tell how likely each prompt is, and answer nothing.")
 @click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True, help="0: greedy.")
@@ -37,6 +48,8 @@ def batch(
     dtype: str | None,
     form: str | None,
     head_form: str | None,
+    part: str,
+    spill: Path | None,
     max_tokens: int,
     scores: bool,
     temperature: float,
@@ -52,7 +65,8 @@ def batch(
     """
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    from swarm.batch.run import BatchSettings, run_batch
+    from swarm.batch.run import run_batch
+    from swarm.batch.settings import BatchSettings
     from swarm.messages.sampling import Sampling
 
     settings = BatchSettings(
@@ -60,6 +74,8 @@ def batch(
         memory=memory,
         dtype=dtype,
         quantisation=read_quantisation(form, head_form),
+        part=part,
+        spill=spill,
         max_tokens=max_tokens,
         scores=scores,
         sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,22 @@ from swarm.errors import RequestError
 from swarm.parts import Part
 
 
-@dataclass(slots=True)
-class Piece:
+class Piece(Protocol):
     """New positions of some sessions that are run together. hidden: [tokens, hidden], packed by span."""
+
+    @property
+    def hidden(self) -> Tensor: ...
+
+    @hidden.setter
+    def hidden(self, hidden: Tensor) -> None: ...
+
+    @property
+    def spans(self) -> Sequence[Span]: ...
+
+
+@dataclass(slots=True)
+class PackedPiece:
+    """A piece in memory."""
 
     hidden: Tensor
     spans: Sequence[Span]
@@ -110,7 +124,7 @@ class DecoderPart(nn.Module):
         on_layer is called after each layer, and now and then while one comes from disk.
         """
         numbers = self.part.layers if only is None else only
-        pieces = [Piece(hidden, spans)]
+        pieces = [PackedPiece(hidden, spans)]
         self.run_pieces(pieces, numbers, on_layer)
         return pieces[0].hidden
 
@@ -122,11 +136,12 @@ class DecoderPart(nn.Module):
 
         No session is in two of them. Every span's cache advances by its length.
         """
-        views = [self._view(piece.spans) for piece in pieces]
+        alone = self._view(pieces[0].spans) if len(pieces) == 1 else None  # of many, each is made when it is needed
         with closing(self.shelf.lend(numbers, len(pieces), on_layer)) as lent:
             for layer in lent:
-                for piece, view in zip(pieces, views, strict=True):
-                    piece.hidden = layer(piece.hidden, piece.spans, view)
+                for piece in pieces:
+                    spans = piece.spans
+                    piece.hidden = layer(piece.hidden, spans, alone or self._view(spans))
                     on_layer()
         for piece in pieces:
             for span in piece.spans:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from swarm.batch.partial import Partial
-from swarm.batch.run import BatchSettings, Summary, run_batch
+from swarm.batch.run import Summary, run_batch
+from swarm.batch.settings import BatchSettings
 from swarm.decoder.loading import load_tokenizer
 from swarm.errors import RequestError
 from swarm.loading import init_part

@@ -63,15 +63,24 @@ def make_text(line: int, prompt: int, most: int, *, is_given: bool = False) -> T
 
 
 def test_as_many_texts_run_together_as_there_is_room_for() -> None:
-    texts = [make_text(1, 5, 5), make_text(2, 5, 15, is_given=True), make_text(3, 9, 1), make_text(4, 30, 10)]
-    sizes = TextBytes(10, 1, 1)
-    assert [sizes.of(text) for text in texts] == [110, 40, 110, 440]
-    assert [[text.line for text in some] for some in group(texts, sizes, 220)] == [[1, 3], [4], [2]]
-    assert [[text.line for text in some] for some in group(texts, sizes, 660)] == [[1, 3, 4], [2]]
+    texts = [make_text(1, 5, 5), make_text(3, 9, 1), make_text(4, 30, 10)]
+    sizes = TextBytes(9, 2, 1)
+    assert [sizes.of(text) for text in texts] == [110, 110, 440]
+    assert [[text.line for text in some] for some in group(texts, sizes, 220)] == [[1, 3], [4]]
+    assert [[text.line for text in some] for some in group(texts, sizes, 660)] == [[1, 3, 4]]
     assert list(group([], sizes, 1)) == []
-    assert seconds_left(2.0, [[texts[0], texts[3]], [texts[1]], []]) == 2.0 * (10 + 1)
-    texts[3].finish = "stop"
-    assert seconds_left(2.0, [[texts[3]], [texts[1]]]) == 2.0
+    assert seconds_left(2.0, [[texts[0], texts[2]], [texts[1]], []]) == 2.0 * (10 + 1)
+    texts[2].finish = "stop"
+    assert seconds_left(2.0, [[texts[2]], [texts[1]]]) == 2.0
+
+
+def test_of_texts_that_go_through_once_a_layer_takes_memory_for_those_that_are_in_it() -> None:
+    texts = [make_text(1, 5, 15, is_given=True), make_text(2, 10, 20, is_given=True)]
+    sizes = TextBytes(9, 2, 1)
+    assert sizes.of_given(texts) == 50
+    assert sizes.of_piece(texts, 25) == 30 * 4
+    assert sizes.of_piece(texts, 100) == 100 * 4
+    assert sizes.of_piece([], 0) == 0
 
 
 def test_what_is_done_is_kept_and_belongs_to_just_that_batch(tmp_path: Path) -> None:

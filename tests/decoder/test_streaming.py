@@ -22,7 +22,7 @@ from swarm.decoder.direct import DirectFile
 from swarm.decoder.layer import Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.packed_folder import FOLDER
-from swarm.decoder.part import DecoderPart, Piece
+from swarm.decoder.part import DecoderPart, PackedPiece
 from swarm.decoder.schemes import quantisation_named
 from swarm.decoder.shelf import StreamingShelf
 from swarm.errors import WeightsError
@@ -98,7 +98,7 @@ def test_a_layer_that_comes_piecemeal_is_used_as_it_comes(weights: Path, monkeyp
     for _ in range(3):  # from the second time on layers are not compared with their digests
         results = []
         for one in (part, kept):
-            pieces = [Piece(one.enter(ids), [Span(one.new_cache(), len(ids))]) for ids in IDS.split([9, 15])]
+            pieces = [PackedPiece(one.enter(ids), [Span(one.new_cache(), len(ids))]) for ids in IDS.split([9, 15])]
             one.run_pieces(pieces, layers)
             results.append(torch.cat([piece.hidden for piece in pieces]))
         assert torch.equal(*results)
