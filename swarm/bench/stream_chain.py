@@ -28,7 +28,7 @@ class Node:
 
     @property
     def program(self) -> list[str]:
-        return ["swarm.bench.slow_node", f"{self.rate:g}", f"{self.layer_seconds:g}"]
+        return ["swarm.bench.slow", f"{self.rate:g}", f"{self.layer_seconds:g}", "node"]
 
     @property
     def options(self) -> list[str]:

@@ -208,6 +208,24 @@ def stream(
 
 
 @bench.command()
+@click.option("--layers", type=click.IntRange(4), default=12, show_default=True)
+@click.option("--hidden", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--prompts", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measured rounds, in turn.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="On the disk that is to be read.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def batch(layers: int, hidden: int, prompts: int, rounds: int, folder: Path | None, as_json: bool) -> None:
+    """swarm-batch with memory for a quarter of the layers, beside one prompt, and beside all layers kept."""
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    from swarm.bench.batch import BatchPlan
+    from swarm.bench.batch import run as measure
+
+    shape = Shape(layers=layers, hidden=hidden)
+    with tempfile.TemporaryDirectory(prefix="swarm-bench-", dir=folder) as place:
+        _print(measure(BatchPlan(shape=shape, prompts=prompts, rounds=rounds), Path(place), _say), as_json)
+
+
+@bench.command()
 @click.option("--nodes", type=click.IntRange(1, 1000), default=200, show_default=True)
 @click.option("--layers", type=click.IntRange(1), default=120, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Random swarms.")

@@ -1,4 +1,4 @@
-"""A node with a slow disk, or slow layers: `python -m swarm.bench.slow_node RATE LAYER_SECONDS ARGUMENTS-OF-SWARM-NODE`.
+"""A command with a slow disk, or slow layers: `python -m swarm.bench.slow RATE LAYER_SECONDS node|batch ARGUMENTS`.
 
 RATE: bytes a second of all that it streams; 0: what the disk gives. LAYER_SECONDS: that each layer takes at least, asleep
 once it is computed, so that several nodes do not compete for the cores of one machine.
@@ -40,5 +40,5 @@ def slow_down(rate: float, layer_seconds: float) -> None:
 
 if __name__ == "__main__":
     slow_down(float(sys.argv[1]), float(sys.argv[2]))
-    sys.argv[1:3] = ["node"]
+    sys.argv[1:3] = []
     runpy.run_module("swarm.cli", run_name="__main__")
