@@ -128,11 +128,11 @@ Figures = Iterator[tuple[str, float]]
 
 def _measure_streaming(plan: StreamPlan, side: _Side, rate: float, kept: Mapping[str, float]) -> Figures:
     side.bucket.rate = rate
-    before = side.part.shelf.waited_seconds
+    before = side.part.shelf.reads.waited_seconds
     for name, seconds in _measure(plan, side.part).items():
         yield f"{_gb(rate)}_{name}", seconds
         yield f"{_gb(rate)}_{name}_of_limit", max(kept[name], side.pass_bytes / rate) / seconds
-    yield f"{_gb(rate)}_waited_seconds", side.part.shelf.waited_seconds - before
+    yield f"{_gb(rate)}_waited_seconds", side.part.shelf.reads.waited_seconds - before
 
 
 def _measure_unthrottled(plan: StreamPlan, side: _Side, kept: DecoderPart) -> Figures:

@@ -124,6 +124,7 @@ def _describe_claim(claim: Claim) -> dict[str, object]:
         "kv_free_positions": claim.kv_free_positions,
         "streamed": claim.streamed,
         "stall_seconds": claim.stall_seconds,
+        "hit_rate": claim.hit_rate,
         "source_rate": claim.source_rate,
     }
 
@@ -137,12 +138,13 @@ def _describe_state(claim: Claim) -> str:
 
 
 def _describe_streaming(claim: Claim) -> str:
-    """How many layers come from disk; once a batch has run, how fast, and how long it had to wait for them."""
+    """How many layers come from disk; once a batch has run, how fast, how many in time, how long it waits for the rest."""
     from swarm.sizes import format_size
 
     if not claim.streamed:
         return ""
-    pace = f" at {format_size(claim.source_rate)}/s, waiting {claim.stall_seconds * 1000:.0f} ms a batch"
+    pace = f" at {format_size(claim.source_rate)}/s, {claim.hit_rate:.0%} in time, "
+    pace += f"waiting {claim.stall_seconds * 1000:.0f} ms a batch"
     return f", {claim.streamed} layers from disk{pace if claim.source_rate else ''}"
 
 

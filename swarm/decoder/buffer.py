@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.block import Block
+from swarm.decoder.crossing import Crossing, Lane
 from swarm.decoder.direct import DIRECT_STEP
 from swarm.decoder.layer import Layer
 from swarm.decoder.opaque import is_opaque, memory_of, view_of
@@ -58,11 +60,12 @@ class Section(Block):
 class LayerBuffer:
     """Memory of a layer. The layer's tensors are views of it; whatever is read into it is the layer from then on.
 
-    form: the same for layers whose bytes may take each other's place. bounds: where each section begins, and the last ends.
+    memory: of the machine; what is read into it goes on to the card where there is a crossing. form: the same for layers
+    whose bytes may take each other's place. bounds: where each section begins, and the last ends.
     """
 
-    def __init__(self, layer: Layer) -> None:
-        """Takes over a layer that was made as any other: its numbers move here.
+    def __init__(self, layer: Layer, lane: Lane | None = None) -> None:
+        """Takes over a layer that was made as any other: its numbers move here. lane: to the card that it is on.
 
         Raises RequestError if some lie where they cannot be moved from.
         """
@@ -71,7 +74,9 @@ class LayerBuffer:
         found = [tensor for _, _, tensors in children for tensor in tensors]
         starts, size = _lay_out(tensor for _, _, tensor in found)
         self.memory = Memory(size)
-        layer.__dict__["memory"] = self.memory  # as long as either lives
+        here = torch.frombuffer(self.memory.view, dtype=torch.int8)
+        self._flat = here if lane is None else torch.empty_like(here, device=found[0][2].device)
+        layer.__dict__["memory"] = self.memory, self._flat  # as long as either lives
         self.form = tuple((name, tensor.dtype, tuple(tensor.shape), is_opaque(tensor)) for _, name, tensor in found)
         for (module, name, tensor), start in zip(found, starts, strict=True):
             self._move(module, name, tensor, start)
@@ -84,6 +89,12 @@ class LayerBuffer:
                 self._sections.append(Section(len(self._sections), child))
                 setattr(layer, name, self._sections[-1])
         self.bounds.append(size)
+        self.crossing: Crossing | None = None
+        if lane is not None:
+            lane.pin(self.memory.address, size)
+            weakref.finalize(self.memory, lane.unpin, self.memory.address)
+            here.copy_(self._flat)
+            self.crossing = Crossing(lane, here, self._flat, self.bounds)
 
     @contextmanager
     def watched(self, watch: Watch) -> Generator[Layer]:
@@ -98,7 +109,7 @@ class LayerBuffer:
 
     def _move(self, module: nn.Module, name: str, tensor: Tensor, start: int) -> None:
         there = _bytes_of(tensor)
-        here = torch.frombuffer(self.memory.view, dtype=torch.int8, count=len(there), offset=start)
+        here = self._flat[start : start + len(there)]
         here.copy_(there)
         if is_opaque(tensor):
             moved = view_of(self.memory.address + start, tensor)

@@ -168,16 +168,17 @@ class Builder:
         old: what is loaded: its buffers are taken, then the memory of layers that it keeps so far. Raises RequestError if
         layers cannot be streamed.
         """
-        if not (self.device.is_host and has_views()):
+        if self.device.is_host and not has_views():
             raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
         packed = self._open_packed(numbers)
         buffers = [] if old.streamed is None else list(old.streamed.buffers)[:count]
+        lane = self.device.open_lane()
         for number in sorted(numbers, key=lambda number: (number not in old.resident, number)):
             if buffers and packed.has(number, len(buffers[0].memory.view)) and len(buffers) == count:
                 yield self.store.manifest.files[layer_key(number)].bytes
                 continue
             kept = old.resident.get(number)
-            buffer = LayerBuffer((yield from self._layer(number)) if kept is None else kept)
+            buffer = LayerBuffer((yield from self._layer(number)) if kept is None else kept, lane)
             if buffer.form != (buffers or [buffer])[0].form:
                 raise RequestError(
                     f"layers {numbers[0]} and {number} have matrices in different forms and cannot be streamed "

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from swarm.decoder.crossing import Event, Lane
+
 # Of a matrix product on a CPU. A lone row takes another kernel, which rounds differently; from two on all take the same one,
 # which is at its fastest with four rows or more (bf16, 18176x4544: 1, 2, 4, 8 rows in 7.4, 8.2, 4.8, 6.1 ms on an AMD EPYC).
 LEAST_ROWS = 4
@@ -89,6 +91,10 @@ class Device(Protocol):
         """Give memory that nothing uses back to the system, for others."""
         ...
 
+    def open_lane(self) -> Lane | None:
+        """What brings bytes here beside what is computed; None where nothing has to cross."""
+        ...
+
     def is_fatal(self, error: Exception) -> bool:
         """Whether everything asked for after such an error fails, too."""
         ...
@@ -140,6 +146,9 @@ class Cpu:
             ctypes.CDLL(None).malloc_trim(0)
         except (OSError, AttributeError):
             return  # not glibc
+
+    def open_lane(self) -> Lane | None:
+        return None
 
     def is_fatal(self, error: Exception) -> bool:
         return False
@@ -226,6 +235,9 @@ class Cuda:
         torch.cuda.empty_cache()
         Cpu().trim()
 
+    def open_lane(self) -> Lane | None:
+        return CudaLane(self.where)
+
     def is_fatal(self, error: Exception) -> bool:
         """All CUDA errors but a lack of memory stay with the process; a full card has several ways to say that it is."""
         import torch
@@ -235,6 +247,50 @@ class Cuda:
             return False
         sticky = getattr(torch, "AcceleratorError", None)
         return "CUDA error" in text or (sticky is not None and isinstance(error, sticky))
+
+
+class CudaLane:
+    """A stream of copies on a card."""
+
+    def __init__(self, where: torch.device) -> None:
+        import torch
+
+        self._where = where
+        self._stream = torch.cuda.Stream(where)
+
+    def pin(self, address: int, size: int) -> None:
+        import torch
+
+        runtime: Any = torch.cuda.cudart()
+        torch.cuda.check_error(runtime.cudaHostRegister(address, size, 0))
+
+    def unpin(self, address: int) -> None:
+        import torch
+
+        runtime: Any = torch.cuda.cudart()
+        runtime.cudaHostUnregister(address)
+
+    def send(self, there: Tensor, here: Tensor, part: tuple[int, int], after: Sequence[Event]) -> Event:
+        import torch
+
+        with torch.cuda.stream(self._stream):
+            for event in after:
+                self._stream.wait_event(event)
+            there[slice(*part)].copy_(here[slice(*part)], non_blocking=True)
+            return self._stream.record_event()
+
+    def mark(self) -> Event:
+        import torch
+
+        return torch.cuda.current_stream(self._where).record_event()
+
+    def hold(self, event: Event) -> None:
+        import torch
+
+        torch.cuda.current_stream(self._where).wait_event(event)
+
+    def wait(self, event: Event) -> None:
+        event.synchronize()
 
 
 def place_packed(tensors: Sequence[Tensor], where: torch.device) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from swarm.decoder.direct import Tick
 from swarm.decoder.layer import Layer
-from swarm.decoder.streaming import StreamedLayers
+from swarm.decoder.streaming import Reads, StreamedLayers
 
 
 class Shelf(nn.Module):
@@ -26,14 +26,9 @@ class Shelf(nn.Module):
         return None
 
     @property
-    def waited_seconds(self) -> float:
-        """That layers were waited for, in all."""
-        return 0.0
-
-    @property
-    def bytes_a_second(self) -> float:
-        """Of what is read, while something is; 0 where nothing is read."""
-        return 0.0
+    def reads(self) -> Reads:
+        """What has been read, if anything is."""
+        return Reads()
 
     def lend(self, numbers: Sequence[int], runs: int = 1, on_read: Tick = lambda: None) -> Generator[Layer]:
         """These layers, one after another; each may be used until the next one is asked for, or this is closed.
@@ -76,12 +71,8 @@ class StreamingShelf(Shelf):
         return self._streamed
 
     @property
-    def waited_seconds(self) -> float:
-        return self.streamed.waited_seconds
-
-    @property
-    def bytes_a_second(self) -> float:
-        return self.streamed.bytes_a_second
+    def reads(self) -> Reads:
+        return self.streamed.reads
 
     def lend(self, numbers: Sequence[int], runs: int = 1, on_read: Tick = lambda: None) -> Generator[Layer]:
         kept = self.resident

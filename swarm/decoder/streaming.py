@@ -12,19 +12,36 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
 from swarm.decoder.buffer import LayerBuffer
+from swarm.decoder.crossing import Crossing
 from swarm.decoder.direct import Pace, Tick
 from swarm.decoder.layer import Layer
 from swarm.decoder.ring import Ring
-from swarm.errors import SwarmError, WeightsError
+from swarm.errors import WeightsError
 
 Found = TypeVar("Found")
 
 STOP_SECONDS = 5.0  # until one that reads has seen that it is to stop: a piece of a slow disk
+LATE_SECONDS = 0.001  # a layer that was waited for no longer was there in time
 LOOK_SECONDS = 0.5  # between two signs of life of whoever waits for a layer
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What has been read so far.
+
+    waited_seconds: that it was waited for. bytes_a_second: of what is read, while something is; 0 before the first layer.
+    lent: how many layers have been used; late: of these, how many were waited for.
+    """
+
+    waited_seconds: float = 0.0
+    bytes_a_second: float = 0.0
+    lent: int = 0
+    late: int = 0
 
 
 class Readable(Protocol):
@@ -61,14 +78,9 @@ class StreamedLayers:
         return self._reading.buffers
 
     @property
-    def waited_seconds(self) -> float:
-        """That layers were waited for, in all."""
-        return self._reading.waited_seconds
-
-    @property
-    def bytes_a_second(self) -> float:
-        """Of what is read, while something is; 0 before the first layer."""
-        return self._reading.bytes_a_second
+    def reads(self) -> Reads:
+        reading = self._reading
+        return Reads(reading.waited_seconds, reading.bytes_a_second, reading.lent, reading.late)
 
     def end(self) -> None:
         """Read nothing any more: somebody else takes the buffers over. Raises WeightsError if a disk does not let go."""
@@ -82,32 +94,40 @@ class StreamedLayers:
         runs: how often it will be run. on_read: called now and then while something is waited for, if something is read.
         Raises WeightsError if it cannot be read, here or while it computes.
         """
+        waited = self._reading.waited_seconds
         place = self._reading.take(number, on_read)
         buffer = self._reading.buffers[place]
         buffer.layer.renumber(number)
         try:
-            with buffer.watched(_Use(self._reading, place, runs, on_read)) as layer:
+            with buffer.watched(_Use(self._reading, place, buffer.crossing, runs, on_read)) as layer:
                 yield layer
         finally:
             self._reading.free(place)
+            self._reading.lent += 1
+            self._reading.late += self._reading.waited_seconds - waited > LATE_SECONDS
 
 
 class _Use:
     """Watches a layer that is lent."""
 
-    def __init__(self, reading: _Reading, place: int, runs: int, on_read: Tick) -> None:
+    def __init__(self, reading: _Reading, place: int, crossing: Crossing | None, runs: int, on_read: Tick) -> None:
         self._reading = reading
         self._place = place
+        self._crossing = crossing
         self._runs = runs
         self._on_read = on_read
         self._done: Counter[int] = Counter()  # by section, how often it has computed
 
     def begin(self, section: int) -> None:
         self._reading.wait(self._place, section, self._on_read)
+        if self._crossing is not None:
+            self._crossing.begin(section)
 
     def end(self, section: int) -> None:
         self._done[section] += 1
         if self._done[section] == self._runs:
+            if self._crossing is not None:
+                self._crossing.end(section)
             self._reading.use_up(self._place, section)
 
 
@@ -129,11 +149,12 @@ class _Reading:
         self.numbers = sorted(files)
         self.buffers = buffers
         self.waited_seconds = self.bytes_a_second = 0.0
+        self.lent = self.late = 0
         self._files = files
         self._bounds = buffers[0].bounds
         self._ring = Ring(self.numbers, len(buffers), len(self._bounds) - 1)
         self._changed = threading.Condition()
-        self._error: SwarmError | None = None
+        self._error: Exception | None = None
         self._is_over = False
         self._pieces = 0  # that have been read
         self._held_up_seconds = 0.0  # that reading waited until something was used up
@@ -186,13 +207,16 @@ class _Reading:
                 self._note_rate(self._files[number].size / (time.perf_counter() + self._held_up_seconds - start))
         except _Stopped:
             pass
-        except SwarmError as error:
+        except Exception as error:  # whatever a card says concerns whoever waits for it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
         finally:
             for file in self._files.values():
                 file.close()
+            for buffer in self.buffers:
+                if buffer.crossing is not None:
+                    buffer.crossing.settle()  # its memory may be somebody else's next
 
     def _wait_for_order(self) -> tuple[int, int] | None:
         """What to read next; None when nothing is wanted any more."""
@@ -207,6 +231,9 @@ class _Reading:
     def _pace(self, place: int, done: int, stop: int) -> None:
         """So many bytes of a layer are there; wait until those up to `stop` may be written over."""
         self._pieces += 1
+        crossing = self.buffers[place].crossing
+        if crossing is not None:
+            crossing.send(done)
         with self._changed:
             self._ring.have_read(place, bisect_right(self._bounds, done) - 1)
             self._changed.notify_all()

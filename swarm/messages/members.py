@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from swarm.messages.base import Address, ClaimState, Count, Message, ModelId, Name, NodeId, Port, Seconds, Small, Spec
+from swarm.messages.base import (
+    Address,
+    ClaimState,
+    Count,
+    Message,
+    ModelId,
+    Name,
+    NodeId,
+    Port,
+    Seconds,
+    Share,
+    Small,
+    Spec,
+)
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -43,6 +56,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     kind: Name = ""  # of processor that computes it: those of one kind round alike
     streamed: Small = 0  # layers of the part that come from disk each time they are needed
     stall_seconds: Seconds = 0.0  # of a batch, that they are waited for
+    hit_rate: Share = 1.0  # of them, what share is there in time
     source_rate: Count = 0  # bytes a second that they are read with; 0: not measured
     loaded_bytes: Count = 0  # so far, of what is loading: one that stands still is not waited for
 

@@ -78,6 +78,8 @@ class BatchResult(Struct, frozen=True):
     seconds: float
     stall_seconds: float = 0.0  # of these, that layers from disk were waited for
     source_rate: float = 0.0  # bytes a second that they were read with lately; 0: none are
+    streamed: int = 0  # how many there were
+    late: int = 0  # of these, how many were waited for
 
 
 class ServedPart(Struct, frozen=True):

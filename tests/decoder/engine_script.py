@@ -20,7 +20,7 @@ from swarm.models import ModelKey
 from swarm.node.batches import Batch, BatchResult, Want, WorkSpan
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
-from swarm.node.residence import ALL_KEPT
+from swarm.node.residence import ALL_KEPT, Residence
 from swarm.parts import Part, parse_part
 from swarm.sepweight.manifest import read_manifest
 from swarm.sepweight.scheme import Quantisation
@@ -60,6 +60,7 @@ class EngineScript:
     on_load: Callable[[], None] = lambda: None
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     quantisation: Quantisation[Scheme] | None = None
+    is_streamed: bool = False  # all layers, through one buffer
 
     def play(self) -> list[list[int]]:
         """Run it; every session's ids."""
@@ -94,7 +95,8 @@ class EngineScript:
         return [*(talk.ids for talk in (alone, *many, later)), checked]
 
     def load(self, loader: DecoderLoader, part: Part, old: DecoderEngine | None) -> DecoderEngine:
-        *_, make = loader.load(MODEL, part, ALL_KEPT, old)
+        residence = Residence(part.layers, 1) if self.is_streamed else ALL_KEPT
+        *_, make = loader.load(MODEL, part, residence, old)
         assert callable(make)
         with self.running():
             engine = make(old)

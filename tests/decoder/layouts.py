@@ -15,3 +15,4 @@ MEMBERS = (
     "gemma3",
 )
 LAYOUTS = (*VARIANTS, *MEMBERS)
+STREAMED = ("40b", "rw", "llama, biases", "gemma2")  # of each kind of layer one, where layers come from disk

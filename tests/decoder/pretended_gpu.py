@@ -17,15 +17,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from swarm.decoder import direct
+from swarm.decoder.crossing import Crossing
 from swarm.decoder.device import Cuda, Room, place_packed
 from swarm.decoder.schemes import quantisation_named
+from swarm.errors import SwarmError
 from swarm.node.batches import Batch
 from tests.decoder.composed import masks_written_out, run_parts
 from tests.decoder.engine_script import EngineScript
+from tests.decoder.late_copies import LateLane
+from tests.decoder.layouts import STREAMED
 from tests.decoder.planted import MISTAKES
 
 NAME = "pretended"
@@ -58,6 +63,15 @@ class PretendedGpu(Cuda):
 
     def trim(self) -> None:
         return
+
+    def open_lane(self) -> LateLane:
+        return LateLane(copy_inner)
+
+
+def copy_inner(there: Tensor, here: Tensor, part: tuple[int, int]) -> None:
+    assert isinstance(there, OnGpu)
+    with _disable_current_modes():
+        there.inner[slice(*part)].copy_(here[slice(*part)])
 
 
 class OnGpu(Tensor):
@@ -132,7 +146,7 @@ def compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any], seen: Counte
         return tree_map(lambda one: OnGpu(one) if isinstance(one, Tensor) else one, result)
 
 
-def play(weights: Path, form: str = "plain") -> dict[str, Any]:
+def play(weights: Path, form: str = "plain", *, is_streamed: bool = False) -> dict[str, Any]:
     """What the script says there, and the most crossings and waits of a batch."""
     gpu = PretendedGpu()
     most: Counter[str] = Counter()
@@ -144,6 +158,7 @@ def play(weights: Path, form: str = "plain") -> dict[str, Any]:
 
     asked = quantisation_named(form)
     script = EngineScript(weights, gpu, contextlib.nullcontext, note, gpu.seen.clear, quantisation=asked)
+    script.is_streamed = is_streamed
     with Dispatch(gpu.seen), masks_written_out():
         ids = script.play()
     return {"ids": ids, "most": most}
@@ -162,12 +177,46 @@ def plant(weights: Mapping[str, Path]) -> dict[str, str]:
     return ends
 
 
+def plant_early(weights: Path) -> dict[str, str]:
+    """What comes of it if either side of a crossing does not wait for the other."""
+    expected, ends = play(weights)["ids"], dict[str, str]()
+    for name, planted in EARLY.items():
+        kept = getattr(Crossing, name)
+        setattr(Crossing, name, planted)
+        try:
+            ends[name] = "nobody noticed" if play(weights, is_streamed=True)["ids"] == expected else "other tokens"
+        except (RuntimeError, SwarmError) as error:
+            ends[name] = str(error)
+        finally:
+            setattr(Crossing, name, kept)
+    return ends
+
+
+def begin_early(self: Crossing, section: int) -> None:
+    """As if what is sent were there."""
+
+
+def end_early(self: Crossing, section: int) -> None:
+    """As if what is asked for were computed."""
+
+
+def settle_early(self: Crossing) -> None:
+    """As if what is read had gone on."""
+
+
+EARLY = {"begin": begin_early, "end": end_early, "settle": settle_early}
+
+
 if __name__ == "__main__":
     _setup_privateuseone_for_python_backend(NAME)
+    direct.PIECE_BYTES = 3 * direct.DIRECT_STEP  # several to a layer
     given = {Path(one).name: Path(one) for one in sys.argv[1:]}
     told = {
         "played": {name: play(path) for name, path in given.items()},
         "smaller": {form: play(given["40b"], form) for form in FORMS},
         "planted": plant(given),
+        "streamed": {name: play(given[name], is_streamed=True)["ids"] for name in STREAMED},
+        "smaller, streamed": {form: play(given["40b"], form, is_streamed=True)["ids"] for form in FORMS},
+        "early": plant_early(given["40b"]),
     }
     print(json.dumps(told))

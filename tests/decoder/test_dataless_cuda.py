@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from swarm.decoder.buffer import LayerBuffer
+from swarm.decoder.crossing import Lane
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import ALIGNMENT, Cpu
+from swarm.decoder.direct import DIRECT_STEP
 from swarm.decoder.int8_linear import PackedInt8Linear
-from swarm.decoder.layer import Head
+from swarm.decoder.layer import Head, Layer
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.schemes import quantisation_named
 from swarm.loading import init_part
@@ -25,7 +28,7 @@ from swarm.sepweight.manifest import read_manifest
 from tests.bare_layers import filled, make_part
 from tests.decoder.dataless_cuda import DatalessCuda
 from tests.decoder.engine_script import LAYERS, MODEL, EngineScript, loader_of, parse_part
-from tests.decoder.layouts import LAYOUTS
+from tests.decoder.layouts import LAYOUTS, STREAMED
 from tests.decoder.planted import MISTAKES
 from tests.node.test_memory import DRAWS, SHAPES, shape
 
@@ -33,7 +36,7 @@ MOST_KERNELS = (24, 4)  # of a layer at one session, and for each further one
 MOST_KERNELS_OF = {"gemma2 27b": (40, 12)}  # four norms in float32, and scores that no one kernel computes
 
 
-def play(weights: Path, form: str = "plain") -> None:
+def play(weights: Path, form: str = "plain", *, is_streamed: bool = False) -> None:
     cuda = DatalessCuda()
     crossings: list[Counter[tuple[str, str]]] = []
 
@@ -42,6 +45,7 @@ def play(weights: Path, form: str = "plain") -> None:
         cuda.seen.reset()
 
     script = EngineScript(weights, cuda, cuda.running, note, cuda.seen.reset, quantisation=quantisation_named(form))
+    script.is_streamed = is_streamed
     script.play()
     assert set(map(str, crossings)) == {str(Counter({("cpu", "cuda"): 1, ("cuda", "cpu"): 1}))}
 
@@ -86,6 +90,32 @@ def _bytes_of(module: Module) -> int:
     }
     hidden = 4 * len(module.scales) if isinstance(module, PackedInt8Linear) else 0
     return hidden + sum(one.nbytes for one in own.values())
+
+
+@pytest.mark.parametrize("layout", [STREAMED[0], STREAMED[-1]])
+def test_layers_that_come_from_disk_mix_no_devices_and_take_a_buffer(
+    weights_of: dict[str, Path], layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the card as much as a layer; steps cross once each way beside."""
+    cuda, take_over = DatalessCuda(), LayerBuffer.__init__
+
+    def take_over_there(self: LayerBuffer, layer: Layer, lane: Lane | None = None) -> None:
+        with cuda.running():
+            take_over(self, layer, lane)
+
+    monkeypatch.setattr(LayerBuffer, "__init__", take_over_there)
+    play(weights_of[layout], is_streamed=True)
+    weights, part = weights_of[layout], parse_part("0-4", LAYERS)
+    held: list[int] = []
+    for is_streamed in (False, True):
+        script = EngineScript(weights, cuda, cuda.running, is_streamed=is_streamed)
+        before = cuda.seen.alive.now
+        engine = script.load(loader_of(weights, cuda), part, None)
+        held.append(cuda.seen.alive.now - before)
+        del engine
+    (there,) = read_weights([weights], None, cuda, None).values()
+    spared = (LAYERS - 1) * there.memory.weight_costs.layer
+    assert abs(held[0] - held[1] - spared) < DIRECT_STEP + LAYERS * 7 * ALIGNMENT, "what rounds up"
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

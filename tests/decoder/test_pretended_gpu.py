@@ -15,7 +15,7 @@ from swarm.decoder import int4_linear, int8_linear
 from swarm.decoder.device import Cpu
 from swarm.decoder.schemes import quantisation_named
 from tests.decoder.engine_script import EngineScript
-from tests.decoder.layouts import LAYOUTS
+from tests.decoder.layouts import LAYOUTS, STREAMED
 from tests.decoder.planted import MISTAKES
 from tests.decoder.pretended_gpu import FORMS
 
@@ -46,6 +46,23 @@ def test_smaller_matrices_say_there_what_they_say_here_without_kernels(
     script = EngineScript(weights_of["40b"], Cpu(), contextlib.nullcontext, quantisation=quantisation_named(form))
     assert there["smaller"][form]["ids"] == script.play()
     assert there["smaller"][form]["most"] == {"uploads": 1, "downloads": 1}
+
+
+@pytest.mark.parametrize("layout", STREAMED)
+def test_layers_that_come_from_disk_say_there_what_those_that_are_kept_do(there: dict[str, Any], layout: str) -> None:
+    assert there["streamed"][layout] == there["played"][layout]["ids"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_smaller_matrices_come_from_disk_as_they_are(there: dict[str, Any], form: str) -> None:
+    assert there["smaller, streamed"][form] == there["smaller"][form]["ids"]
+
+
+def test_what_does_not_wait_for_the_other_side_of_a_crossing_is_noticed(there: dict[str, Any]) -> None:
+    """Used before it is there, copied over while it is used, read over before it has gone."""
+    assert there["early"]["begin"] == "other tokens"
+    assert there["early"]["end"] == "copied over what is still computed with"
+    assert there["early"]["settle"] != "nobody noticed"
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

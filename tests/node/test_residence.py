@@ -171,7 +171,7 @@ class Card(Cpu):
     is_host = False
 
 
-def test_a_card_keeps_all_layers(tmp_path: Path) -> None:
+def test_a_card_streams_as_a_processor_does(tmp_path: Path) -> None:
     maker_of("7b").save_sepweight("7b", tmp_path / "weights")
 
     def promise(stream: str, memory: str) -> Promise:
@@ -179,10 +179,9 @@ def test_a_card_keeps_all_layers(tmp_path: Path) -> None:
         return promise_memory(replace(offer, device=Card()), memory, Ledger(None, "cuda:0"), stream)
 
     assert set(promise("auto", "1GB").residences.values()) == {ALL_KEPT}
-    with pytest.raises(RequestError, match="or a larger --memory"):
+    assert set(promise("3", "1GB").residences.values()) == {Residence((0, 1, 3), 1)}
+    with pytest.raises(RequestError, match=r"pass a smaller --part, or --memory .* or more"):
         promise("auto", "1KB")
-    with pytest.raises(RequestError, match="--stream 1: layers are streamed on CPUs alone, not on cuda:0"):
-        promise("1", "1GB")
 
 
 def test_a_chunk_of_a_prompt_is_as_long_as_a_pass_over_what_is_streamed() -> None:

@@ -35,6 +35,8 @@ class OwnClaims:
         self._prompt_seconds = {model: Published() for model in self._models}
         self._compute_seconds = {model: Published() for model in self._models}
         self._source_rate = {model: Published() for model in self._models}
+        for model, local in models.items():
+            self._source_rate[model].follow(local.source_rate)
 
     def of(self, model: ModelKey) -> OwnClaim:
         """The claim on a model, made if there is none."""
@@ -100,6 +102,7 @@ class OwnClaims:
             kind="" if served is None else served.kind,
             streamed=self.by_model[model].held_as.count_read(part.layers),
             stall_seconds=0.0 if pace is None else pace.stall_seconds,
+            hit_rate=1.0 if pace is None else pace.hit_rate,
             source_rate=0 if pace is None else int(pace.source_rate),
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
             kv_free_positions=0 if served is None else max(0, sessions.kv_free(model)) // position_bytes,

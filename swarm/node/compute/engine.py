@@ -108,12 +108,12 @@ class DecoderEngine:
         times: list[float] = []
         computing: list[float] = []
         while len(times) < 4 and sum(times) < LONG_SECONDS:
-            started, waited = time.perf_counter(), self.part.shelf.waited_seconds
+            started, waited = time.perf_counter(), self.part.shelf.reads.waited_seconds
             hidden = torch.zeros(tokens, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device.where)
             self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)], on_layer=self._on_layer)
             self.part.device.finish()
             times.append(time.perf_counter() - started)
-            computing.append(times[-1] - (self.part.shelf.waited_seconds - waited))
+            computing.append(times[-1] - (self.part.shelf.reads.waited_seconds - waited))
         layers = self.part.part.layer_count
         return min(times[1:] or times) / layers, min(computing[1:] or computing) / layers
 
@@ -136,12 +136,20 @@ class DecoderEngine:
 
         Raises DeviceLost where nothing can be computed any more.
         """
-        shelf = self.part.shelf
-        started, waited = time.perf_counter(), shelf.waited_seconds
+        started, before = time.perf_counter(), self.part.shelf.reads
         with lost_if_fatal(self.part.device), torch.inference_mode():
             outputs, drawn = self._run(batch)
-        seconds, stalled = time.perf_counter() - started, shelf.waited_seconds - waited
-        return BatchResult(batch.number, outputs, drawn, seconds, stalled, shelf.bytes_a_second)
+        seconds, after = time.perf_counter() - started, self.part.shelf.reads
+        return BatchResult(
+            batch.number,
+            outputs,
+            drawn,
+            seconds,
+            after.waited_seconds - before.waited_seconds,
+            after.bytes_a_second,
+            after.lent - before.lent,
+            after.late - before.late,
+        )
 
     def _run(self, batch: Batch) -> tuple[tuple[WireTensor, ...], tuple[Drawn, ...]]:
         """Output tensors by group, and what is drawn. One crossing to the device, one back."""

@@ -12,6 +12,7 @@ import msgspec
 from swarm.decoder.config import Config
 from swarm.decoder.description import Decoder, DecoderFamily
 from swarm.decoder.device import Device
+from swarm.decoder.direct import measure_rate
 from swarm.decoder.forms import Forms
 from swarm.decoder.packed_folder import why_unpackable
 from swarm.decoder.scheme import Scheme
@@ -23,7 +24,7 @@ from swarm.node.compute.memory import ModelMemory, model_memory
 from swarm.node.compute.verifier import FileToVerify
 from swarm.parts import Part, part_of, part_of_cells, whole
 from swarm.plan.costs import CellCosts
-from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, present_part, read_manifest
+from swarm.sepweight.manifest import MANIFEST_NAME, Manifest, file_name, layer_key, present_part, read_manifest
 from swarm.sepweight.scheme import Quantisation
 
 MOST_END_IDS = 16  # of a card
@@ -79,6 +80,10 @@ class LocalWeights:
         if len(self.alike) < self.decoder.layers:
             return "its layers have matrices in different forms"
         return why_unpackable(self.directory, self.present.layer_count * self.memory.weight_costs.layer)
+
+    def measure_source(self) -> float:
+        """Bytes a second that layers' files are read with; 0 if they are too small to tell, or cannot be read."""
+        return measure_rate(self.directory / file_name(layer_key(number)) for number in self.present.layers)
 
     def check(self, part: Part) -> None:
         """Raise WeightsError naming the files that a part lacks."""

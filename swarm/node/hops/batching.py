@@ -96,13 +96,14 @@ class Pace:
     """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer.
 
     compute_seconds: of one token in one layer, what is no waiting for a disk. chunk_seconds: what a prompt's chunk costs in
-    one layer besides its tokens. stall_seconds: of a batch, that layers from disk were waited for; source_rate: bytes a
-    second that they come with.
+    one layer besides its tokens. stall_seconds: of a batch, that layers from disk were waited for; hit_rate: of these
+    layers, what share was there in time; source_rate: bytes a second that they come with.
     """
 
     def __init__(self) -> None:
         self.layer_seconds = self.end_seconds = self.prompt_seconds = self.chunk_seconds = 0.0
         self.compute_seconds = self.stall_seconds = self.source_rate = 0.0
+        self.hit_rate = 1.0
         self._streamed = 0
 
     def load(self, served: ServedPart) -> None:
@@ -131,6 +132,8 @@ class Pace:
             return
         self.source_rate = result.source_rate
         self.stall_seconds += LEARNING * (result.stall_seconds - self.stall_seconds)
+        if result.streamed:
+            self.hit_rate += LEARNING * (1 - result.late / result.streamed - self.hit_rate)
         seconds = max(0.0, result.seconds - self.end_seconds * bool(result.drawn))
         if len(batch.spans) == 1 and not batch.spans[0].is_prompt:
             computing = max(0.0, seconds - result.stall_seconds)

@@ -116,14 +116,12 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
 
 def _parse_stream(stream: str, offer: Offer) -> int | None:
     """How many layers to stream; None for as few as possible. Raises RequestError."""
-    if stream == "never" or (stream == "auto" and not offer.device.is_host):
+    if stream == "never":
         return 0
     if stream == "auto":
         return None
     if not stream.isdecimal():
         raise RequestError(f'--stream "{stream}" is not understood; write auto, never or a number of layers')
-    if not offer.device.is_host:
-        raise RequestError(f"--stream {stream}: layers are streamed on CPUs alone, not on {offer.device.name}")
     if not offer.placement:
         raise RequestError(f"--stream {stream} goes with --part: what is to be served")
     return int(stream)
@@ -186,6 +184,7 @@ def build_node(
                 one.costs(may_stream=promise.may_stream),
                 one.memory.kv_layer_bytes,
                 promise.residences.get(model),
+                one.measure_source() if promise.may_stream else 0.0,
             )
             for model, one in models.items()
         ),
