@@ -51,8 +51,7 @@ def share_memory(
     is_scored = any(not text.finish for text in given)
     layer = memory.weight_costs.layer
     fixed = memory.fixed(part)
-    choice = [number for number in part.layers if number in weights.alike]
-    streamed = max(0, len(choice) - 1 - BUFFERS) * layer
+    streamed = max(0, part.layer_count - 1 - BUFFERS) * layer
     room = budget - (fixed - streamed)  # for texts, with as few layers kept as can be
     passing = sizes.of_piece(given, piece_tokens) if is_scored else 0
     held = sizes.of_given(given) if is_scored else 0
@@ -65,5 +64,5 @@ def share_memory(
         )
     is_spilled = passing + held > room
     wanted = min(room, max(sum(map(sizes.of, answered)), passing if is_spilled else passing + held))
-    residence = settle(weights.name, part, weights.alike, fixed, layer, budget - wanted, None)
+    residence = settle(weights.name, part, fixed, layer, budget - wanted, None)
     return Share(residence, list(group(answered, sizes, wanted)), given if is_scored else (), is_spilled)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
@@ -57,44 +57,46 @@ class Section(Block):
         return found
 
 
-class LayerBuffer:
-    """Memory of a layer. The layer's tensors are views of it; whatever is read into it is the layer from then on.
+class Layout:
+    """How a layer of some kind lies in memory. bounds: where each of its sections begins, and the last ends.
 
-    memory: of the machine; what is read into it goes on to the card where there is a crossing. form: the same for layers
-    whose bytes may take each other's place. bounds: where each section begins, and the last ends.
+    form: of its tensors; the same for layers whose bytes may take each other's place.
     """
 
-    def __init__(self, layer: Layer, lane: Lane | None = None) -> None:
-        """Takes over a layer that was made as any other: its numbers move here. lane: to the card that it is on.
-
-        Raises RequestError if some lie where they cannot be moved from.
-        """
+    def __init__(self, layer: Layer) -> None:
+        """Wraps what the layer consists of, to hear of it. Raises RequestError for tensors that cannot be moved."""
         self.layer = layer
         children = [(name, child, list(_tensors_of(child))) for name, child in layer.named_children()]
-        found = [tensor for _, _, tensors in children for tensor in tensors]
-        starts, size = _lay_out(tensor for _, _, tensor in found)
-        self.memory = Memory(size)
-        here = torch.frombuffer(self.memory.view, dtype=torch.int8)
-        self._flat = here if lane is None else torch.empty_like(here, device=found[0][2].device)
-        layer.__dict__["memory"] = self.memory, self._flat  # as long as either lives
-        self.form = tuple((name, tensor.dtype, tuple(tensor.shape), is_opaque(tensor)) for _, name, tensor in found)
-        for (module, name, tensor), start in zip(found, starts, strict=True):
-            self._move(module, name, tensor, start)
+        self._tensors = [tensor for _, _, tensors in children for tensor in tensors]
+        self._starts, self.size = _lay_out(getattr(module, name) for module, name in self._tensors)
+        self.form = tuple(_describe(name, getattr(module, name)) for module, name in self._tensors)
+        self.device = getattr(*self._tensors[0]).device
         self.bounds: list[int] = []
         self._sections: list[Section] = []
-        places = iter(starts)
+        places = iter(self._starts)
         for name, child, tensors in children:
             if tensors:
                 self.bounds.append(min([next(places) for _ in tensors]))
                 self._sections.append(Section(len(self._sections), child))
                 setattr(layer, name, self._sections[-1])
-        self.bounds.append(size)
-        self.crossing: Crossing | None = None
-        if lane is not None:
-            lane.pin(self.memory.address, size)
-            weakref.finalize(self.memory, lane.unpin, self.memory.address)
-            here.copy_(self._flat)
-            self.crossing = Crossing(lane, here, self._flat, self.bounds)
+        self.bounds.append(self.size)
+
+    def move(self, flat: Tensor, address: int, *, has_numbers: bool) -> None:
+        """Lie in other memory from now on. flat: [bytes] int8, at an address of the machine where it is the machine's.
+
+        has_numbers: they come along.
+        """
+        for (module, name), start in zip(self._tensors, self._starts, strict=True):
+            tensor = getattr(module, name)
+            there = _bytes_of(tensor)
+            here = flat[start : start + len(there)]
+            if has_numbers:
+                here.copy_(there)
+            plain = None if is_opaque(tensor) else here.view(tensor.dtype).view(tensor.shape)
+            moved = view_of(address + start, tensor) if plain is None else plain
+            if isinstance(tensor, nn.Parameter):
+                moved = nn.Parameter(moved, requires_grad=False)
+            setattr(module, name, moved)
 
     @contextmanager
     def watched(self, watch: Watch) -> Generator[Layer]:
@@ -107,17 +109,53 @@ class LayerBuffer:
             for section in self._sections:
                 section.watch = None
 
-    def _move(self, module: nn.Module, name: str, tensor: Tensor, start: int) -> None:
-        there = _bytes_of(tensor)
-        here = self._flat[start : start + len(there)]
-        here.copy_(there)
-        if is_opaque(tensor):
-            moved = view_of(self.memory.address + start, tensor)
-        else:
-            moved = here.view(tensor.dtype).view(tensor.shape)
-        if isinstance(tensor, nn.Parameter):
-            moved = nn.Parameter(moved, requires_grad=False)
-        setattr(module, name, moved)
+
+class LayerBuffer:
+    """Memory of a layer. The layer's tensors are views of it; whatever is read into it is the layer from then on.
+
+    Where a model's layers have matrices in different forms, one of each kind lies here, over one another. memory: of the
+    machine; what is read into it goes on to the card where there is a crossing.
+    """
+
+    def __init__(self, kind: Hashable, layer: Layer, lane: Lane | None = None) -> None:
+        """Takes over a layer that was made as any other: its numbers move here. lane: to the card that it is on.
+
+        Raises RequestError if some lie where they cannot be moved from.
+        """
+        self._lane = lane
+        self.layouts = {kind: Layout(layer)}
+        self.crossing: Crossing | None = None
+        self._device = self.layouts[kind].device
+        self._lie(self.layouts[kind].size)
+        if lane is not None:
+            torch.frombuffer(self.memory.view, dtype=torch.int8).copy_(self._flat)
+
+    def bytes_of(self, kind: Hashable) -> memoryview:
+        """Where a layer of a kind is read to."""
+        return self.memory.view[: self.layouts[kind].size]
+
+    def adopt(self, kind: Hashable, layout: Layout) -> None:
+        """Have room for layers of one more kind; the numbers of the one that shows what they are like stay behind."""
+        if layout.size > len(self.memory.view):
+            self._lie(layout.size)
+        self.layouts[kind] = layout
+        self._move(layout, has_numbers=False)
+
+    def _lie(self, size: int) -> None:
+        """In memory of so many bytes from now on, with whatever was there."""
+        self.memory = Memory(size)
+        here = torch.frombuffer(self.memory.view, dtype=torch.int8)
+        self._flat = here if self._lane is None else torch.empty_like(here, device=self._device)
+        for layout in self.layouts.values():
+            self._move(layout, has_numbers=True)
+        if self._lane is not None:
+            self._lane.pin(self.memory.address, size)
+            weakref.finalize(self.memory, self._lane.unpin, self.memory.address)
+            self.crossing = Crossing(self._lane, here, self._flat)
+
+    def _move(self, layout: Layout, *, has_numbers: bool) -> None:
+        layout.move(self._flat, self.memory.address, has_numbers=has_numbers)
+        layout.layer.__dict__["memory"] = self.memory, self._flat  # as long as either lives
 
 
 class Memory:
@@ -143,13 +181,17 @@ def _lay_out(tensors: Iterable[Tensor]) -> tuple[list[int], int]:
     return starts, _up(size, DIRECT_STEP)
 
 
-def _tensors_of(child: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Every tensor that something computes with: where it hangs, and the tensor."""
+def _describe(name: str, tensor: Tensor) -> tuple[str, torch.dtype, tuple[int, ...], bool]:
+    return name, tensor.dtype, tuple(tensor.shape), is_opaque(tensor)
+
+
+def _tensors_of(child: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Every tensor that something computes with: where it hangs, and by which name."""
     for module in child.modules():
         held = {**vars(module), **dict(module.named_parameters(recurse=False))}
         for name, value in sorted(held.items()):
             if isinstance(value, Tensor) and value.numel():
-                yield module, name, value
+                yield module, name
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -84,10 +84,11 @@ def _part_rows(bias: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | 
 class StreamOrder:
     """What is to be streamed, and through which buffers; they may serve another part until it begins.
 
-    old: who reads into them so far.
+    kinds: of layer, by number. old: who reads into the buffers so far.
     """
 
     files: Mapping[int, PackedFile]
+    kinds: Mapping[int, Hashable]
     buffers: Sequence[LayerBuffer]
     old: StreamedLayers | None
 
@@ -95,7 +96,7 @@ class StreamOrder:
         """What was loaded before is no longer used. Raises WeightsError."""
         if self.old is not None:
             self.old.end()
-        return StreamedLayers(self.files, self.buffers)
+        return StreamedLayers(self.files, self.kinds, self.buffers)
 
 
 Built = tuple[Embedding | None, dict[int, Layer], Head | None, StreamOrder | None]
@@ -158,41 +159,49 @@ class Builder:
     def _stream(self, streaming: Streaming, old: Shelf) -> Generator[int, None, StreamOrder]:
         packed, buffers = yield from self.pack(streaming.numbers, streaming.buffers, old)
         files = {number: packed.open(number, streaming.open_file) for number in streaming.numbers}
-        return StreamOrder(files, buffers, old.streamed)
+        return StreamOrder(files, self._kinds(streaming.numbers), buffers, old.streamed)
 
     def pack(
         self, numbers: Sequence[int], count: int, old: Shelf
     ) -> Generator[int, None, tuple[PackedLayers, Sequence[LayerBuffer]]]:
         """Pack those layers that are not yet; and find so many buffers that any of them may be read into.
 
-        old: what is loaded: its buffers are taken, then the memory of layers that it keeps so far. Raises RequestError if
-        layers cannot be streamed.
+        old: what is loaded and used meanwhile: its buffers are taken, then the memory of layers that it keeps so far.
+        Raises RequestError if layers cannot be streamed.
         """
         if self.device.is_host and not has_views():
             raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
-        packed = self._open_packed(numbers)
-        buffers = [] if old.streamed is None else list(old.streamed.buffers)[:count]
-        lane = self.device.open_lane()
+        packed, kinds, lane = self._open_packed(numbers), self._kinds(numbers), self.device.open_lane()
+        taken = [] if old.streamed is None else list(old.streamed.buffers)[:count]
+        buffers = taken if all(kind in buffer.layouts for buffer in taken for kind in kinds.values()) else []
+        seen = {kind: layout for buffer in buffers for kind, layout in buffer.layouts.items()}
         for number in sorted(numbers, key=lambda number: (number not in old.resident, number)):
-            if buffers and packed.has(number, len(buffers[0].memory.view)) and len(buffers) == count:
+            kind, kept = kinds[number], old.resident.get(number)
+            lacking = [buffer for buffer in buffers if kind not in buffer.layouts]
+            if len(buffers) == count and not lacking and packed.has(number, seen[kind].size):
                 yield self.store.manifest.files[layer_key(number)].bytes
                 continue
-            kept = old.resident.get(number)
-            buffer = LayerBuffer((yield from self._layer(number)) if kept is None else kept, lane)
-            if buffer.form != (buffers or [buffer])[0].form:
-                raise RequestError(
-                    f"layers {numbers[0]} and {number} have matrices in different forms and cannot be streamed "
-                    "with the same memory; choose among those of one form"
-                )
-            size = len(buffer.memory.view)
-            if not buffers and packed.has(number, size) and not packed.is_like(number, buffer):
-                packed.drop()
-            if not packed.has(number, size):
+            buffer = LayerBuffer(kind, (yield from self._layer(number)) if kept is None else kept, lane)
+            layout, data = buffer.layouts[kind], buffer.bytes_of(kind)
+            if layout.form != seen.setdefault(kind, layout).form:
+                raise RequestError(f"layer {number} is not made of the same tensors as others in its form")
+            if seen[kind] is layout and packed.has(number, layout.size) and not packed.is_like(number, data):
+                packed.drop(other for other in numbers if kinds[other] == kind)
+            if not packed.has(number, layout.size):
                 self.store.verify(layer_key(number))  # what is packed is read instead of it from now on
-                packed.write(number, buffer)
+                packed.write(number, data)
             if len(buffers) < count:
                 buffers.append(buffer)
+            elif lacking and kept is None:
+                lacking[0].adopt(kind, layout)
+        for kind, number in {kinds[number]: number for number in numbers}.items():
+            for buffer in buffers:
+                if kind not in buffer.layouts:
+                    buffer.adopt(kind, LayerBuffer(kind, (yield from self._layer(number)), lane).layouts[kind])
         return packed, buffers
+
+    def _kinds(self, numbers: Sequence[int]) -> Mapping[int, Hashable]:
+        return {number: self.forms.kind_of(self.decoder, number) for number in numbers}
 
     def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:
         files = self.store.manifest.files

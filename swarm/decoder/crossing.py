@@ -45,34 +45,32 @@ class Lane(Protocol):
 
 
 class Crossing:
-    """Of one buffer. here: [bytes] in the machine's memory; there: [bytes] on the card. bounds: as the buffer's."""
+    """Of one buffer. here: [bytes] in the machine's memory; there: [bytes] on the card."""
 
-    def __init__(self, lane: Lane, here: Tensor, there: Tensor, bounds: Sequence[int]) -> None:
+    def __init__(self, lane: Lane, here: Tensor, there: Tensor) -> None:
         self._lane = lane
         self._here = here
         self._there = there
-        self._bounds = bounds
-        self._ready: list[Event | None] = [None] * (len(bounds) - 1)  # by section: it is there
-        self._free: list[Event | None] = [None] * (len(bounds) - 1)  # it is not needed any more
+        self._ready: dict[int, Event] = {}  # by section: it is there
+        self._free: dict[tuple[int, int], Event] = {}  # by where a section lay: it is not needed any more
         self._sent = 0
         self._last: Event | None = None
 
     # Who reads --------------------------------------------------------------------------------------------------------
 
-    def send(self, done: int) -> None:
+    def send(self, done: int, bounds: Sequence[int]) -> None:
         """So many bytes of a layer lie in the machine's memory: what is new of them goes on.
 
-        0: another layer is about to be read; what was there has gone then.
+        0: another layer is about to be read; what was there has gone then. bounds: of its sections.
         """
         if not done:
             self.settle()
             self._sent = 0
         if done <= self._sent:
             return
-        sections = range(bisect_right(self._bounds, self._sent) - 1, bisect_left(self._bounds, done))
-        after = [event for section in sections if (event := self._free[section]) is not None]
+        after = [event for (start, stop), event in self._free.items() if start < done and self._sent < stop]
         self._last = self._lane.send(self._there, self._here, (self._sent, done), after)
-        for section in sections:
+        for section in range(bisect_right(bounds, self._sent) - 1, min(bisect_left(bounds, done), len(bounds) - 1)):
             self._ready[section] = self._last
         self._sent = done
 
@@ -85,10 +83,8 @@ class Crossing:
 
     def begin(self, section: int) -> None:
         """What is asked to be computed from now on takes a section."""
-        event = self._ready[section]
-        assert event is not None
-        self._lane.hold(event)
+        self._lane.hold(self._ready[section])
 
-    def end(self, section: int) -> None:
-        """All that takes a section has been asked for."""
-        self._free[section] = self._lane.mark()
+    def end(self, start: int, stop: int) -> None:
+        """All that takes a section that lies there has been asked for."""
+        self._free = {**self._free, (start, stop): self._lane.mark()}  # whoever reads may be going through the old one

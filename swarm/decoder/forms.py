@@ -5,7 +5,7 @@ Imports no torch: what is loaded and what memory it is reckoned to take follow f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from swarm.decoder.description import Decoder, Slot
@@ -172,14 +172,11 @@ class Forms:
             found += misfits(self._wanted, decoder)
         return list(dict.fromkeys(filter(None, found)))
 
-    def find_alike(self, decoder: Decoder) -> Sequence[int]:
-        """The most layers whose matrices are in the same forms: what one holds, another may take the place of."""
+    def kind_of(self, decoder: Decoder, number: int) -> Hashable:
+        """In which forms a layer's matrices are: the same for layers of which one may be read in another's place."""
         matrices = [slots for slots in decoder.fillings.values() if slots[0].matrix]
-        groups: dict[tuple[tuple[Scheme, int], ...], list[int]] = {}
-        for number in range(decoder.layers):
-            joints = [joint for slots in matrices for joint in self.joints(layer_key(number), slots)]
-            groups.setdefault(tuple((joint.scheme, joint.rows) for joint in joints), []).append(number)
-        return max(groups.values(), key=len)
+        joints = [joint for slots in matrices for joint in self.joints(layer_key(number), slots)]
+        return tuple((joint.scheme, joint.rows) for joint in joints)
 
     def costs(self, key: str, slots: Sequence[Slot], dtype: str, device: Device) -> MatrixCosts:
         """Of the matrices of a role. dtype: that is computed in."""

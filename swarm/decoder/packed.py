@@ -1,6 +1,6 @@
 """Layers as this machine's kernels read them, a file each: what is streamed, in place of reordering it each time.
 
-Such a file is the bytes of one buffer and says nothing of itself. Its name holds a digest of all that it depends on (the
+Such a file is the bytes of a buffer and says nothing of itself. Its name holds a digest of all that it depends on (the
 weights it was made of, the form, torch and the processor) and one of its bytes. None is trusted for being there: what the
 first holds is compared with what is made anew, and all are made again where it differs; each is compared with its digest
 when it is first read, and now and then afterwards.
@@ -11,10 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from swarm.decoder.buffer import LayerBuffer
 from swarm.decoder.direct import DIRECT_STEP, DirectFile, Pace
 from swarm.decoder.packed_folder import FOLDER
 from swarm.errors import WeightsError
@@ -52,18 +51,18 @@ class PackedLayers:
         except OSError:
             return False
 
-    def is_like(self, number: int, buffer: LayerBuffer) -> bool:
-        """Whether a layer's file was made of the very bytes that are in a buffer."""
-        return self._paths[number].suffix == f".{_digest(buffer.memory.view)}"
+    def is_like(self, number: int, data: memoryview) -> bool:
+        """Whether a layer's file was made of these very bytes."""
+        return self._paths[number].suffix == f".{_digest(data)}"
 
-    def drop(self) -> None:
-        """Remove all files, to make them again."""
-        for number in list(self._paths):
-            self._paths.pop(number).unlink(missing_ok=True)
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Remove the files of some layers, to make them again."""
+        for number in numbers:
+            if number in self._paths:
+                self._paths.pop(number).unlink(missing_ok=True)
 
-    def write(self, number: int, buffer: LayerBuffer) -> None:
-        """Keep what is in a buffer; whole or not at all. Raises WeightsError if it cannot be written."""
-        data = buffer.memory.view
+    def write(self, number: int, data: memoryview) -> None:
+        """Keep what a layer's buffer holds; whole or not at all. Raises WeightsError if it cannot be written."""
         assert len(data) % DIRECT_STEP == 0
         unfinished = self._folder / f"{self._names[number]}.{os.getpid()}.unfinished"
         path = self._folder / f"{self._names[number]}.{_digest(data)}"

@@ -50,10 +50,14 @@ class Ring:
         self._next = (self._next + 1) % len(self._numbers)
         return place, number
 
-    def may_write(self, place: int, sections: int) -> bool:
-        """Whether nobody needs what is in a buffer where the first so many sections come."""
+    def gives_way(self, place: int) -> int | None:
+        """The layer that is still used in a buffer while another one comes there."""
         buffer = self._buffers[place]
-        return buffer.lent in (NONE, buffer.number) or buffer.used.issuperset(range(sections))
+        return None if buffer.lent in (NONE, buffer.number) else buffer.lent
+
+    def may_write(self, place: int, sections: int) -> bool:
+        """Whether nobody needs the first so many sections of what is still used in a buffer."""
+        return self.gives_way(place) is None or self._buffers[place].used.issuperset(range(sections))
 
     def have_read(self, place: int, sections: int) -> None:
         """The first so many sections of what comes into a buffer are there."""

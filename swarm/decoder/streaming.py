@@ -10,14 +10,13 @@ import time
 import weakref
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from swarm.decoder.buffer import LayerBuffer
-from swarm.decoder.crossing import Crossing
+from swarm.decoder.buffer import LayerBuffer, Layout
 from swarm.decoder.direct import Pace, Tick
 from swarm.decoder.layer import Layer
 from swarm.decoder.ring import Ring
@@ -62,9 +61,14 @@ class Readable(Protocol):
 class StreamedLayers:
     """Some layers of a decoder, of which as many are in memory as there are buffers."""
 
-    def __init__(self, files: Mapping[int, Readable], buffers: Sequence[LayerBuffer]) -> None:
-        """files: by number of layer, what is read into a buffer. buffers: at least one; what they hold is read anew."""
-        self._reading = _Reading(files, buffers)
+    def __init__(
+        self, files: Mapping[int, Readable], kinds: Mapping[int, Hashable], buffers: Sequence[LayerBuffer]
+    ) -> None:
+        """files: by number of layer, what is read into a buffer; kinds: of layer. buffers: at least one, for all of these.
+
+        What they hold is read anew.
+        """
+        self._reading = _Reading(files, kinds, buffers)
         thread = threading.Thread(target=self._reading.run, name="streamer", daemon=True)
         thread.start()
         self._stop = weakref.finalize(self, _stop, self._reading, thread)  # at the process' end at the latest
@@ -96,10 +100,10 @@ class StreamedLayers:
         """
         waited = self._reading.waited_seconds
         place = self._reading.take(number, on_read)
-        buffer = self._reading.buffers[place]
-        buffer.layer.renumber(number)
         try:
-            with buffer.watched(_Use(self._reading, place, buffer.crossing, runs, on_read)) as layer:
+            use = _Use(self._reading, place, number, runs, on_read)
+            with self._reading.layout(place, number).watched(use) as layer:
+                layer.renumber(number)
                 yield layer
         finally:
             self._reading.free(place)
@@ -110,10 +114,11 @@ class StreamedLayers:
 class _Use:
     """Watches a layer that is lent."""
 
-    def __init__(self, reading: _Reading, place: int, crossing: Crossing | None, runs: int, on_read: Tick) -> None:
+    def __init__(self, reading: _Reading, place: int, number: int, runs: int, on_read: Tick) -> None:
         self._reading = reading
         self._place = place
-        self._crossing = crossing
+        self._bounds = reading.layout(place, number).bounds
+        self._crossing = reading.buffers[place].crossing
         self._runs = runs
         self._on_read = on_read
         self._done: Counter[int] = Counter()  # by section, how often it has computed
@@ -127,7 +132,7 @@ class _Use:
         self._done[section] += 1
         if self._done[section] == self._runs:
             if self._crossing is not None:
-                self._crossing.end(section)
+                self._crossing.end(*self._bounds[section : section + 2])
             self._reading.use_up(self._place, section)
 
 
@@ -145,23 +150,30 @@ class _Stopped(Exception):  # noqa: N818  it is no error
 class _Reading:
     """What the thread and whoever computes share. The thread holds no reference to StreamedLayers: it ends with those."""
 
-    def __init__(self, files: Mapping[int, Readable], buffers: Sequence[LayerBuffer]) -> None:
+    def __init__(
+        self, files: Mapping[int, Readable], kinds: Mapping[int, Hashable], buffers: Sequence[LayerBuffer]
+    ) -> None:
         self.numbers = sorted(files)
         self.buffers = buffers
         self.waited_seconds = self.bytes_a_second = 0.0
         self.lent = self.late = 0
         self._files = files
-        self._bounds = buffers[0].bounds
-        self._ring = Ring(self.numbers, len(buffers), len(self._bounds) - 1)
+        self._kinds = kinds
+        sections = len(self.layout(0, self.numbers[0]).bounds) - 1
+        self._ring = Ring(self.numbers, len(buffers), sections)
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._is_over = False
         self._pieces = 0  # that have been read
         self._held_up_seconds = 0.0  # that reading waited until something was used up
 
+    def layout(self, place: int, number: int) -> Layout:
+        """How a layer lies in a buffer."""
+        return self.buffers[place].layouts[self._kinds[number]]
+
     def take(self, number: int, on_read: Tick) -> int:
         """Where a layer comes, from now on used."""
-        return self._wait_for(lambda: self._ring.take(number), on_read)
+        return self._wait_for(lambda: None if self._is_over else self._ring.take(number), on_read)
 
     def wait(self, place: int, section: int, on_read: Tick) -> None:
         """Until a section is there."""
@@ -203,7 +215,8 @@ class _Reading:
             while (order := self._wait_for_order()) is not None:
                 place, number = order
                 start = time.perf_counter() + self._held_up_seconds
-                self._files[number].read_into(self.buffers[place].memory.view, partial(self._pace, place))
+                memory = self.buffers[place].bytes_of(self._kinds[number])
+                self._files[number].read_into(memory, partial(self._pace, place, number))
                 self._note_rate(self._files[number].size / (time.perf_counter() + self._held_up_seconds - start))
         except _Stopped:
             pass
@@ -228,21 +241,29 @@ class _Reading:
                 self._changed.wait()
         return None
 
-    def _pace(self, place: int, done: int, stop: int) -> None:
+    def _pace(self, place: int, number: int, done: int, stop: int) -> None:
         """So many bytes of a layer are there; wait until those up to `stop` may be written over."""
         self._pieces += 1
+        bounds = self.layout(place, number).bounds
         crossing = self.buffers[place].crossing
         if crossing is not None:
-            crossing.send(done)
+            crossing.send(done, bounds)
         with self._changed:
-            self._ring.have_read(place, bisect_right(self._bounds, done) - 1)
+            self._ring.have_read(place, bisect_right(bounds, done) - 1)
             self._changed.notify_all()
             start = time.perf_counter()
-            while not (self._is_over or self._ring.may_write(place, bisect_left(self._bounds, stop))):
+            while not (self._is_over or self._may_write(place, stop)):
                 self._changed.wait()
             self._held_up_seconds += time.perf_counter() - start
         if self._is_over:
             raise _Stopped
+
+    def _may_write(self, place: int, stop: int) -> bool:
+        used = self._ring.gives_way(place)
+        if used is None:
+            return True
+        bounds = self.layout(place, used).bounds
+        return self._ring.may_write(place, min(bisect_left(bounds, stop), len(bounds) - 1))
 
     def _note_rate(self, measured: float) -> None:
         self.bytes_a_second = measured if not self.bytes_a_second else 0.8 * self.bytes_a_second + 0.2 * measured

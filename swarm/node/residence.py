@@ -83,20 +83,15 @@ def choose_streamed(layers: Sequence[int], kept: Collection[int], count: int) ->
     return sorted([*new, *spread(rest, count - len(new))])
 
 
-def settle(
-    name: str, part: Part, alike: Collection[int], needed: int, layer_bytes: int, budget: int, asked: int | None
-) -> Residence:
+def settle(name: str, part: Part, needed: int, layer_bytes: int, budget: int, asked: int | None) -> Residence:
     """How a part that was asked for is held.
 
-    alike: layers of which one may be read in another's place; those alone are streamed. needed: bytes that the part takes
-    with all layers kept. layer_bytes: of them, a layer's weights. asked: how many layers to stream; None: as few as make it
-    fit. Raises RequestError if it fits in no way.
+    needed: bytes that the part takes with all layers kept. layer_bytes: of them, a layer's weights. asked: how many layers
+    to stream; None: as few as make it fit. Raises RequestError if it fits in no way.
     """
-    choice = [number for number in part.layers if number in alike]
-    count = len(choice)
+    count = part.layer_count
     if asked is not None and asked > count:
-        which = "layers" if count == part.layer_count else "layers in the same form"
-        raise RequestError(f'--stream {asked} is more than the {count} {which} of "{part}" of {name}')
+        raise RequestError(f'--stream {asked} is more than the {count} layers of "{part}" of {name}')
     if asked == 0 or (asked is None and needed <= budget):
         streamed: Streamed | None = Streamed()
     elif asked is None:
@@ -111,7 +106,7 @@ def settle(
             f"{most} of its layers streamed; {format_size(budget)} may be used; pass a smaller --part, or --memory "
             f"{least // 10**6 + 1}MB or more"
         )
-    return Residence(tuple(spread(choice, streamed.layers)), streamed.buffers) if streamed.layers else ALL_KEPT
+    return Residence(tuple(spread(part.layers, streamed.layers)), streamed.buffers) if streamed.layers else ALL_KEPT
 
 
 def spread(layers: Sequence[int], count: int) -> list[int]:

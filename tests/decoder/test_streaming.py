@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ from swarm.decoder.shelf import StreamingShelf
 from swarm.errors import WeightsError
 from swarm.families import family_named
 from swarm.loading import init_part
-from swarm.sepweight.manifest import read_manifest
+from swarm.sepweight.manifest import file_name, layer_key, read_manifest, write_manifest
+from swarm.sepweight.requantise import quantise
 from tests.decoder.layouts import LAYOUTS
 
 IDS = torch.randint(2, 90, (24,), generator=torch.Generator().manual_seed(3))
@@ -78,6 +80,51 @@ def test_smaller_forms_are_streamed_as_they_are(weights: Path, form: str) -> Non
     assert torch.equal(play(plain), play(init_part(weights, "f")))
 
 
+@pytest.fixture
+def mixed(weights: Path, tmp_path: Path) -> Path:
+    """The first and last layer plain, the others in int8 and int4; as in GGUF files of mixed types."""
+    family, mixed, layers = family_named("llama", weights), tmp_path / "mixed", layers_of(weights)
+    for name, form in (("mixed", "int8"), ("smaller", "int4:32")):
+        quantise(weights, tmp_path / name, family, quantisation_named(form))
+    manifest = read_manifest(mixed)
+    files = dict(manifest.files)
+    for number, source in ((layers[0], weights), (layers[-1], weights), (layers[-2], tmp_path / "smaller")):
+        key = layer_key(number)
+        files[key] = read_manifest(source).files[key]
+        shutil.copy(source / file_name(key), mixed)
+    write_manifest(mixed, msgspec.structs.replace(manifest, files=files, scheme="gguf"))
+    return mixed
+
+
+@pytest.mark.parametrize("buffers", [1, 2])
+def test_layers_in_different_forms_take_turns_in_one_buffer(
+    mixed: Path, buffers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each over another one's bytes, which end elsewhere; packed now, or before."""
+    monkeypatch.setattr("swarm.decoder.direct.PIECE_BYTES", 4096)
+    expected = play(init_part(mixed, "f"))
+    for _ in range(2):
+        part = init_part(mixed, "f", streaming=Streaming(layers_of(mixed), buffers))
+        assert torch.equal(play(part), expected)
+    sizes = {path.stat().st_size for path in (mixed / FOLDER).iterdir()}
+    assert len(sizes) == 3
+
+
+def test_parts_of_layers_in_different_forms_follow_each_other(mixed: Path) -> None:
+    """With buffers that know some of the forms, and memory of layers that are in another one."""
+    last = len(layers_of(mixed))
+    check_changes(
+        mixed,
+        ("b 0-2", [0], 1),
+        ("b 0-2", [0, 1], 1),
+        ("f", layers_of(mixed), 2),
+        ("f", [], 0),
+        (f"1-{last} e", [last - 1], 1),
+        (f"1-{last} e", list(range(1, last)), 2),
+        ("f", layers_of(mixed), 1),
+    )
+
+
 def test_some_of_the_layers_may_be_run_alone(weights: Path) -> None:
     """As for a session that comes from another node in the middle of this one's part."""
     kept = init_part(weights, "f")
@@ -120,10 +167,10 @@ class Noted(DirectFile):
 
 def test_what_is_kept_and_what_is_streamed_may_change_while_the_old_part_is_used(weights: Path) -> None:
     """Each new part takes over the buffers of the one before, and the memory of layers that it keeps no more."""
-    family, layers = family_named(read_manifest(weights).family, weights), layers_of(weights)
+    layers = layers_of(weights)
     last = len(layers)
-    part: DecoderPart | None = None
-    for spec, streamed, buffers in (
+    check_changes(
+        weights,
         ("b 0-1", [], 0),
         ("f", layers[:-1], 2),
         ("f", [], 0),
@@ -132,7 +179,14 @@ def test_what_is_kept_and_what_is_streamed_may_change_while_the_old_part_is_used
         ("b 0-2", [0], 1),
         (f"1-{last}", [], 0),
         ("f", layers, 2),
-    ):
+    )
+
+
+def check_changes(weights: Path, *changes: tuple[str, list[int], int]) -> None:
+    """Parts, which of their layers are streamed, and through how many buffers: each is loaded while the last one is used."""
+    family = family_named(read_manifest(weights).family, weights)
+    part: DecoderPart | None = None
+    for spec, streamed, buffers in changes:
         streaming = Streaming(streamed, buffers) if streamed else None
         steps = iterate_loading(family, weights, spec, Cpu(), old=part, streaming=streaming)
         while True:

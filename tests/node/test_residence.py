@@ -8,14 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import msgspec
 import pytest
 
 from swarm.decoder.device import Cpu
-from swarm.decoder.forms import Forms
-from swarm.decoder.schemes import quantisation_named
 from swarm.errors import RequestError
-from swarm.families import family_named
 from swarm.models import ModelKey
 from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
 from swarm.node.residence import ALL_KEPT, Residence, keep_most, settle, spread
@@ -24,8 +20,6 @@ from swarm.node.shell.ledger import Ledger
 from swarm.node.this_node import LocalModel
 from swarm.parts import parse_part
 from swarm.plan.costs import CellCosts
-from swarm.sepweight.manifest import layer_key, read_manifest
-from swarm.sepweight.requantise import quantise
 from tests.layouts import maker_of
 
 LAYERS = 10
@@ -35,7 +29,7 @@ NEEDED = LAYERS * LAYER + REST
 
 
 def settle_in(budget: int, asked: int | None = None) -> Residence:
-    return settle("m", PART, range(LAYERS), NEEDED, LAYER, budget, asked)
+    return settle("m", PART, NEEDED, LAYER, budget, asked)
 
 
 def test_what_fits_is_kept() -> None:
@@ -60,28 +54,6 @@ def test_they_lie_between_the_others() -> None:
     assert spread([4, 5, 6], 3) == [4, 5, 6]
     for count in range(1, 11):
         assert len(set(spread(range(10), count))) == count
-
-
-def test_only_layers_in_one_form_are_streamed() -> None:
-    found = settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED - 101, None)
-    assert found == Residence((0, 3, 7), 1)
-    with pytest.raises(RequestError, match='--stream 6 is more than the 5 layers in the same form of "b 0-10"'):
-        settle("m", PART, [0, 2, 3, 4, 7, 12], NEEDED, LAYER, NEEDED, 6)
-    with pytest.raises(RequestError, match="with 0 of its layers streamed"):
-        settle("m", PART, [], NEEDED, LAYER, NEEDED - 1, None)
-
-
-def test_layers_in_another_form_than_most_are_told_apart(tmp_path: Path) -> None:
-    """As in GGUF files of mixed types."""
-    plain, smaller = tmp_path / "plain", tmp_path / "smaller"
-    maker_of("7b").save_sepweight("7b", plain)
-    quantise(plain, smaller, family_named("falcon", plain), quantisation_named("int8"))
-    manifest, other = read_manifest(smaller), read_manifest(plain)
-    decoder = family_named("falcon", plain).read(manifest.config)
-    assert Forms(manifest, smaller).find_alike(decoder) == list(range(manifest.layers))
-    files = {**manifest.files, layer_key(1): other.files[layer_key(1)]}
-    mixed = msgspec.structs.replace(manifest, files=files)
-    assert Forms(mixed, smaller).find_alike(decoder) == [n for n in range(manifest.layers) if n != 1]
 
 
 def test_so_many_are_streamed_as_were_asked_for() -> None:

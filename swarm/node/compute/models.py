@@ -44,8 +44,8 @@ class WeightsSource:
 class LocalWeights:
     """A sepweight directory on this machine.
 
-    memory: on the node's device, in this variant. alike: the layers of which one may be read in another's place. present:
-    what the directory holds. end_ids: that end an answer. doubts: what the user should know of these weights.
+    memory: on the node's device, in this variant. present: what the directory holds. end_ids: that end an answer. doubts:
+    what the user should know of these weights.
     """
 
     model: ModelKey
@@ -55,7 +55,6 @@ class LocalWeights:
     family: DecoderFamily
     decoder: Decoder
     memory: ModelMemory
-    alike: Sequence[int]
     present: Part
     end_ids: Sequence[int]
     doubts: Sequence[str]
@@ -77,8 +76,6 @@ class LocalWeights:
 
     def why_kept(self) -> str | None:
         """Why no layers can be read from disk each time they are needed, whichever they are; None if they can."""
-        if len(self.alike) < self.decoder.layers:
-            return "its layers have matrices in different forms"
         return why_unpackable(self.directory, self.present.layer_count * self.memory.weight_costs.layer)
 
     def measure_source(self) -> float:
@@ -166,7 +163,6 @@ def read_weights(
             family,
             decoder,
             memory,
-            forms.find_alike(decoder),
             present,
             end_ids,
             doubts,

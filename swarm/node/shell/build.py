@@ -101,8 +101,7 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
         layer = memory_of.weight_costs.layer
         if asked == 0:
             check_part(name, memory_of, part, left)
-        alike = offer.models[model].alike
-        residence = settle(name, part, alike, memory_of.needed(part), layer, left, asked)
+        residence = settle(name, part, memory_of.needed(part), layer, left, asked)
         residences[model] = residence
         left -= memory_of.weights(part) + memory_of.kv_reserve(part) - residence.spared_bytes(part.layers, layer)
     unplaced = [one for model, one in offer.models.items() if asked is None and model not in offer.placement]
