@@ -84,18 +84,17 @@ def prompt(seed: int, tokens: int = 100) -> list[int]:
     return [rng.randrange(12, SHAPE.vocabulary) for _ in range(tokens)]
 
 
-def find_claims(folder: Path, port: int) -> dict[str, tuple[str, str, int]]:
-    """By node: what it serves or loads, in which state, how many layers of it come from disk."""
+Seen = list[tuple[str, str, int]]
+
+
+def find_claims(folder: Path, port: int) -> Seen:
+    """What nodes serve or load, in which state, how many layers of it come from disk."""
     peer = ["--no-mdns", "--peer", f"127.0.0.1:{port}"]
     said = json.loads(run_command("status", folder, [*LOOPBACK, *peer, "--json"]).stdout)
-    return {
-        node["name"]: (claim["part"], claim["state"], claim["streamed"])
-        for node in said["nodes"]
-        for claim in node["claims"]
-    }
+    return [(claim["part"], claim["state"], claim["streamed"]) for node in said["nodes"] for claim in node["claims"]]
 
 
-def wait_for_claims(folder: Path, port: int, wanted: Callable[[dict[str, tuple[str, str, int]]], bool]) -> None:
+def wait_for_claims(folder: Path, port: int, wanted: Callable[[Seen], bool]) -> None:
     stop = time.monotonic() + 90
     while not wanted(claims := find_claims(folder, port)):
         assert time.monotonic() < stop, claims
@@ -105,15 +104,15 @@ def wait_for_claims(folder: Path, port: int, wanted: Callable[[dict[str, tuple[s
 def test_a_node_stays_within_its_memory_through_sessions_moves_and_a_death(
     weights: Path, base: int, tmp_path: Path
 ) -> None:
-    """Sixteen sessions all the time: of one node that reads most, of two that keep all, of the other one alone."""
+    """Sixteen sessions all the time: of one node that reads most, of two that read little, of the other one alone."""
     memory = ["--memory", f"{MEMORY}"]
     first = start(tmp_path, weights, 19200, *memory)
     second = None
     is_over = threading.Event()
     try:
         first.wait_ready()
-        (claim,) = find_claims(tmp_path, 19200).values()
-        assert claim[2] > 0
+        ((_, _, most),) = find_claims(tmp_path, 19200)
+        assert most > LAYERS // 2
         with client_of(tmp_path, 19200, 19210) as (client, card), ThreadPoolExecutor(16) as pool:
 
             def talk(seed: int) -> int:
@@ -132,7 +131,7 @@ def test_a_node_stays_within_its_memory_through_sessions_moves_and_a_death(
                 wait_for_claims(
                     tmp_path,
                     19210,
-                    lambda claims: len(claims) == 2 and all(one[1:] == ("serving", 0) for one in claims.values()),
+                    lambda claims: len(claims) == 2 and all(one[1] == "serving" and one[2] < 4 for one in claims),
                 )
                 time.sleep(3)
                 peaks = [read_peak(first)]
@@ -140,7 +139,7 @@ def test_a_node_stays_within_its_memory_through_sessions_moves_and_a_death(
                 wait_for_claims(
                     tmp_path,
                     19210,
-                    lambda claims: any(one[0] == "b 0-12 e" and one[1] == "serving" for one in claims.values()),
+                    lambda claims: any(one[:2] == (f"b 0-{LAYERS} e", "serving") for one in claims),
                 )
                 time.sleep(5)
                 peaks.append(read_peak(second))
@@ -161,7 +160,7 @@ def test_what_comes_from_disk_comes_from_disk(weights: Path, base: int, tmp_path
         node = start(tmp_path, weights, 19200, "--memory", f"{MEMORY}", prefix=prefix)
         try:
             node.wait_ready()
-            (claim,) = find_claims(tmp_path, 19200).values()
+            ((_, _, streamed),) = find_claims(tmp_path, 19200)
             packed = list((weights / FOLDER).iterdir())
             for path in packed:
                 drop_from_cache(path)
@@ -175,8 +174,8 @@ def test_what_comes_from_disk_comes_from_disk(weights: Path, base: int, tmp_path
             a_token = (count_read(node) - before) / 20
         finally:
             node.stop()
-    assert claim[2] > 0
-    assert a_token == pytest.approx(claim[2] * packed[0].stat().st_size, rel=0.05)
+    assert streamed > LAYERS // 2
+    assert a_token == pytest.approx(streamed * packed[0].stat().st_size, rel=0.05)
 
 
 def count_read(node: Node) -> int:
