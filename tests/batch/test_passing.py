@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from swarm.batch.settings import BatchSettings
 from swarm.batch.sharing import Share, share_memory
 from swarm.decoder.device import Cpu
 from swarm.errors import RequestError
-from swarm.node.compute.models import LocalWeights, read_weights
+from swarm.node.compute.models import read_weights
 from swarm.parts import whole
 from tests.processes import DEMO as WEIGHTS
 
@@ -67,14 +68,10 @@ def run(settings: BatchSettings, source: Path, name: str) -> tuple[list[dict[str
     return [json.loads(line) for line in target.read_text().splitlines()], summary
 
 
-def read_local() -> LocalWeights:
-    (local,) = read_weights([WEIGHTS], None, Cpu(), None).values()
-    return local
-
-
 def test_hidden_states_go_to_disk_where_memory_has_no_room_for_them(source: Path) -> None:
     """With the least memory that the command takes: for what is in a layer at a time."""
-    local = read_local()
+    weights = Path(shutil.copytree(WEIGHTS, source.with_name("weights")))  # layers are packed there
+    (local,) = read_weights([weights], None, Cpu(), None).values()
     expected, roomy = run(SCORES, source, "out.jsonl")
     assert not roomy.is_spilled
     texts = batch_run.Writer(SCORES, local).write_prompts(batch_run.read_lines(source))[0]
@@ -88,7 +85,7 @@ def test_hidden_states_go_to_disk_where_memory_has_no_room_for_them(source: Path
             budget += 1000
     assert share.is_spilled
     assert not share_memory(local, whole(LAYERS), None, 2 * budget, every, 16).is_spilled
-    found, tight = run(replace(SCORES, memory=f"{budget}"), source, "tight.jsonl")
+    found, tight = run(replace(SCORES, weights=weights, memory=f"{budget}"), source, "tight.jsonl")
     assert tight.is_spilled
     assert found == expected
 
