@@ -78,6 +78,11 @@ class StreamedLayers:
         return self._reading.numbers
 
     @property
+    def pass_bytes(self) -> int:
+        """That are read each time all of them are needed."""
+        return self._reading.pass_bytes
+
+    @property
     def buffers(self) -> Sequence[LayerBuffer]:
         return self._reading.buffers
 
@@ -157,6 +162,7 @@ class _Reading:
         self.buffers = buffers
         self.waited_seconds = self.bytes_a_second = 0.0
         self.lent = self.late = 0
+        self.pass_bytes = sum(file.size for file in files.values()) if len(files) > len(buffers) else 0
         self._files = files
         self._kinds = kinds
         sections = len(self.layout(0, self.numbers[0]).bounds) - 1

@@ -15,7 +15,7 @@ import torch
 from swarm.decoder.device import Cpu
 from swarm.falcon.family import FALCON
 from swarm.node.batches import Batch, BatchResult
-from swarm.node.compute.costs import fit_costs
+from swarm.node.compute.costs import LayerCosts, carry_over, fit_costs
 from swarm.node.compute.engine import DecoderEngine, DecoderLoader
 from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import DeviceLost, Engine, EngineLoader, MakeEngine
@@ -226,6 +226,18 @@ def test_what_a_chunk_costs_is_a_line_through_two_timings() -> None:
     free = fit_costs(0.003, (32, 0.003), (512, 0.003))  # on a card more tokens may cost nothing that can be measured
     assert 0 < free.prompt_token < 1e-7
     assert free.chunk == pytest.approx(0.003, rel=0.02)
+
+
+def test_layers_of_which_more_come_from_disk_compute_as_they_did() -> None:
+    """A layer's share of a pass took 40 ms, and takes 100: prompts are as dear as before where computing takes longer."""
+    costs = carry_over(LayerCosts(0.04, 0.04, 0.0005, computing=0.004), 0.04, 0.1)
+    assert costs.token == 0.1
+    assert costs.computing == 0.004
+    assert costs.chunk + 512 * costs.prompt_token == pytest.approx(0.256)
+    assert costs.chunk + 32 * costs.prompt_token == pytest.approx(0.1)
+    less = carry_over(costs, 0.1, 0.001)
+    assert less.token == 0.004
+    assert less.chunk + 512 * less.prompt_token < 0.256
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+# A prompt's chunks are timed with so many tokens, and with more where those cost hardly more than one, as on a card.
+FEW_TOKENS, MANY_TOKENS = 32, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +26,14 @@ def fit_costs(token: float, few: tuple[int, float], many: tuple[int, float]) -> 
     (few_tokens, few_seconds), (many_tokens, many_seconds) = few, many
     each = max((many_seconds - few_seconds) / (many_tokens - few_tokens), many_seconds / many_tokens / 100)
     return LayerCosts(token, max(0.0, many_seconds - each * many_tokens), each)
+
+
+def carry_over(was: LayerCosts, waited: float, waits: float) -> LayerCosts:
+    """What layers cost of which more or fewer come from disk than before: computing takes as long as it did.
+
+    waited, waits: seconds of one layer that a pass over what is streamed took, and takes now.
+    """
+    chunk = max(0.0, was.chunk - waited)
+    few, many = (max(waits, chunk + tokens * was.prompt_token) for tokens in (FEW_TOKENS, MANY_TOKENS))
+    costs = fit_costs(max(waits, was.computing), (FEW_TOKENS, few), (MANY_TOKENS, many))
+    return replace(costs, computing=was.computing)

@@ -23,7 +23,7 @@ from swarm.decoder.part import DecoderPart
 from swarm.messages.tensors import WireTensor
 from swarm.models import ModelKey
 from swarm.node.batches import Batch, BatchResult, Drawn, ServedPart
-from swarm.node.compute.costs import NO_LAYERS, LayerCosts, fit_costs
+from swarm.node.compute.costs import FEW_TOKENS, MANY_TOKENS, NO_LAYERS, LayerCosts, carry_over, fit_costs
 from swarm.node.compute.drawing import collect, draw_rows, plan_drawings
 from swarm.node.compute.models import WeightsSource
 from swarm.node.compute.protocol import DeviceLost, Engine, MakeEngine
@@ -38,8 +38,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "int32": torch.int32,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# A prompt's chunks are timed with so many tokens, and with more where those cost hardly more than one, as on a card.
-FEW_TOKENS, MANY_TOKENS = 32, 512
 LONG_SECONDS = 1.0  # what takes so long is not timed again and again: layers come from disk
 
 
@@ -62,11 +60,7 @@ class DecoderEngine:
         self._on_layer = on_layer
         self._caches: dict[tuple[str, Part], KvCache] = {} if old is None else old._caches
         streamed = _count_streamed(part)
-        if old is not None and old.part.part.layer_count and streamed == old.served.streamed:
-            was = old.served
-            costs = LayerCosts(was.layer_seconds, was.chunk_seconds, was.prompt_seconds, was.compute_seconds)
-        else:
-            costs = self._time_layers()
+        costs = (None if old is None else self._take_over(old, streamed)) or self._time_layers()
         decoder = part.decoder
         self.served = ServedPart(
             model=model,
@@ -87,6 +81,19 @@ class DecoderEngine:
             compute_seconds=costs.computing,
             streamed=streamed,
         )
+
+    def _take_over(self, old: DecoderEngine, streamed: int) -> LayerCosts | None:
+        """What another part's layers cost, if that tells what these do: to time a long pass takes several of them."""
+        if not old.part.part.layer_count:
+            return None
+        was, rate = old.served, old.part.shelf.reads.bytes_a_second
+        costs = LayerCosts(was.layer_seconds, was.chunk_seconds, was.prompt_seconds, was.compute_seconds)
+        if streamed == was.streamed:
+            return costs
+        if not (streamed and was.streamed and rate):
+            return None
+        waited, waits = (_pass_bytes(part) / rate / part.part.layer_count for part in (old.part, self.part))
+        return carry_over(costs, waited, waits)
 
     def _time_layers(self) -> LayerCosts:
         """What a layer costs here; nothing without layers."""
@@ -216,6 +223,12 @@ def lost_if_fatal(device: Device) -> Generator[None]:
 def _count_streamed(part: DecoderPart) -> int:
     streamed = part.shelf.streamed
     return 0 if streamed is None else len(streamed.numbers)
+
+
+def _pass_bytes(part: DecoderPart) -> int:
+    """That are read for a token."""
+    streamed = part.shelf.streamed
+    return 0 if streamed is None else streamed.pass_bytes
 
 
 def _group_lengths(batch: Batch) -> list[int]:
