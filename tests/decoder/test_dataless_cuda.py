@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,9 @@ def test_layers_that_come_from_disk_mix_no_devices_and_take_a_buffer(
     """Of the card as much as a layer; steps cross once each way beside."""
     cuda, take_over = DatalessCuda(), LayerBuffer.__init__
 
-    def take_over_there(self: LayerBuffer, layer: Layer, lane: Lane | None = None) -> None:
+    def take_over_there(self: LayerBuffer, kind: Hashable, layer: Layer, lane: Lane | None = None) -> None:
         with cuda.running():
-            take_over(self, layer, lane)
+            take_over(self, kind, layer, lane)
 
     monkeypatch.setattr(LayerBuffer, "__init__", take_over_there)
     play(weights_of[layout], is_streamed=True)

@@ -6,7 +6,7 @@ Lives on the compute thread alone. Knows no queues, leases or peers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -96,33 +96,44 @@ class DecoderEngine:
         return carry_over(costs, waited, waits)
 
     def _time_layers(self) -> LayerCosts:
-        """What a layer costs here; nothing without layers."""
+        """What a layer costs here; nothing without layers. Where some come from disk, those that are kept are timed.
+
+        A pass over what is streamed may take minutes, in which nothing would seem to happen: its time is worked out.
+        """
         if not self.part.part.layer_count:
             return NO_LAYERS
-        (one, computing), (few, _) = self._time_chunk(1), self._time_chunk(FEW_TOKENS)
+        streamed = self.part.shelf.streamed
+        layers: Sequence[int] = self.part.part.layers
+        if streamed is not None:
+            layers = sorted(self.part.shelf.resident) or streamed.numbers[:1]
+        one, few = self._time_chunk(1, layers), self._time_chunk(FEW_TOKENS, layers)
         if few < 2 * one and self.part.decoder.context >= MANY_TOKENS:
-            many, _ = self._time_chunk(MANY_TOKENS)
-            costs = fit_costs(one, (FEW_TOKENS, few), (MANY_TOKENS, many))
+            costs = fit_costs(one, (FEW_TOKENS, few), (MANY_TOKENS, self._time_chunk(MANY_TOKENS, layers)))
         else:
             costs = fit_costs(one, (1, one), (FEW_TOKENS, few))
-        return replace(costs, computing=computing)
+        costs = replace(costs, computing=one)
+        if streamed is None:
+            return costs
+        if not streamed.reads.bytes_a_second:
+            self._time_chunk(1, streamed.numbers[:1])
+        return carry_over(
+            costs, 0.0, _pass_bytes(self.part) / streamed.reads.bytes_a_second / self.part.part.layer_count
+        )
 
-    def _time_chunk(self, tokens: int) -> tuple[float, float]:
-        """Seconds of one layer for so many new tokens of a session, and of these what is no waiting for a disk.
+    def _time_chunk(self, tokens: int, layers: Sequence[int]) -> float:
+        """Seconds of one of some layers for so many new tokens of a session, but for waiting for a disk.
 
         The first run is not counted, unless it is long.
         """
         times: list[float] = []
-        computing: list[float] = []
         while len(times) < 4 and sum(times) < LONG_SECONDS:
-            started, waited = time.perf_counter(), self.part.shelf.reads.waited_seconds
+            started = time.perf_counter() - self.part.shelf.reads.waited_seconds
             hidden = torch.zeros(tokens, self.part.decoder.hidden, dtype=self.part.dtype, device=self.part.device.where)
-            self.part.run_layers(hidden, [Span(self.part.new_cache(tokens), tokens)], on_layer=self._on_layer)
+            span = Span(self.part.new_cache(tokens, layers), tokens)
+            self.part.run_layers(hidden, [span], layers, on_layer=self._on_layer)
             self.part.device.finish()
-            times.append(time.perf_counter() - started)
-            computing.append(times[-1] - (self.part.shelf.reads.waited_seconds - waited))
-        layers = self.part.part.layer_count
-        return min(times[1:] or times) / layers, min(computing[1:] or computing) / layers
+            times.append(time.perf_counter() - self.part.shelf.reads.waited_seconds - started)
+        return min(times[1:] or times) / len(layers)
 
     def _time_head(self) -> float:
         """Seconds of one token through the final norm and head."""
