@@ -196,7 +196,7 @@ def begin_early(self: Crossing, section: int) -> None:
     """As if what is sent were there."""
 
 
-def end_early(self: Crossing, section: int) -> None:
+def end_early(self: Crossing, start: int, stop: int) -> None:
     """As if what is asked for were computed."""
 
 
