@@ -55,11 +55,13 @@ class Answering:
 class PassingThrough:
     """Texts whose every token is given go through a part once. Their hidden states lie in rows between two layers."""
 
-    def __init__(self, part: DecoderPart, rows: Rows, work: Sequence[Sequence[Text]]) -> None:
-        """work: the texts of each piece."""
+    def __init__(
+        self, part: DecoderPart, rows: Rows, work: Sequence[Sequence[Text]], on_piece: Callable[[], None] = lambda: None
+    ) -> None:
+        """work: the texts of each piece. on_piece: called after each piece of each layer."""
         self._part = part
         self._rows = rows
-        self._pieces = [_PassingPiece(part, rows, number, texts) for number, texts in enumerate(work)]
+        self._pieces = [_PassingPiece(part, rows, number, texts, on_piece) for number, texts in enumerate(work)]
 
     def enter(self, hidden: Callable[[int, int], Tensor] | None = None) -> None:
         """hidden: of the rows from a first to before a last one, where the part does not begin with tokens."""
@@ -74,9 +76,9 @@ class PassingThrough:
             start = stop
         self._rows.end_layer()
 
-    def run_layer(self, number: int, on_piece: Callable[[], None]) -> None:
-        """on_piece: called after each piece, and now and then while the layer comes from disk."""
-        self._part.run_pieces(self._pieces, [number], on_piece)
+    def run_layer(self, number: int) -> None:
+        """Raises RequestError, WeightsError."""
+        self._part.run_pieces(self._pieces, [number])
         self._rows.end_layer()
 
     def score(self, piece: int) -> Sequence[Drawn]:
@@ -89,12 +91,15 @@ class PassingThrough:
 class _PassingPiece:
     """Texts that are run together. Keys and values of a layer are not needed once it has run."""
 
-    def __init__(self, part: DecoderPart, rows: Rows, number: int, texts: Sequence[Text]) -> None:
+    def __init__(
+        self, part: DecoderPart, rows: Rows, number: int, texts: Sequence[Text], on_piece: Callable[[], None]
+    ) -> None:
         self.texts = texts
         self.tokens = sum(len(text.ids) - 1 for text in texts)
         self._part = part
         self._rows = rows
         self._number = number
+        self._on_piece = on_piece
 
     @property
     def spans(self) -> Sequence[Span]:
@@ -107,6 +112,7 @@ class _PassingPiece:
     @hidden.setter
     def hidden(self, hidden: Tensor) -> None:
         self._rows.write(self._number, hidden)
+        self._on_piece()
 
 
 class _LayerCache:

@@ -225,20 +225,20 @@ class _Work:
         """All given texts, through each layer before the next one."""
         work = cut_given(share.given)
         with self._make_rows(loaded, share, work) as rows:
-            passing = PassingThrough(loaded, rows, work)
-            if rows.done == NOTHING:
-                passing.enter(None if self._batch.states is None else self._batch.states.read)
-            layers = self._part.layers[rows.done :]
+            layers = self._part.layers[max(0, rows.done) :]
             left = len(work) * len(layers)
-            self._progress.begin()
 
-            def count(number: int) -> None:
+            def count() -> None:
                 nonlocal left
                 left -= 1
-                self._progress.note(1, left, f"layer {number} of {self._weights.decoder.layers}")
+                self._progress.note(1, left, f"{rows.done} of {self._part.layer_count} layers")
 
+            passing = PassingThrough(loaded, rows, work, count)
+            if rows.done == NOTHING:
+                passing.enter(None if self._batch.states is None else self._batch.states.read)
+            self._progress.begin()
             for number in layers:
-                passing.run_layer(number, lambda number=number: count(number))
+                passing.run_layer(number)
             if self._part.end:
                 self._score(passing, work)
             else:

@@ -10,6 +10,8 @@ from swarm.parts import Part
 from swarm.plan.costs import BUFFERS, CellCosts, Streamed, buffers_for, stream_away
 from swarm.sizes import format_size
 
+SLOW_SECONDS = 0.25  # a token that takes longer is slower than one reads
+
 
 @dataclass(frozen=True, slots=True)
 class Residence:
@@ -107,6 +109,17 @@ def settle(name: str, part: Part, needed: int, layer_bytes: int, budget: int, as
             f"{least // 10**6 + 1}MB or more"
         )
     return Residence(tuple(spread(part.layers, streamed.layers)), streamed.buffers) if streamed.layers else ALL_KEPT
+
+
+def doubt_pass(name: str, streamed: int, layer_bytes: int, rate: float) -> str | None:
+    """What the user should know of a token for which so many layers are read. rate: bytes a second; 0: not measured."""
+    size = streamed * layer_bytes
+    if not rate or size / rate < SLOW_SECONDS:
+        return None
+    return (
+        f"each token of {name} reads {format_size(size)} at {format_size(int(rate))}/s: it takes {size / rate:.1f} s at "
+        "least, however fast the rest is; a smaller --part, more --memory or smaller weights make it faster"
+    )
 
 
 def spread(layers: Sequence[int], count: int) -> list[int]:

@@ -8,6 +8,7 @@ import pytest
 
 from swarm.batch.lines import MOST_LINE, BadLine, Request, parse_line, read_lines
 from swarm.batch.partial import Partial
+from swarm.batch.progress import Progress
 from swarm.batch.texts import Text, TextBytes, group, seconds_left
 from swarm.client.prompts import Message
 from swarm.errors import RequestError
@@ -104,3 +105,24 @@ def test_what_is_done_is_kept_and_belongs_to_just_that_batch(tmp_path: Path) -> 
     path.write_text("nonsense\n")
     with pytest.raises(RequestError, match="cannot be gone on with"):
         Partial(path, {"input": "a"})
+
+
+def test_the_time_that_is_left_is_that_of_the_steps_so_far() -> None:
+    said: list[str] = []
+    now = 100.0
+    progress = Progress(said.append, lambda: now)
+    now = 104.0
+    progress.note(2, 10, "a few done")
+    assert said == [], "not more often than one reads"
+    now = 106.0
+    progress.note(1, 9, "some done")
+    now = 400.0
+    progress.note(1, 100, "more done")
+    progress.begin()
+    now = 410.0
+    progress.note(1, 3, "another kind of step")
+    assert said == [
+        "some done, at most 18 s left",
+        "more done, at most 125 min left",
+        "another kind of step, at most 30 s left",
+    ]

@@ -13,6 +13,7 @@ import pytest
 from swarm.decoder.device import Cpu
 from swarm.errors import RequestError
 from swarm.models import ModelKey
+from swarm.node.compute.models import LocalWeights
 from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
 from swarm.node.residence import ALL_KEPT, Residence, keep_most, settle, spread
 from swarm.node.shell.build import Promise, promise_memory, read_offer
@@ -83,6 +84,22 @@ def test_a_model_takes_what_its_kept_layers_and_buffers_do() -> None:
     assert local.bytes_of(PART, residence) == 10 + 10 * 140 - 2 * 100
     assert local.bytes_of(parse_part("0-4", LAYERS), residence) == 4 * 140
     assert [residence.count_read(parse_part(spec, LAYERS).layers) for spec in ("f", "0-6", "0-4")] == [4, 3, 0]
+
+
+def test_a_part_that_reads_too_much_to_be_fast_is_told_before_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights"
+    maker_of("7b").save_sepweight("7b", weights)
+    offer = read_offer([weights], "cpu", None, "f")
+    (one,) = offer.models.values()
+    layer = one.memory.weight_costs.layer
+    for rate, streamed, seconds in ((layer * 10.0, "3", "0.3"), (layer * 13.0, "3", ""), (layer / 2, "1", "")):
+        monkeypatch.setattr(LocalWeights, "measure_source", lambda self, rate=rate: rate)
+        doubts = promise_memory(offer, "1GB", Ledger(None, "cpu"), streamed).doubts
+        assert [f"it takes {seconds} s at least" in doubt for doubt in doubts] == [True] * bool(seconds)
+    monkeypatch.undo()
+    assert one.measure_source() == 0.0, "so little tells nothing of a disk"
 
 
 def test_what_cannot_be_packed_is_kept_and_the_user_hears_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
