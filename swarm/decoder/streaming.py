@@ -172,6 +172,7 @@ class _Reading:
         self._is_over = False
         self._pieces = 0  # that have been read
         self._held_up_seconds = 0.0  # that reading waited until something was used up
+        self._began = 0.0  # to read the layer at hand, on a clock that stands still meanwhile
 
     def layout(self, place: int, number: int) -> Layout:
         """How a layer lies in a buffer."""
@@ -220,10 +221,9 @@ class _Reading:
         try:
             while (order := self._wait_for_order()) is not None:
                 place, number = order
-                start = time.perf_counter() + self._held_up_seconds
+                self._began = time.perf_counter() - self._held_up_seconds
                 memory = self.buffers[place].bytes_of(self._kinds[number])
                 self._files[number].read_into(memory, partial(self._pace, place, number))
-                self._note_rate(self._files[number].size / (time.perf_counter() + self._held_up_seconds - start))
         except _Stopped:
             pass
         except Exception as error:  # whatever a card says concerns whoever waits for it
@@ -254,6 +254,9 @@ class _Reading:
         crossing = self.buffers[place].crossing
         if crossing is not None:
             crossing.send(done, bounds)
+        size = self._files[number].size
+        if done == size:
+            self._note_rate(size / (time.perf_counter() - self._held_up_seconds - self._began))
         with self._changed:
             self._ring.have_read(place, bisect_right(bounds, done) - 1)
             self._changed.notify_all()

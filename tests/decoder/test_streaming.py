@@ -20,7 +20,7 @@ from torch import Tensor
 from swarm.decoder.builder import Streaming
 from swarm.decoder.device import Cpu
 from swarm.decoder.direct import DirectFile
-from swarm.decoder.layer import Span
+from swarm.decoder.layer import Layer, Span
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.packed_folder import FOLDER
 from swarm.decoder.part import DecoderPart, PackedPiece
@@ -150,6 +150,27 @@ def test_a_layer_that_comes_piecemeal_is_used_as_it_comes(weights: Path, monkeyp
             results.append(torch.cat([piece.hidden for piece in pieces]))
         assert torch.equal(*results)
     assert len(read) > 3 * len(layers) * 5  # pieces
+
+
+def test_a_disk_is_as_fast_as_it_reads_however_long_layers_are_used(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next layer stops coming in the middle, where one is still used."""
+    monkeypatch.setattr("swarm.decoder.direct.PIECE_BYTES", 4096)
+    compute = Layer._mlp
+
+    def compute_slowly(layer: Layer, x: Tensor) -> Tensor:
+        time.sleep(0.2)
+        return compute(layer, x)
+
+    monkeypatch.setattr(Layer, "_mlp", compute_slowly)
+    part = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1, lambda path: Noted(path, [])))
+    for _ in range(2):
+        part(IDS, part.new_cache())
+    streamed = part.shelf.streamed
+    assert streamed is not None
+    # A layer takes some ten pieces of some 0.3 ms; with the time in which it is held up it would take 200 ms.
+    assert streamed.reads.bytes_a_second > streamed.pass_bytes / len(layers_of(weights)) / 0.1
 
 
 class Noted(DirectFile):
