@@ -160,16 +160,16 @@ def test_a_disk_is_as_fast_as_it_reads_however_long_layers_are_used(
     compute = Layer._mlp
 
     def compute_slowly(layer: Layer, x: Tensor) -> Tensor:
-        time.sleep(0.2)
+        time.sleep(0.1)
         return compute(layer, x)
 
     monkeypatch.setattr(Layer, "_mlp", compute_slowly)
     part = init_part(weights, "f", streaming=Streaming(layers_of(weights), 1, lambda path: Noted(path, [])))
-    for _ in range(2):
+    for _ in range(6):
         part(IDS, part.new_cache())
     streamed = part.shelf.streamed
     assert streamed is not None
-    # A layer takes some ten pieces of some 0.3 ms; with the time in which it is held up it would take 200 ms.
+    # A layer takes some ten pieces of some 0.3 ms; with the time in which it is held up it would take 200.
     assert streamed.reads.bytes_a_second > streamed.pass_bytes / len(layers_of(weights)) / 0.1
 
 
