@@ -47,10 +47,8 @@ def start(home: Path, weights: Path, port: int, names: Sequence[str], memory: st
     return Node(home, [*told, *COMMON, "--port", str(port), "--memory", memory, *options])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("memory", "reads"), [("49MB", False), pytest.param("40MB", True, marks=pytest.mark.long)], ids=["kept", "read"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("memory", "reads"), [("49MB", False), ("40MB", True)], ids=["kept", "read"])
 def test_all_three_are_answered_at_once(memory: str, reads: bool, tmp_path: Path, weights: Path) -> None:
     expected: dict[str, list[int]] = {}
     nodes = [start(tmp_path, weights, 19400, NAMES, "1GB")]
