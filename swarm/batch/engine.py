@@ -28,7 +28,7 @@ class Answering:
     def step(self, texts: Sequence[Text]) -> list[Drawn]:
         """Run what is new of each text, and draw its next token. Raises ArithmeticError."""
         found: list[Drawn] = []
-        work = cut([(text, text.ids[self._cache_of(text).length :]) for text in texts])
+        work = list(_cut((text, text.ids[self._cache_of(text).length :]) for text in texts))
         pieces = [self._make_piece(some) for some in work]
         self._part.run_pieces(pieces, self._part.part.layers)
         with torch.inference_mode():
@@ -136,17 +136,13 @@ class _LayerCache:
         """It is done."""
 
 
-def cut(work: Iterable[tuple[Text, list[int]]]) -> list[list[tuple[Text, list[int]]]]:
-    """Texts with their new tokens, by what is run together."""
-    return list(_cut(work))
-
-
 def cut_given(texts: Iterable[Text]) -> list[list[Text]]:
     """Texts that are given, by what is run together."""
     return [[text for text, _ in some] for some in _cut((text, text.ids[:-1]) for text in texts)]
 
 
 def _cut(work: Iterable[tuple[Text, list[int]]]) -> Iterator[list[tuple[Text, list[int]]]]:
+    """Texts with their new tokens, by what is run together."""
     together: list[tuple[Text, list[int]]] = []
     tokens = 0
     for one in work:

@@ -19,6 +19,7 @@ import torch
 
 from swarm.bench.offload_rival import OffloadRival
 from swarm.bench.shapes import Shape
+from swarm.bench.stream_chain import CHAIN_RATE
 from swarm.bench.throttle import Bucket, CachedFile, SlowFile
 from swarm.decoder.buffer import Memory
 from swarm.decoder.builder import Streaming
@@ -35,7 +36,6 @@ from swarm.plan.costs import buffers_for
 PROMPT, LONG_PROMPT = 16, 512
 WARM_TOKENS = 2
 CACHED_RATE = 2e9  # from here on what is read comes from the page cache
-CHAIN_RATE = 0.4e9  # at which the rival's half is read for a comparison with three nodes that share it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

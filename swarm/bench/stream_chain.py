@@ -12,6 +12,7 @@ from swarm.bench.swarm_side import SwarmSide
 from swarm.parts import Part
 
 PORT = 19800
+CHAIN_RATE = 0.4e9  # bytes a second of each node, where all three read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +77,10 @@ def run(plan: ChainPlan, weights: Path, folder: Path, say: Callable[[str], None]
         chains[f"{name}_read"] = [kept, reader, kept]
         whole = Node(visits=[share], layer_seconds=pace)
         chains[f"{name}_kept"] = [whole, Node(visits=[share]), whole]
-    chains["three_read_all"] = [Node(visits=[1] * share, streamed=share, rate=0.4e9)] * 3
-    chains["three_read_half"] = [Node(visits=[share // 2, share - share // 2], streamed=share // 2, rate=0.4e9)] * 3
+    chains["three_read_all"] = [Node(visits=[1] * share, streamed=share, rate=CHAIN_RATE)] * 3
+    chains["three_read_half"] = [
+        Node(visits=[share // 2, share - share // 2], streamed=share // 2, rate=CHAIN_RATE)
+    ] * 3
     seconds: dict[str, list[float]] = {name: [] for name in chains}
     with ExitStack() as stack:
         sides: dict[str, SwarmSide] = {}
@@ -101,7 +104,7 @@ def run(plan: ChainPlan, weights: Path, folder: Path, say: Callable[[str], None]
                 if number:
                     seconds[name].append(1 / rate)
     found = {name: median(values) for name, values in seconds.items()}
-    limit = share * plan.layer_bytes / 0.4e9
+    limit = share * plan.layer_bytes / CHAIN_RATE
     return {
         **{f"chain_{name}_token_seconds": value for name, value in found.items()},
         "chain_most_read_of_kept": found["most_read"] / found["most_kept"],

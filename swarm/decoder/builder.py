@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.buffer import LayerBuffer
+from swarm.decoder.buffer import LayerBuffer, Layout
 from swarm.decoder.description import Decoder, Slot
 from swarm.decoder.device import Device
 from swarm.decoder.direct import DirectFile
@@ -157,13 +157,13 @@ class Builder:
         return layer
 
     def _stream(self, streaming: Streaming, old: Shelf) -> Generator[int, None, StreamOrder]:
-        packed, buffers = yield from self.pack(streaming.numbers, streaming.buffers, old)
+        packed, kinds, buffers = yield from self.pack(streaming.numbers, streaming.buffers, old)
         files = {number: packed.open(number, streaming.open_file) for number in streaming.numbers}
-        return StreamOrder(files, self._kinds(streaming.numbers), buffers, old.streamed)
+        return StreamOrder(files, kinds, buffers, old.streamed)
 
     def pack(
         self, numbers: Sequence[int], count: int, old: Shelf
-    ) -> Generator[int, None, tuple[PackedLayers, Sequence[LayerBuffer]]]:
+    ) -> Generator[int, None, tuple[PackedLayers, Mapping[int, Hashable], Sequence[LayerBuffer]]]:
         """Pack those layers that are not yet; and find so many buffers that any of them may be read into.
 
         old: what is loaded and used meanwhile: its buffers are taken, then the memory of layers that it keeps so far.
@@ -171,7 +171,8 @@ class Builder:
         """
         if self.device.is_host and not has_views():
             raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
-        packed, kinds, lane = self._open_packed(numbers), self._kinds(numbers), self.device.open_lane()
+        packed, lane = self._open_packed(numbers), self.device.open_lane()
+        kinds = {number: self.forms.kind_of(self.decoder, number) for number in numbers}
         taken = [] if old.streamed is None else list(old.streamed.buffers)[:count]
         buffers = taken if all(kind in buffer.layouts for buffer in taken for kind in kinds.values()) else []
         seen = {kind: layout for buffer in buffers for kind, layout in buffer.layouts.items()}
@@ -197,11 +198,8 @@ class Builder:
         for kind, number in {kinds[number]: number for number in numbers}.items():
             for buffer in buffers:
                 if kind not in buffer.layouts:
-                    buffer.adopt(kind, LayerBuffer(kind, (yield from self._layer(number)), lane).layouts[kind])
-        return packed, buffers
-
-    def _kinds(self, numbers: Sequence[int]) -> Mapping[int, Hashable]:
-        return {number: self.forms.kind_of(self.decoder, number) for number in numbers}
+                    buffer.adopt(kind, Layout((yield from self._layer(number))))
+        return packed, kinds, buffers
 
     def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:
         files = self.store.manifest.files

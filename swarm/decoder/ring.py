@@ -83,9 +83,8 @@ class Ring:
     def has(self, place: int, section: int) -> bool:
         """Whether a section of the layer that is lent is there."""
         buffer = self._buffers[place]
-        return (
-            buffer.number != buffer.lent or section < buffer.there
-        )  # the next one comes when the whole layer is there
+        # Another one comes in its place only when all of it is there.
+        return buffer.number != buffer.lent or section < buffer.there
 
     def use_up(self, place: int, section: int) -> None:
         """A section of the layer that is lent is not needed any more."""
