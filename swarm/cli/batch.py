@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from swarm.cli.command import EXIT_FAILED, OPENMP_SPINS, run, version_option
+from swarm.cli.command import EXIT_FAILED, run, version_option
 from swarm.cli.quantised import quantise_options, read_quantisation
+from swarm.cli.tuning import prepare_to_compute
 
 
 @click.command(name="swarm-batch", context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,8 +63,7 @@ def batch(
     Each weight is read once a step for all lines together, from disk if it must be. What is interrupted goes on where it was
     when the same command is given again.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    prepare_to_compute()
     from swarm.batch.run import run_batch
     from swarm.batch.settings import BatchSettings
     from swarm.messages.sampling import Sampling

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import click
 
 from swarm.bench.shapes import CONFIGS, Shape
-from swarm.cli.command import OPENMP_SPINS, run, version_option
+from swarm.cli.command import run, version_option
 from swarm.cli.quantised import quantise_options
+from swarm.cli.tuning import bound_spins
 
 
 @click.group(name="swarm-bench", context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +61,7 @@ def decode(
 
     With --quantize, a node whose matrices are as they are stored is measured beside one that makes them smaller, too.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # for every process of both sides
+    bound_spins()
     from swarm.bench.checkpoint import make_checkpoint
     from swarm.bench.decode import Plan
     from swarm.bench.decode import run as measure
@@ -149,7 +149,7 @@ def load(model: str, form: str | None, is_stored: bool, layers: int | None, fold
     """
     if is_stored and form is None:
         raise click.UsageError("--stored needs --quantize FORM: what they are stored in")
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    bound_spins()
     from swarm.bench.load import LoadPlan
     from swarm.bench.load import run as measure
     from swarm.bench.load import run_stored as measure_stored
@@ -179,7 +179,7 @@ def stream(
     as_json: bool,
 ) -> None:
     """Speed with half of the layers read from disk each time, beside all of them kept, in one process."""
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    bound_spins()
     from swarm.bench.checkpoint import make_checkpoint
     from swarm.bench.stream import StreamPlan
     from swarm.bench.stream import run as measure
@@ -216,7 +216,7 @@ def stream(
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
 def batch(layers: int, hidden: int, prompts: int, rounds: int, folder: Path | None, as_json: bool) -> None:
     """swarm-batch with memory for a quarter of the layers, beside one prompt, and beside all layers kept."""
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    bound_spins()
     from swarm.bench.batch import BatchPlan
     from swarm.bench.batch import run as measure
 

@@ -20,10 +20,6 @@ EXIT_NO_SECRET = 3
 
 DEFAULT_PORT = 7700
 
-# Several nodes may share a machine: OpenMP threads that spin for long steal each other's cores. So many spins bridge the
-# gaps between a layer's operations and end before the batch's output has reached the next node.
-OPENMP_SPINS = "10000"
-
 
 def config_dir() -> Path:
     """Where the secret lies."""

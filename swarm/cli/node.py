@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -20,7 +18,6 @@ from swarm.cli.command import (
     DEFAULT_PORT,
     EXIT_FAILED,
     EXIT_NO_SECRET,
-    OPENMP_SPINS,
     default_secret_file,
     find_state,
     run,
@@ -31,6 +28,7 @@ from swarm.cli.joining import find_secret
 from swarm.cli.peers import PeerAddress, known_peers
 from swarm.cli.quantised import quantise_options, read_quantisation
 from swarm.cli.reports import Printer
+from swarm.cli.tuning import prepare_to_compute
 
 if TYPE_CHECKING:
     from swarm.keys import BorrowedName, NameLock
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from swarm.node.shell.ledger import Ledger
 
 MOST_FILES = 65_536
-M_ARENA_MAX = -8  # mallopt's number for how many arenas there may be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,10 +154,8 @@ def node(
 
 def serve(options: Options) -> int:
     """Look at what there is to give, reserve it among the machine's nodes, serve."""
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
     raise_file_limit()
-    share_arenas()
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: weights stream through the caches
+    prepare_to_compute()
     from swarm.node.shell.build import promise_memory, read_offer
     from swarm.node.shell.ledger import Ledger, one_at_a_time
 
@@ -258,12 +253,6 @@ def raise_file_limit() -> None:
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def share_arenas() -> None:
-    """glibc gives each thread memory of its own and keeps what it had: 30 MB more than was promised, after some moves."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def stop_on_signals(ask_stop: Callable[[], None]) -> None:
