@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from swarm.parts import Part, part_of, runs
 from swarm.plan.costs import NONE_STREAMED, Streamed
-from swarm.plan.routes import Hop, Server, find_route
+from swarm.plan.routes import HOP_SECONDS, Hop, Server, find_route
 from swarm.plan.shares import PlannedNode
 
-GAIN = 0.10  # of the seconds a token, or of the tokens a second; what promises less is not worth its loading
+GAIN = 0.10  # of the seconds a token, of the tokens a second, of what is read; less is not worth its loading
 
 Cells = frozenset[int]
 
@@ -38,17 +38,30 @@ class Forecast:
     seconds_a_token: float  # of one stream alone
     tokens_a_second: float  # of as many streams as it takes
     prompt_tokens_a_second: float = 0.0  # of one prompt, a chunk of it on every hop
+    streamed: int = 0  # layers that nodes read from disk each time, all together
 
     def is_better_than(self, other: Forecast) -> bool:
         """Whether it is worth moving for."""
         if self.missing or other.missing:
             return self.missing < other.missing
+        if self._spares_reading(other):
+            return True
         if self.seconds_a_token > other.seconds_a_token * (1 + 1e-9):
             return False
         return (
             self.seconds_a_token <= (1 - GAIN) * other.seconds_a_token
             or self.tokens_a_second >= (1 + GAIN) * other.tokens_a_second
         )
+
+    def _spares_reading(self, other: Forecast) -> bool:
+        """Whether less is read without a token's taking longer for it; where nothing is read any more, a little longer.
+
+        What is read while others compute costs a token no time, but the disk, and whatever else needs it.
+        """
+        if self.streamed > (1 - GAIN) * other.streamed or not other.streamed:
+            return False
+        allowed = 1e-9 * other.seconds_a_token if self.streamed else max(GAIN * other.seconds_a_token, HOP_SECONDS)
+        return self.seconds_a_token <= other.seconds_a_token + allowed
 
 
 def _exposed(streamed: Streamed, visits: int) -> int:
@@ -142,7 +155,9 @@ class Holdings:
         servers = [self._serve(key, held) for key, held in self.held.items() if held]
         route = find_route(servers, self.layers)
         slowest = max(hop.part.layer_count * self.members[hop.node].prompt_seconds for hop in route)
-        return Forecast(0, self._time_route(route), min(self.rates) / 1e6, 1 / slowest if slowest else 0.0)
+        prompt_rate = 1 / slowest if slowest else 0.0
+        streamed = sum(self.streamed(key, held).layers for key, held in self.held.items())
+        return Forecast(0, self._time_route(route), min(self.rates) / 1e6, prompt_rate, streamed)
 
     def _serve(self, key: str, held: Cells) -> Server:
         """A node as the router sees it: what it has to wait for its disk goes into its layers."""

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -21,15 +22,16 @@ from swarm.plan.windows import lay_out
 from tests.plan.members import MODEL, carry_out, claim_first
 
 WEIGHT, KV = 10, 2
+HIDDEN = 0.0001  # seconds that reading a layer takes, far less than computing one
 
 
 def make_costs(layers: int, begin: int = 0, end: int = 0) -> CellCosts:
     return CellCosts(layers, begin, WEIGHT + KV, end, weight=WEIGHT)
 
 
-def make_node(name: str, budget: int, costs: CellCosts, **figures: float) -> PlannedNode:
+def make_node(name: str, budget: int, costs: CellCosts, **figures: Any) -> PlannedNode:
     figures = {"layer_seconds": 0.005, "link_seconds": 0.002, "read_seconds": 0.08, **figures}
-    return PlannedNode(node=name, budget=budget, costs=costs, **figures)  # pyright: ignore[reportArgumentType]
+    return PlannedNode(node=name, budget=budget, costs=costs, **figures)
 
 
 def draw_members(seed: int, layers: int) -> list[PlannedNode]:
@@ -235,6 +237,29 @@ def test_who_joins_with_memory_to_spare_takes_over_what_others_read() -> None:
     assert plan.after.seconds_a_token < 0.5 * before.after.seconds_a_token
     after = carry_out(plan, joined, may_gap=True)
     assert sorted(member.part.layer_count for member in after) == [4, 4, 4]
+
+
+@pytest.mark.parametrize("budget", [4 * 12, 3 * 12], ids=["all", "some"])
+def test_who_joins_takes_over_what_is_read_even_where_nobody_waits_for_it(budget: int) -> None:
+    costs = make_costs(12)
+    members = claim_first([make_node(name * 16, budget, costs, read_seconds=HIDDEN) for name in "ab"], 12)
+    before = plan_moves(members, 12)
+    joined = [*carry_out(before, members, may_gap=True), make_node("c" * 16, budget, costs, read_seconds=HIDDEN)]
+    plan = plan_moves(joined, 12)
+    after = plan.after.streamed
+    assert after <= 0.5 * before.after.streamed
+    assert (after == 0) == (budget == 4 * 12)
+    assert plan.after.seconds_a_token < 1.1 * before.after.seconds_a_token
+    assert not plan_moves(carry_out(plan, joined, may_gap=True), 12).moves
+
+
+def test_nobody_moves_to_spare_a_disk_where_that_makes_a_token_slower() -> None:
+    costs = make_costs(12)
+    alone = make_node("a" * 16, 8 * 12, costs, read_seconds=HIDDEN, part=parse_part("b 0-12 e", 12))
+    slow = make_node("b" * 16, 4 * 12, costs, read_seconds=HIDDEN, layer_seconds=0.05)
+    plan = plan_moves([alone, slow], 12)
+    assert plan.before.streamed
+    assert not plan.moves
 
 
 # Several models -------------------------------------------------------------------------------------------------------
