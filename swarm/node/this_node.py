@@ -20,6 +20,7 @@ class LocalModel:
     costs: CellCosts
     kv_layer_bytes: int = 0  # of what a layer costs: its KV reserve
     told: Residence | None = None  # of the part that it was told to serve
+    source_rate: float = 0.0  # bytes a second that its files are read with; 0: not measured
 
     @property
     def present(self) -> Part:

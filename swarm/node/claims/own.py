@@ -35,6 +35,8 @@ class OwnClaims:
         self._prompt_seconds = {model: Published() for model in self._models}
         self._compute_seconds = {model: Published() for model in self._models}
         self._source_rate = {model: Published() for model in self._models}
+        for model, local in models.items():
+            self._source_rate[model].follow(local.source_rate)
 
     def of(self, model: ModelKey) -> OwnClaim:
         """The claim on a model, made if there is none."""

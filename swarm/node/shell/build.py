@@ -73,12 +73,14 @@ def read_offer(
 class Promise:
     """Bytes of the device that a node may use, and how it holds each part that it was asked for with them.
 
-    may_stream: whether other parts may be held with layers from disk. doubts: what the user should know of that.
+    may_stream: whether other parts may be held with layers from disk. source_rates: bytes a second that layers are read
+    with, where some may be. doubts: what the user should know of that.
     """
 
     budget: int
     residences: Mapping[ModelKey, Residence]
     may_stream: bool
+    source_rates: Mapping[ModelKey, float]
     doubts: Sequence[str]
 
 
@@ -110,11 +112,11 @@ def promise_memory(offer: Offer, memory: str | None, ledger: Ledger, stream: str
         for one in unplaced
         if budget < one.memory.needed(one.present) and (reason := one.why_kept()) is not None
     ]
+    rates = {model: one.measure_source() for model, one in offer.models.items() if asked != 0}
     for model, residence in residences.items():
         one, streamed = offer.models[model], residence.count_read(offer.placement[model].layers)
-        rate = one.measure_source() if streamed else 0.0
-        doubts += filter(None, [doubt_pass(one.name, streamed, one.memory.weight_costs.layer, rate)])
-    return Promise(budget, residences, asked is None, doubts)
+        doubts += filter(None, [doubt_pass(one.name, streamed, one.memory.weight_costs.layer, rates.get(model, 0.0))])
+    return Promise(budget, residences, asked is None, rates, doubts)
 
 
 def _parse_stream(stream: str, offer: Offer) -> int | None:
@@ -187,6 +189,7 @@ def build_node(
                 one.costs(may_stream=promise.may_stream),
                 one.memory.kv_layer_bytes,
                 promise.residences.get(model),
+                promise.source_rates.get(model, 0.0),
             )
             for model, one in models.items()
         ),
