@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from swarm.batch.rows import Rows
-from swarm.batch.texts import Text
+from swarm.batch.texts import Text, count_predicting
 from swarm.decoder.cache import KvCache
 from swarm.decoder.layer import Head, Span
 from swarm.decoder.part import DecoderPart, PackedPiece
@@ -85,7 +85,7 @@ class PassingThrough:
         """Each text's scores, by the head of the part. Raises ArithmeticError."""
         texts = self._pieces[piece].texts
         with torch.inference_mode():
-            return _draw(self._part, [_span(text, len(text.ids) - 1) for text in texts], self._rows.read(piece))
+            return _draw(self._part, [_span(text, count_predicting([text])) for text in texts], self._rows.read(piece))
 
 
 class _PassingPiece:
@@ -95,7 +95,7 @@ class _PassingPiece:
         self, part: DecoderPart, rows: Rows, number: int, texts: Sequence[Text], on_piece: Callable[[], None]
     ) -> None:
         self.texts = texts
-        self.tokens = sum(len(text.ids) - 1 for text in texts)
+        self.tokens = count_predicting(texts)
         self._part = part
         self._rows = rows
         self._number = number
@@ -103,7 +103,8 @@ class _PassingPiece:
 
     @property
     def spans(self) -> Sequence[Span]:
-        return [Span(_LayerCache(self._part, len(text.ids) - 1), len(text.ids) - 1) for text in self.texts]
+        counts = [count_predicting([text]) for text in self.texts]
+        return [Span(_LayerCache(self._part, count), count) for count in counts]
 
     @property
     def hidden(self) -> Tensor:

@@ -20,9 +20,9 @@ class Progress:
         self._started = self._said_at = self._clock()
         self._steps = 0
 
-    def note(self, steps: int, left: float, what: str) -> None:
-        """So many steps are done. left: at most so many more. what: that has been reached."""
-        self._steps += steps
+    def note(self, left: float, what: str) -> None:
+        """A step is done. left: at most so many more. what: that has been reached."""
+        self._steps += 1
         now = self._clock()
         if now - self._said_at > SAY_SECONDS:
             self._said_at = now

@@ -20,7 +20,7 @@ from swarm.batch.rows import NOTHING, Rows, RowsInMemory, RowsOnDisk
 from swarm.batch.settings import BatchSettings, settings_of
 from swarm.batch.sharing import Share, share_memory
 from swarm.batch.states import SUFFIX, StatesFile, describe_states, write_states
-from swarm.batch.texts import Text, seconds_left
+from swarm.batch.texts import Text, count_predicting, seconds_left
 from swarm.batch.writer import Writer
 from swarm.decoder.builder import Streaming
 from swarm.decoder.device import Cpu
@@ -204,7 +204,7 @@ class _Work:
                         engine.forget(text)
                 done = texts - sum(not text.finish for some in groups for text in some)
                 steps = seconds_left(1.0, groups[number:])
-                self._progress.note(1, steps, f"{done} of {texts} answered")
+                self._progress.note(steps, f"{done} of {texts} answered")
 
     def _note_answers(self, active: Sequence[Text], drawn: Sequence[Drawn]) -> None:
         """Take a step's tokens over, and keep them."""
@@ -231,7 +231,7 @@ class _Work:
             def count() -> None:
                 nonlocal left
                 left -= 1
-                self._progress.note(1, left, f"{rows.done} of {self._part.layer_count} layers")
+                self._progress.note(left, f"{rows.done} of {self._part.layer_count} layers")
 
             passing = PassingThrough(loaded, rows, work, count)
             if rows.done == NOTHING:
@@ -246,7 +246,7 @@ class _Work:
                 after = self._part.layers[-1] + 1
                 states = describe_states(str(self._weights.model), after, self._batch.lines, texts)
                 write_states(self._target, states, rows, len(work))
-                self.tokens += sum(len(text.ids) - 1 for text in texts)
+                self.tokens += count_predicting(texts)
 
     @contextmanager
     def _make_rows(self, loaded: DecoderPart, share: Share, work: Sequence[Sequence[Text]]) -> Generator[Rows]:
@@ -255,7 +255,7 @@ class _Work:
             yield RowsInMemory(len(work))
             return
         folder = self._settings.spill or self._target.parent
-        lengths = [sum(len(text.ids) - 1 for text in some) for some in work]
+        lengths = [count_predicting(some) for some in work]
         path = folder / f"{self._target.name}.spill"
         kept = self._kept
         rows = RowsOnDisk(path, lengths, loaded.decoder.hidden, loaded.dtype, kept.layers, kept.note_layer)

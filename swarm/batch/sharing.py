@@ -10,7 +10,7 @@ from swarm.errors import RequestError
 from swarm.node.compute.models import LocalWeights
 from swarm.node.residence import Residence, settle
 from swarm.parts import Part
-from swarm.plan.costs import BUFFERS
+from swarm.plan.costs import most_spared
 from swarm.sepweight.manifest import ITEM_BYTES
 from swarm.sizes import format_size
 
@@ -51,7 +51,7 @@ def share_memory(
     is_scored = any(not text.finish for text in given)
     layer = memory.weight_costs.layer
     fixed = memory.fixed(part)
-    streamed = max(0, part.layer_count - 1 - BUFFERS) * layer
+    streamed = most_spared(part.layer_count) * layer
     room = budget - (fixed - streamed)  # for texts, with as few layers kept as can be
     passing = sizes.of_piece(given, piece_tokens) if is_scored else 0
     held = sizes.of_given(given) if is_scored else 0

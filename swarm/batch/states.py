@@ -14,7 +14,7 @@ from torch import Tensor
 
 from swarm.batch.lines import BadLine, Request
 from swarm.batch.rows import Rows
-from swarm.batch.texts import Text
+from swarm.batch.texts import Text, count_predicting
 from swarm.errors import RequestError
 from swarm.messages.sampling import Sampling
 from swarm.sepweight.tensorfile import HEADER_LIMIT, bytes_of
@@ -69,7 +69,7 @@ def describe_states(model: str, layer: int, lines: Sequence[Request | BadLine], 
 def write_states(path: Path, states: States, rows: Rows, pieces: int) -> None:
     """All of it or nothing. Raises RequestError."""
     first = rows.read(0)
-    width, tokens = first.shape[1], sum(len(text.ids) - 1 for text in states.texts)
+    width, tokens = first.shape[1], count_predicting(states.texts)
     size = tokens * width * first.element_size()
     entry = {"dtype": _DTYPES[first.dtype], "shape": [tokens, width], "data_offsets": [0, size]}
     said = msgspec.json.encode(states).decode()
@@ -104,7 +104,7 @@ class StatesFile:
             shape = self._hidden.get_shape()
         except (OSError, SafetensorError, msgspec.DecodeError, RecursionError) as error:
             raise RequestError(f"{path} is no file of hidden states that swarm-batch --part wrote: {error}") from None
-        tokens = sum(len(text.ids) - 1 for text in self.states.texts)
+        tokens = count_predicting(self.states.texts)
         if (
             len(shape) != 2
             or shape[0] != tokens

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from swarm.messages.sampling import Sampling
 
@@ -37,6 +38,18 @@ class Text:
     @property
     def key(self) -> str:
         return f"{self.line}.{self.place}"
+
+
+class Given(Protocol):
+    """A text that is scored."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+
+def count_predicting(texts: Iterable[Given]) -> int:
+    """Tokens of given texts that predict one: all but the last of each."""
+    return sum(len(text.ids) - 1 for text in texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from swarm.bench.checkpoint import make_checkpoint
+from swarm.bench.rounds import measure_rounds
 from swarm.bench.shapes import Shape
 from swarm.decoder.device import Cpu
 from swarm.errors import RequestError
@@ -48,21 +48,20 @@ def run(plan: BatchPlan, folder: Path, say: Callable[[str], None]) -> dict[str, 
     words.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     words.save(str(weights / "tokenizer.json"))
     little = ["--memory", f"{_find_memory(plan, weights)}"]
-    rounds: list[dict[str, float]] = []
-    for number in range(plan.rounds + 1):
-        say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
-        rounds.append(
-            {
-                "one_tokens_per_second": _measure(plan, weights, folder, 1, little),
-                "many_tokens_per_second": _measure(plan, weights, folder, plan.prompts, little),
-                "many_kept_tokens_per_second": _measure(plan, weights, folder, plan.prompts, []),
-            }
-        )
-    found = {name: median(one[name] for one in rounds[1:]) for name in rounds[0]}
-    return found | {
-        "many_of_one": found["many_tokens_per_second"] / (plan.prompts * found["one_tokens_per_second"]),
-        "many_of_kept": found["many_tokens_per_second"] / found["many_kept_tokens_per_second"],
-    }
+
+    def measure(number: int) -> dict[str, float]:
+        one = _measure(plan, weights, folder, 1, little)
+        many = _measure(plan, weights, folder, plan.prompts, little)
+        many_kept = _measure(plan, weights, folder, plan.prompts, [])
+        return {
+            "one_tokens_per_second": one,
+            "many_tokens_per_second": many,
+            "many_kept_tokens_per_second": many_kept,
+            "many_of_one": many / (plan.prompts * one),
+            "many_of_kept": many / many_kept,
+        }
+
+    return measure_rounds(plan.rounds, measure, say)
 
 
 def _find_memory(plan: BatchPlan, weights: Path) -> int:

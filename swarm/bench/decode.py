@@ -12,7 +12,8 @@ from statistics import median
 from swarm.bench.bare_hop import measure_bare_hop_ms
 from swarm.bench.checkpoint import read_decoder, split_evenly
 from swarm.bench.rival import Rival
-from swarm.bench.swarm_side import StreamFigures, SwarmSide
+from swarm.bench.rounds import measure_rounds
+from swarm.bench.swarm_side import SwarmSide
 from swarm.parts import whole
 
 PORT = 19700
@@ -34,7 +35,7 @@ class Plan:
 
 
 def run(plan: Plan, weights: Path, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
-    """Every figure by name: medians over interleaved rounds after one warm-up round.
+    """Every figure by name: medians of rounds, ratios of each round's own.
 
     weights: a sepweight directory. folder: for what the nodes keep. Raises WeightsError.
     """
@@ -61,68 +62,57 @@ def run(plan: Plan, weights: Path, folder: Path, say: Callable[[str], None]) -> 
 def _measure(
     plan: Plan, ours: SwarmSide, alone: SwarmSide, rival: Rival | None, say: Callable[[str], None]
 ) -> dict[str, float]:
-    streams: list[StreamFigures] = []
-    singles: list[StreamFigures] = []
-    rivals: list[dict[str, float]] = []
-    many: list[float] = []
-    many_alone: list[float] = []
-    many_rival: list[float] = []
-    bare: list[float] = []
-    loads: list[float] = []
-    for number in range(plan.rounds + 1):
-        say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
-        streams.append(ours.measure_stream(plan.prompt_tokens, plan.new_tokens, number))
-        singles.append(
-            streams[-1] if alone is ours else alone.measure_stream(plan.prompt_tokens, plan.new_tokens, number)
-        )
-        bare.append(measure_bare_hop_ms(1 / streams[-1].decode_tokens_per_second))
-        if rival is not None:
-            rivals.append(rival.measure(1, plan.prompt_tokens, plan.new_tokens))
-        many.append(ours.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * number))
-        many_alone.append(
-            many[-1] if alone is ours else alone.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * number)
-        )
-        if rival is not None:
-            many_rival.append(rival.measure(plan.sessions, 16, plan.new_tokens)["decode_tokens_per_second"])
-        loads.append(os.getloadavg()[0])
+    def measure(number: int) -> dict[str, float]:
+        prompt, new, seed = plan.prompt_tokens, plan.new_tokens, 1000 * number
+        stream = ours.measure_stream(prompt, new, number)
+        single = stream if alone is ours else alone.measure_stream(prompt, new, number)
+        bare = measure_bare_hop_ms(1 / stream.decode_tokens_per_second)
+        one_rival = None if rival is None else rival.measure(1, prompt, new)
+        many = ours.measure_many(plan.sessions, 16, new, seed)
+        many_alone = many if alone is ours else alone.measure_many(plan.sessions, 16, new, seed)
+        figures = {
+            "decode_tokens_per_second": stream.decode_tokens_per_second,
+            "prompt_tokens_per_second": stream.prompt_tokens_per_second,
+            "first_token_seconds": stream.first_token_seconds,
+            "hop_overhead_ms": stream.hop_overhead_ms,
+            "bare_hop_ms": bare,
+            "hop_overhead_ratio": stream.hop_overhead_ms / bare,
+            "single_node_decode_tokens_per_second": single.decode_tokens_per_second,
+            "single_node_ratio": stream.decode_tokens_per_second / single.decode_tokens_per_second,
+            "many_sessions_tokens_per_second": many,
+            "single_node_many_tokens_per_second": many_alone,
+            "load_average": os.getloadavg()[0],
+        }
+        if rival is not None and one_rival is not None:
+            many_rival = rival.measure(plan.sessions, 16, new)["decode_tokens_per_second"]
+            decode, prompted = one_rival["decode_tokens_per_second"], one_rival["prompt_tokens_per_second"]
+            figures |= {
+                "rival_decode_tokens_per_second": decode,
+                "rival_prompt_tokens_per_second": prompted,
+                "rival_many_tokens_per_second": many_rival,
+                "decode_ratio": stream.decode_tokens_per_second / decode,
+                "prompt_ratio": stream.prompt_tokens_per_second / prompted,
+                "single_node_decode_ratio": single.decode_tokens_per_second / decode,
+                "many_sessions_ratio": many / many_rival,
+                "single_node_many_ratio": many_alone / many_rival,
+            }
+        return figures
+
+    figures = measure_rounds(plan.rounds, measure, say)
     disturbances = [ours.measure_disturbance(plan.long_prompt, number) for number in range(min(3, plan.rounds))]
-    figures = {
-        name: median(getattr(one, name) for one in streams[1:])
-        for name in (
-            "decode_tokens_per_second",
-            "prompt_tokens_per_second",
-            "first_token_seconds",
-            "hop_overhead_ms",
-        )
-    }
-    figures["bare_hop_ms"] = median(bare[1:])
-    figures["hop_overhead_ratio"] = median(
-        one.hop_overhead_ms / hop for one, hop in zip(streams[1:], bare[1:], strict=True)
-    )
-    figures["single_node_decode_tokens_per_second"] = median(one.decode_tokens_per_second for one in singles[1:])
-    figures["single_node_ratio"] = median(
-        one.decode_tokens_per_second / single.decode_tokens_per_second
-        for one, single in zip(streams[1:], singles[1:], strict=True)
-    )
-    figures["many_sessions_tokens_per_second"] = median(many[1:])
-    figures["single_node_many_tokens_per_second"] = median(many_alone[1:])
-    figures["prompt_disturbance"] = median(disturbances)
-    figures["load_average"] = median(loads)
-    if rival is not None:
-        figures |= _compare(streams[1:], singles[1:], rivals[1:], many[1:], many_alone[1:], many_rival[1:])
-    return figures
+    return figures | {"prompt_disturbance": median(disturbances)}
 
 
 def _measure_beside_plain(
     plan: Plan, smaller: SwarmSide, plain: SwarmSide, say: Callable[[str], None]
 ) -> dict[str, float]:
     """One node with matrices in a smaller form, and one with plain ones, in turn."""
-    rounds: list[dict[str, float]] = []
-    for number in range(plan.rounds + 1):
-        say(f"beside plain matrices, round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
+
+    def measure(number: int) -> dict[str, float]:
         both = [_measure_alone(plan, side, 5000 + number) for side in (smaller, plain)]
-        rounds.append({name: value / both[1][name] for name, value in both[0].items()})
-    return {f"plain_{name}_ratio": median(one[name] for one in rounds[1:]) for name in rounds[0]}
+        return {f"plain_{name}_ratio": value / both[1][name] for name, value in both[0].items()}
+
+    return measure_rounds(plan.rounds, measure, say, "beside plain matrices, ")
 
 
 def _measure_alone(plan: Plan, side: SwarmSide, seed: int) -> dict[str, float]:
@@ -133,33 +123,4 @@ def _measure_alone(plan: Plan, side: SwarmSide, seed: int) -> dict[str, float]:
         f"prompt_{plan.long_prompt_alone}": side.measure_prompt(plan.long_prompt_alone, seed),
         "many_sessions": side.measure_many(plan.sessions, 16, plan.new_tokens, 1000 * seed),
         "anonymous_bytes": side.anonymous_bytes(),
-    }
-
-
-def _compare(
-    streams: list[StreamFigures],
-    singles: list[StreamFigures],
-    rivals: list[dict[str, float]],
-    many: list[float],
-    many_alone: list[float],
-    many_rival: list[float],
-) -> dict[str, float]:
-    """Ratios are medians of the rounds' own ratios: the machine's speed drifts between rounds."""
-    pairs = list(zip(streams, rivals, strict=True))
-    return {
-        "rival_decode_tokens_per_second": median(rival["decode_tokens_per_second"] for rival in rivals),
-        "rival_prompt_tokens_per_second": median(rival["prompt_tokens_per_second"] for rival in rivals),
-        "rival_many_tokens_per_second": median(many_rival),
-        "decode_ratio": median(
-            one.decode_tokens_per_second / rival["decode_tokens_per_second"] for one, rival in pairs
-        ),
-        "prompt_ratio": median(
-            one.prompt_tokens_per_second / rival["prompt_tokens_per_second"] for one, rival in pairs
-        ),
-        "single_node_decode_ratio": median(
-            one.decode_tokens_per_second / rival["decode_tokens_per_second"]
-            for one, rival in zip(singles, rivals, strict=True)
-        ),
-        "many_sessions_ratio": median(one / rival for one, rival in zip(many, many_rival, strict=True)),
-        "single_node_many_ratio": median(one / rival for one, rival in zip(many_alone, many_rival, strict=True)),
     }

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from swarm.bench.checkpoint import make_weights, read_decoder
+from swarm.bench.rounds import measure_rounds
 from swarm.bench.shapes import CONFIGS
 from swarm.bench.swarm_side import SwarmSide
 from swarm.decoder.device import Cpu
@@ -75,19 +75,21 @@ def run_stored(plan: LoadPlan, folder: Path, say: Callable[[str], None]) -> dict
     manifest, decoder = read_manifest(weights), read_decoder(weights)
     stored = folder / "stored"
     quantise(weights, stored, family_named(manifest.family, weights), quantisation_named(plan.form))
-    seconds: dict[Path, list[float]] = {weights: [], stored: []}
-    for number in range(ROUNDS + 1):
-        say(f"round {number} of {ROUNDS}{' (warm-up)' if number == 0 else ''}")
-        for directory, measured in seconds.items():
-            start = time.perf_counter()
-            init_part(directory, Part(decoder.layers, ranges=((0, decoder.layers),)))
-            measured.append(time.perf_counter() - start)
-    plain, smaller = (measured[1:] for measured in seconds.values())
-    return {
-        "plain_layers_seconds": median(plain),
-        "stored_layers_seconds": median(smaller),
-        "stored_layers_ratio": median(one / other for one, other in zip(smaller, plain, strict=True)),
-    }
+
+    def time_loading(directory: Path) -> float:
+        start = time.perf_counter()
+        init_part(directory, Part(decoder.layers, ranges=((0, decoder.layers),)))
+        return time.perf_counter() - start
+
+    def measure(number: int) -> dict[str, float]:
+        plain, smaller = time_loading(weights), time_loading(stored)
+        return {
+            "plain_layers_seconds": plain,
+            "stored_layers_seconds": smaller,
+            "stored_layers_ratio": smaller / plain,
+        }
+
+    return measure_rounds(ROUNDS, measure, say)
 
 
 def _make_weights(plan: LoadPlan, folder: Path, say: Callable[[str], None]) -> Path:

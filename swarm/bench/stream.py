@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from swarm.bench.offload_rival import OffloadRival
+from swarm.bench.rounds import measure_rounds
 from swarm.bench.shapes import Shape
 from swarm.bench.stream_chain import CHAIN_RATE
 from swarm.bench.throttle import Bucket, CachedFile, SlowFile
@@ -76,7 +76,6 @@ def run(plan: StreamPlan, weights: Path, folder: Path, say: Callable[[str], None
     sides = {rate: _stream(plan, weights, half, is_cached=rate >= CACHED_RATE) for rate in plan.rates}
     free = _stream(plan, weights, half, is_cached=False)
     pairs: list[tuple[str, _Side, OffloadRival, Sequence[float]]] = []
-    rounds: list[dict[str, float]] = []
     with ExitStack() as stack:
         if plan.has_rival:
             everything = _stream(plan, weights, layers, is_cached=True)
@@ -89,8 +88,8 @@ def run(plan: StreamPlan, weights: Path, folder: Path, say: Callable[[str], None
                 rival = OffloadRival(weights, folder / name, count)
                 stack.callback(rival.close)
                 pairs.append((name, side, rival, rates))
-        for number in range(plan.rounds + 1):
-            say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
+
+        def measure(number: int) -> dict[str, float]:
             measured = _measure(plan, kept)
             found = {f"kept_{name}": value for name, value in measured.items()}
             for rate, side in sides.items():
@@ -99,8 +98,9 @@ def run(plan: StreamPlan, weights: Path, folder: Path, say: Callable[[str], None
             for name, side, rival, rates in pairs:
                 for rate in rates:
                     found |= _measure_beside(plan, name, side, rival, rate)
-            rounds.append(found)
-    return {"pass_bytes": free.pass_bytes} | {name: median(one[name] for one in rounds[1:]) for name in rounds[0]}
+            return found
+
+        return {"pass_bytes": free.pass_bytes} | measure_rounds(plan.rounds, measure, say)
 
 
 def _load(plan: StreamPlan, weights: Path, streaming: Streaming | None = None) -> DecoderPart:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
+from swarm.bench.rounds import measure_rounds
 from swarm.bench.swarm_side import SwarmSide
 from swarm.parts import Part
 
@@ -81,7 +81,6 @@ def run(plan: ChainPlan, weights: Path, folder: Path, say: Callable[[str], None]
     chains["three_read_half"] = [
         Node(visits=[share // 2, share - share // 2], streamed=share // 2, rate=CHAIN_RATE)
     ] * 3
-    seconds: dict[str, list[float]] = {name: [] for name in chains}
     with ExitStack() as stack:
         sides: dict[str, SwarmSide] = {}
         for number, (name, nodes) in enumerate(chains.items()):
@@ -97,13 +96,12 @@ def run(plan: ChainPlan, weights: Path, folder: Path, say: Callable[[str], None]
                     [node.options for node in nodes],
                 )
             )
-        for number in range(plan.rounds + 1):
-            say(f"round {number} of {plan.rounds}{' (warm-up)' if number == 0 else ''}")
-            for name, side in sides.items():
-                rate = side.measure_stream(16, plan.tokens, number).decode_tokens_per_second
-                if number:
-                    seconds[name].append(1 / rate)
-    found = {name: median(values) for name, values in seconds.items()}
+
+        def measure(number: int) -> dict[str, float]:
+            streams = {name: side.measure_stream(16, plan.tokens, number) for name, side in sides.items()}
+            return {name: 1 / stream.decode_tokens_per_second for name, stream in streams.items()}
+
+        found = measure_rounds(plan.rounds, measure, say)
     limit = share * plan.layer_bytes / CHAIN_RATE
     return {
         **{f"chain_{name}_token_seconds": value for name, value in found.items()},

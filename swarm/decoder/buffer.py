@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from swarm.decoder.block import Block
 from swarm.decoder.crossing import Crossing, Lane
+from swarm.decoder.device import view_as
 from swarm.decoder.direct import DIRECT_STEP
 from swarm.decoder.layer import Layer
 from swarm.decoder.opaque import is_opaque, memory_of, view_of
@@ -89,11 +90,9 @@ class Layout:
         for (module, name), start in zip(self._tensors, self._starts, strict=True):
             tensor = getattr(module, name)
             there = _bytes_of(tensor)
-            here = flat[start : start + len(there)]
             if has_numbers:
-                here.copy_(there)
-            plain = None if is_opaque(tensor) else here.view(tensor.dtype).view(tensor.shape)
-            moved = view_of(address + start, tensor) if plain is None else plain
+                flat[start : start + len(there)].copy_(there)
+            moved = view_of(address + start, tensor) if is_opaque(tensor) else view_as(flat, start, tensor)
             if isinstance(tensor, nn.Parameter):
                 moved = nn.Parameter(moved, requires_grad=False)
             setattr(module, name, moved)

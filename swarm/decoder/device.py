@@ -306,12 +306,13 @@ def place_packed(tensors: Sequence[Tensor], where: torch.device) -> list[Tensor]
         total += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
     packed = torch.empty(total, dtype=torch.uint8)
     for start, tensor in zip(starts, tensors, strict=True):
-        _view_as(packed, start, tensor).copy_(tensor)
+        view_as(packed, start, tensor).copy_(tensor)
     placed = packed.to(where)
-    return [_view_as(placed, start, tensor) for start, tensor in zip(starts, tensors, strict=True)]
+    return [view_as(placed, start, tensor) for start, tensor in zip(starts, tensors, strict=True)]
 
 
-def _view_as(packed: Tensor, start: int, like: Tensor) -> Tensor:
+def view_as(packed: Tensor, start: int, like: Tensor) -> Tensor:
+    """Of packed bytes, those from one on that a tensor like another takes, as such a tensor."""
     stop = start + like.numel() * like.element_size()
     return packed[start:stop].view(like.dtype).view(like.shape)
 

@@ -63,8 +63,7 @@ class CellCosts:
 
     def fewest_bytes(self, part: Part) -> int:
         """What a part takes with as many of its layers on disk as can be."""
-        spared = max(0, part.layer_count - 1 - BUFFERS)
-        return self.of_part(part) - spared * self.weight
+        return self.of_part(part) - most_spared(part.layer_count) * self.weight
 
     def of(self, cell: int) -> int:
         if cell in self.absent:
@@ -114,6 +113,11 @@ def stream_away(lacking: int, layers: int, weight: int) -> Streamed | None:
         return None
     buffers = min(most, max(buffers_for(surplus + BUFFERS), -(-surplus // (MOST_VISITS - 1))))
     return Streamed(surplus + buffers, buffers)
+
+
+def most_spared(layers: int) -> int:
+    """How many of some layers' weights need no memory where as many as can be are streamed: one is kept."""
+    return max(0, layers - 1 - BUFFERS)
 
 
 def buffers_for(layers: int) -> int:

@@ -112,17 +112,17 @@ def test_the_time_that_is_left_is_that_of_the_steps_so_far() -> None:
     now = 100.0
     progress = Progress(said.append, lambda: now)
     now = 104.0
-    progress.note(2, 10, "a few done")
+    progress.note(10, "a few done")
     assert said == [], "not more often than one reads"
     now = 106.0
-    progress.note(1, 9, "some done")
+    progress.note(9, "some done")
     now = 400.0
-    progress.note(1, 100, "more done")
+    progress.note(100, "more done")
     progress.begin()
     now = 410.0
-    progress.note(1, 3, "another kind of step")
+    progress.note(3, "another kind of step")
     assert said == [
-        "some done, at most 18 s left",
-        "more done, at most 125 min left",
+        "some done, at most 27 s left",
+        "more done, at most 167 min left",
         "another kind of step, at most 30 s left",
     ]

@@ -68,7 +68,7 @@ def test_a_promise_of_what_the_model_has_not_got_is_none() -> None:
     simulation.move(names[0], parse_part("4-8 e", 8))
     simulation.run(1)
     machine = simulation.nodes[names[0]].machine
-    number = max(machine.moves._moving.asked)  # type: ignore[union-attr]
+    number = max(machine.moves._obtained._asked)
     answer = HoldAnswer(number=number, part="40-50")
     assert list(machine.handle(LinkMessage(names[1], "control", answer), simulation.now)) == []
     assert simulation.part_of(names[0]).covers(parse_part("b 0-4", 8))

@@ -6,7 +6,7 @@ import pytest
 
 from swarm.messages.members import AskPeers, Claim
 from swarm.messages.sessions import Refused
-from swarm.node.claims.moves import HOLD_SECONDS
+from swarm.node.claims.holds import HOLD_SECONDS
 from swarm.node.claims.order import DRAIN_SECONDS, STUCK_SECONDS
 from swarm.node.effects import Answer
 from swarm.node.events import PartFailed

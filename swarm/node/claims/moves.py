@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from swarm.discovery.peers import PeerTable
-from swarm.messages.members import AskHold, Beat, HoldAnswer, ReleaseHold
+from swarm.messages.members import AskHold, Beat, HoldAnswer
 from swarm.models import ModelKey
 from swarm.node.claims.claim import OwnClaim
+from swarm.node.claims.holds import GivenHolds, ObtainedHolds
 from swarm.node.claims.order import DRAIN_SECONDS, MoveOrder
 from swarm.node.claims.own import OwnClaims
-from swarm.node.effects import Answer, Effect, SendPeer, Unload
+from swarm.node.effects import Answer, Effect, Unload
 from swarm.node.hops.sessions import SessionTable
 from swarm.node.peers.membership import STILL_SECONDS
 from swarm.parts import NOTHING, Part, join_parts, parse_part, whole
@@ -26,20 +27,10 @@ from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
 ROUNDS_TO_WAIT = 2  # of beats of every live peer, so that a better intent would have been heard
-HOLD_SECONDS = 30.0  # a hold ends by itself then
-TRUST_SECONDS = 25.0  # and is no longer relied on then, counted from when it was asked for
 ASK_SECONDS = 25.0  # for holds, until a move is given up
 RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
 
 Phase = Literal["intending", "growing", "holding", "draining", "shrinking", "settling", "making room"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Hold:
-    """What another node goes on serving for us, and when we asked for that."""
-
-    part: Part
-    asked_at: float
 
 
 @dataclass(slots=True)
@@ -55,18 +46,7 @@ class _Moving:
     since: float  # when the phase began
     phase: Phase = "intending"
     heard: dict[str, int] = field(default_factory=dict[str, int])  # peer → its round when it could first know
-    asked_at: float = float("-inf")
-    asked: dict[int, float] = field(default_factory=dict[int, float])  # request for a hold → when it was made
-    holds: dict[str, _Hold] = field(default_factory=dict[str, _Hold])
-
-
-@dataclass(frozen=True, slots=True)
-class _Promise:
-    """Cells that this node goes on serving for another."""
-
-    model: str  # in whatever variant
-    part: Part
-    until: float
+    asked_at: float = float("-inf")  # when it last asked others for holds
 
 
 class MoveRunner:
@@ -78,9 +58,9 @@ class MoveRunner:
         self._sessions = sessions
         self._table = table
         self._moving: _Moving | None = None
-        self._promises: dict[str, _Promise] = {}  # asker → what was promised
+        self._given = GivenHolds()
+        self._obtained = ObtainedHolds()
         self._look_at = 0.0
-        self._numbers = 0
         self._order = MoveOrder()
 
     @property
@@ -98,7 +78,7 @@ class MoveRunner:
 
     def advance(self, own: Beat, now: float) -> list[Effect]:
         """A moment has passed. own: this node's last beat, so that it plans with the figures that all others have."""
-        self._promises = {node: one for node, one in self._promises.items() if one.until > now}
+        self._given.advance(now)
         moving = self._moving
         if moving is None or moving.phase == "intending":
             if now < self._look_at:
@@ -213,8 +193,7 @@ class MoveRunner:
             return []
         if moving.phase == "shrinking":
             claim.draining = NOTHING
-            effects = self._release_holds(moving)
-            return [*effects, *self._proceed(moving, now)]
+            return [*self._obtained.release(), *self._proceed(moving, now)]
         return self._proceed(moving, now) if moving.phase in ("growing", "settling") else []
 
     def failed(self, model: ModelKey, now: float) -> list[Effect]:
@@ -236,18 +215,18 @@ class MoveRunner:
         """Something else decides what becomes of a model here: the move is over as it is."""
         moving = self._moving
         is_over = moving is not None and (moving.model == model or moving.phase == "making room")
-        return self._stop(moving, now) if moving is not None and is_over else []
+        return self._stop(now) if is_over else []
 
     def _finish(self, moving: _Moving, now: float) -> list[Effect]:
         """The move is over; one that did not come to its end is not tried again for a while."""
         if self._claims.of(moving.model).held != moving.target:
             self._order.pass_over(self._node, now)
-        return self._stop(moving, now)
+        return self._stop(now)
 
-    def _stop(self, moving: _Moving, now: float) -> list[Effect]:
+    def _stop(self, now: float) -> list[Effect]:
         self._moving = None
         self._look_at = now + ROUND_SECONDS
-        return self._release_holds(moving)
+        return self._obtained.release()
 
     # Holds ------------------------------------------------------------------------------------------------------------
 
@@ -255,35 +234,28 @@ class MoveRunner:
         """Have others promise to go on serving what is to be dropped; then drop it."""
         claim = self._claims.of(moving.model)
         dropped = self._dropped(moving, claim)
-        self._forget_lapsed(moving, now)
+        self._obtained.forget_lapsed(self._list_live(now), now)
         if self._is_spared(moving, dropped, now):
             return self._start_draining(moving, claim, dropped, now)
         if now - moving.since > ASK_SECONDS:
             return self._finish(moving, now)
-        if now - moving.asked_at < ROUND_SECONDS or self._is_promised(moving.model.id, dropped):
+        if now - moving.asked_at < ROUND_SECONDS or self._given.cover(moving.model.id, dropped):
             return []
         return self._request_holds(moving, claim, dropped, now)
 
     def _request_holds(self, moving: _Moving, claim: OwnClaim, dropped: Part, now: float) -> list[Effect]:
         moving.asked_at = now
-        effects: list[Effect] = []
-        serving: dict[str, Part] = {}
+        wanted: dict[str, Part] = {}
         for view in read_views(self._table.live(now), moving.model.id, claim.layers):
-            serving[view.node] = serving.get(view.node, NOTHING) | view.part("serving")
-        for node, part in serving.items():
-            wanted = dropped & part
-            if not wanted.is_empty():
-                self._numbers += 1
-                moving.asked[self._numbers] = now
-                ask = AskHold(model=moving.model.id, part=str(wanted), number=self._numbers)
-                effects.append(SendPeer(node, "control", ask))
-        return effects
+            wanted[view.node] = wanted.get(view.node, NOTHING) | (dropped & view.part("serving"))
+        wanted = {node: part for node, part in wanted.items() if not part.is_empty()}
+        return self._obtained.ask(moving.model.id, wanted, now)
 
     def _is_spared(self, moving: _Moving, dropped: Part, now: float) -> bool:
         """Whether nobody needs it here: others serve it, or what else is missing lets nobody use it."""
         if self._is_held(moving, dropped):
             return True
-        return not (self._is_promised(moving.model.id, dropped) or self._is_covered(moving, now))
+        return not (self._given.cover(moving.model.id, dropped) or self._is_covered(moving, now))
 
     def _is_covered(self, moving: _Moving, now: float) -> bool:
         """Whether all of the model is held, by this node or others, or about to be."""
@@ -295,18 +267,10 @@ class MoveRunner:
     def _is_held(self, moving: _Moving, dropped: Part) -> bool:
         """Whether it is served without this claim, by others or by this node in other variants."""
         here = self._claims.serving(moving.model.id, moving.model)
-        return (dropped - join_parts([here, *(hold.part for hold in moving.holds.values())])).is_empty()
+        return (dropped - (here | self._obtained.part)).is_empty()
 
-    def _is_promised(self, model: str, part: Part) -> bool:
-        """Whether some of a part is promised to others: it may not be dropped yet."""
-        return any(one.model == model and not (one.part & part).is_empty() for one in self._promises.values())
-
-    def _forget_lapsed(self, moving: _Moving, now: float) -> None:
-        """Holds of nodes that are gone or leaving, and those that were granted too long ago."""
-        live = {beat.node for beat in self._table.live(now)}
-        for node, hold in list(moving.holds.items()):
-            if node not in live or now - hold.asked_at > TRUST_SECONDS:
-                del moving.holds[node]
+    def _list_live(self, now: float) -> set[str]:
+        return {beat.node for beat in self._table.live(now)}
 
     def take_request(self, asker: Asker, request: AskHold, now: float) -> list[Effect]:
         """Another node wants to drop cells that this one serves too: promise what is served here and stays.
@@ -323,16 +287,14 @@ class MoveRunner:
         if moving is not None and moving.phase == "holding" and moving.model.id == request.model:
             others = self._claims.serving(request.model, moving.model)
             wanted = (self._dropped(moving, self._claims.of(moving.model)) & granted) - others
-            known = self._promises.get(asker.node)
-            if known is not None and known.model == request.model:
-                wanted = wanted - known.part  # asked again: what was promised stays promised
+            wanted = wanted - self._given.to(asker.node, request.model)  # asked again: what was promised stays promised
             if not wanted.is_empty():
                 if asker.node < self._node:
-                    effects += self._stop(moving, now)
+                    effects += self._stop(now)
                 else:
                     granted = granted - wanted
         if not granted.is_empty():
-            self._promises[asker.node] = _Promise(request.model, granted, now + HOLD_SECONDS)
+            self._given.give(asker.node, request.model, granted, now)
         return [*effects, Answer(asker, HoldAnswer(number=request.number, part=str(granted)))]
 
     def take_answer(self, node: str, answer: HoldAnswer) -> None:
@@ -340,22 +302,12 @@ class MoveRunner:
 
         Raises RequestError if that is no part of the model.
         """
-        moving = self._moving
-        if moving is None or answer.number not in moving.asked:
-            return
-        asked_at = moving.asked.pop(answer.number)
-        part = parse_part(answer.part, self._claims.of(moving.model).layers) if answer.part else NOTHING
-        known = moving.holds.get(node)
-        if known is None or known.asked_at <= asked_at:
-            moving.holds[node] = _Hold(part, asked_at)  # the latest answer stands for all that is promised
+        if self._moving is not None:
+            self._obtained.take(node, answer, self._claims.of(self._moving.model).layers)
 
     def release(self, node: str) -> None:
         """A node has dropped what it wanted to."""
-        self._promises.pop(node, None)
-
-    def _release_holds(self, moving: _Moving) -> list[Effect]:
-        nodes, moving.holds, moving.asked = sorted(moving.holds), {}, {}
-        return [SendPeer(node, "control", ReleaseHold(number=self._numbers)) for node in nodes]
+        self._given.release(node)
 
     # Draining ---------------------------------------------------------------------------------------------------------
 
@@ -367,7 +319,7 @@ class MoveRunner:
     def _drain(self, moving: _Moving, now: float) -> list[Effect]:
         """Drop what no session uses any more; take it back if those who promised to serve it are gone."""
         claim = self._claims.of(moving.model)
-        self._forget_lapsed(moving, now)
+        self._obtained.forget_lapsed(self._list_live(now), now)
         if not self._is_spared(moving, claim.draining, now):
             claim.serving = claim.serving | claim.draining
             claim.draining = NOTHING

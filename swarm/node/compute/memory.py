@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from swarm.decoder.description import KEY_BLOCK, Decoder, Slot
@@ -26,13 +26,19 @@ KV_CONTEXTS = 16  # KV for so many whole reserves is the most that a node takes
 class ModelMemory:
     """What one model's weights, KV and scratch cost on a device, in bytes.
 
-    head_scratch: beyond scratch, while an end is loaded.
+    running: while batches run. making: besides, while a layer's matrix is loaded. head_making: besides, while an end's is.
     """
 
     costs: CellCosts
     weight_costs: CellCosts
-    scratch: int
-    head_scratch: int
+    running: int
+    making: int
+    head_making: int
+
+    @property
+    def scratch(self) -> int:
+        """What batches take that run while layers are loaded."""
+        return self.running + self.making
 
     @property
     def kv_layer_bytes(self) -> int:
@@ -50,7 +56,7 @@ class ModelMemory:
 
     def fixed(self, part: Part) -> int:
         """Bytes that a part needs, KV apart."""
-        return self.scratch + part.end * self.head_scratch + self.weights(part)
+        return self.scratch + part.end * self.head_making + self.weights(part)
 
     def kv_reserve(self, part: Part) -> int:
         """Bytes of KV that are kept free for a part at least."""
@@ -90,15 +96,21 @@ def model_memory(manifest: Manifest, decoder: Decoder, forms: Forms, dtype: str 
     end = head.resident + _vector_bytes([decoder.final_norm], item, norm_item)
     begin = 0 if device.is_host else embedding
     kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
-    running = max(running_bytes(decoder, item), *(matrix.making for matrix in matrices))
-    head_scratch = max(0, head.making - running)
+    making = max(matrix.making for matrix in matrices)
+    head_making = max(0, head.making - making)
     shared = begin if forms.is_tied else 0  # in a part that has both
     return ModelMemory(
-        costs=CellCosts(decoder.layers, begin, layer + kv, end + head_scratch, shared=shared),
+        costs=CellCosts(decoder.layers, begin, layer + kv, end + head_making, shared=shared),
         weight_costs=CellCosts(decoder.layers, begin, layer, end, shared=shared),
-        scratch=device.own_bytes + running,
-        head_scratch=head_scratch,
+        running=device.own_bytes + running_bytes(decoder, item),
+        making=making,
+        head_making=head_making,
     )
+
+
+def shared_scratch(memories: Collection[ModelMemory]) -> int:
+    """Bytes for several models' scratch: one of them runs while a matrix of one is loaded."""
+    return max(one.running for one in memories) + max(one.making for one in memories)
 
 
 def _vector_bytes(slots: Iterable[Slot], item: int, norm_item: int) -> int:

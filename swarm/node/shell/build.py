@@ -16,6 +16,7 @@ from swarm.node.compute.memory import (
     SPARED_SHARE,
     check_budget,
     check_part,
+    shared_scratch,
 )
 from swarm.node.compute.models import LocalWeights, read_weights
 from swarm.node.compute.protocol import EngineLoader
@@ -181,7 +182,7 @@ def build_node(
         device=offer.device.name,
         machine=machine_id(),
         memory_total=offer.device.measure().total,
-        budget=promise.budget - max(one.memory.scratch for one in models.values()),
+        budget=promise.budget - shared_scratch([one.memory for one in models.values()]),
         models=tuple(
             LocalModel(
                 model,
