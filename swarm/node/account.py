@@ -96,10 +96,13 @@ class MemoryAccount:
 
     def hold(self, model: ModelKey, part: Part) -> Residence | None:
         """How a part can be held beside the other models' claims and the KV that sessions have reserved now, if at all."""
-        borrowed = max(0, self.kv_used(model) - self._kv_reserve(model, part))
-        room, claim = self.room(model) - borrowed, self._claims.get(model)
+        claim = self._claims.get(model)
         now, loaded = (ALL_KEPT, NOTHING) if claim is None else (claim.loaded_as, claim.loaded)
-        return self._models[model].hold(part, room, now, loaded.layers)
+        return self._models[model].hold(part, self.room_of(model, part), now, loaded.layers)
+
+    def room_of(self, model: ModelKey, part: Part) -> int:
+        """Bytes for a part of a model and its KV reserve, beside the KV that its sessions use beyond that, too."""
+        return self.room(model) - max(0, self.kv_used(model) - self._kv_reserve(model, part))
 
     def _borrowed(self, model: ModelKey) -> int:
         """KV in use beyond the reserve."""

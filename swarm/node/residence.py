@@ -58,13 +58,62 @@ def keep_most(part: Part, costs: CellCosts, budget: int, now: Residence, loaded:
         lacking = needed - budget
         # Of layers that are new beside what is loaded, each takes memory for a moment before it is on disk.
         beside = costs.weight if loaded and not set(part.layers) <= set(loaded) else 0
-        streamed = stream_away(lacking + beside, part.layer_count, costs.weight) or stream_away(
-            lacking, part.layer_count, costs.weight
-        )
+        streamed = _stream_away(lacking + beside, part, costs, now) or _stream_away(lacking, part, costs, now)
     if streamed is None:
         return None
     kept = set(loaded) - set(now.streamed)
     return Residence(tuple(choose_streamed(part.layers, kept, streamed.layers)), streamed.buffers)
+
+
+def _stream_away(lacking: int, part: Part, costs: CellCosts, now: Residence) -> Streamed | None:
+    """Buffers that are no longer needed take memory until the rest is loaded."""
+    streamed = stream_away(lacking, part.layer_count, costs.weight)
+    if streamed is None or streamed.buffers >= now.buffers:
+        return streamed
+    beside = (now.buffers - streamed.buffers) * costs.weight
+    return stream_away(lacking + beside, part.layer_count, costs.weight) or streamed
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """From how a part is held now to how it, or another one, is held then. loaded, wanted: the numbers of the layers."""
+
+    now: Residence
+    loaded: Collection[int]
+    then: Residence
+    wanted: Collection[int]
+
+    @property
+    def kept(self) -> set[int]:
+        """Layers that are kept all the time."""
+        return self._kept_now & self._kept_then
+
+    @property
+    def layers_at_once(self) -> int:
+        """How many layers' memory it takes: what is used now is used until all of the new is there.
+
+        A layer that was kept becomes a buffer where it lies. One that is new is made, before it is on disk, beside the rest.
+        """
+        added = max(0, self.then.buffers - self.now.buffers)
+        becoming = min(added, len(self._kept_now - self._kept_then))
+        beside = bool(set(self.then.streamed) & set(self.wanted) - set(self.loaded))
+        return len(self._kept_now | self._kept_then) + self.now.buffers + added - becoming + beside
+
+    @property
+    def _kept_now(self) -> set[int]:
+        return set(self.loaded) - set(self.now.streamed)
+
+    @property
+    def _kept_then(self) -> set[int]:
+        return set(self.wanted) - set(self.then.streamed)
+
+    def thin_out(self) -> Residence | None:
+        """How to hold what is loaded first, so that no more of it is kept than will be; None if nothing is to be gained."""
+        given_up = self._kept_now - self._kept_then
+        buffers = max(self.now.buffers, self.then.buffers)
+        if not self.loaded or self.then.buffers == 0 or len(given_up) <= buffers - self.now.buffers:
+            return None
+        return Residence(tuple(sorted(set(self.loaded) - self.kept)), buffers)
 
 
 def share_memory(needs: Sequence[tuple[int, int]], budget: int) -> list[int]:

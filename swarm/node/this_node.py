@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from swarm.models import ModelKey
-from swarm.node.residence import ALL_KEPT, Residence, keep_most
+from swarm.node.residence import ALL_KEPT, Loading, Residence, keep_most
 from swarm.parts import Part, part_of
 from swarm.plan.costs import CellCosts
 
@@ -31,9 +31,19 @@ class LocalModel:
         """What a part takes, its KV reserve included."""
         return self.costs.of_part(part) - self.spared_bytes(part, residence)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of a layer."""
+        return self.costs.weight or self.costs.layer - self.kv_layer_bytes
+
     def spared_bytes(self, part: Part, residence: Residence) -> int:
         """What a part does not take since some of its layers are on disk."""
-        return residence.spared_bytes(part.layers, self.costs.weight or self.costs.layer - self.kv_layer_bytes)
+        return residence.spared_bytes(part.layers, self.weight_bytes)
+
+    def bytes_while(self, loading: Loading, part: Part) -> int:
+        """The most that a part takes while it is loaded beside what was."""
+        beside = loading.layers_at_once - part.layer_count
+        return self.costs.of_part(part) + beside * self.weight_bytes
 
     def bounds(self, part: Part) -> tuple[int, int]:
         """The least and the most that a part can take."""

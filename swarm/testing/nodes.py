@@ -119,7 +119,7 @@ class SimulatedNode:
                     self.engine.forget(session, part)
             case Load(_, part, residence):
                 check_present(self.outside.seed, self.machine, part)
-                check_memory(self.outside.seed, self.machine)
+                check_memory(self.outside.seed, self.machine, part, residence)
                 self.outside.note_change()
                 self._drop(part)
                 self.outside.after(self.load_seconds, lambda: self._load(part, residence))

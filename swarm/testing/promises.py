@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from swarm.node.batches import Batch
 from swarm.node.machine import NodeMachine
+from swarm.node.residence import Loading, Residence
 from swarm.parts import Part, join_parts, whole
 
 
@@ -49,10 +50,20 @@ def check_present(seed: int, machine: NodeMachine, part: Part) -> None:
         raise BrokenPromiseError(seed, f'{machine.node[:4]} loads "{part}", which it has not got')
 
 
-def check_memory(seed: int, machine: NodeMachine) -> None:
-    """What is held, and what is loaded beside it, fits the memory of a node that chooses its part."""
-    if machine.membership.me.budget and machine.claims.account.free() < 0:
-        raise BrokenPromiseError(seed, f"{machine.node[:4]} takes {-machine.claims.account.free()} bytes too many")
+def check_memory(seed: int, machine: NodeMachine, part: Part, residence: Residence) -> None:
+    """What is held, and what is loaded beside it, fits the memory of a node that chooses its part.
+
+    So it does while it is loaded, but for a node that has no more memory than for one layer that is kept and one that is
+    read: what is new has to be made somewhere.
+    """
+    budget = machine.membership.me.budget
+    if not budget:
+        return
+    (local,), (claim,) = machine.membership.local.values(), machine.claims.by_model.values()
+    loading = Loading(claim.loaded_as, claim.loaded.layers, residence, part.layers)
+    taken = max(budget - machine.claims.account.free(), local.bytes_while(loading, part | claim.loaded))
+    if taken > budget and len(loading.kept) > 1:
+        raise BrokenPromiseError(seed, f"{machine.node[:4]} takes {taken - budget} bytes too many")
 
 
 def check_scores(seed: int, client: str, scores: list[float], expected: list[float], tokens: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from swarm.errors import RequestError
 from swarm.models import ModelKey
 from swarm.node.compute.models import LocalWeights
 from swarm.node.hops.batching import LARGEST_CHUNK, SMALLEST_CHUNK, chunk_tokens
-from swarm.node.residence import ALL_KEPT, Residence, keep_most, settle, spread
+from swarm.node.residence import ALL_KEPT, Loading, Residence, keep_most, settle, spread
 from swarm.node.shell.build import Promise, promise_memory, read_offer
 from swarm.node.shell.ledger import Ledger
 from swarm.node.this_node import LocalModel
-from swarm.parts import parse_part
+from swarm.parts import Part, parse_part, part_of
 from swarm.plan.costs import CellCosts
 from tests.layouts import maker_of
 
@@ -27,6 +28,7 @@ LAYERS = 10
 PART = parse_part("b 0-10", LAYERS)
 LAYER, REST = 100, 70  # bytes of a layer's weights, and of all else
 NEEDED = LAYERS * LAYER + REST
+LAYER_KV = 7  # bytes, besides its weights
 
 
 def settle_in(budget: int, asked: int | None = None) -> Residence:
@@ -179,3 +181,45 @@ def test_a_chunk_of_a_prompt_is_as_long_as_a_pass_over_what_is_streamed() -> Non
     assert chunk_tokens(0.001, None, chunk_seconds=0.25) == 250
     assert chunk_tokens(0.001, None, chunk_seconds=9.0) == LARGEST_CHUNK
     assert chunk_tokens(0.001, 0.01, chunk_seconds=0.25) == SMALLEST_CHUNK
+
+
+# While it is loaded ---------------------------------------------------------------------------------------------------
+
+
+def bytes_while(loading: Loading, part: Part) -> int:
+    return (LAYER_KV + LAYER) * part.layer_count + (loading.layers_at_once - part.layer_count) * LAYER
+
+
+def draw_move(seed: int) -> tuple[int, Part, Part, Residence, Residence]:
+    """A budget, what is loaded of a model, that and what comes, and how both are held."""
+    rng = random.Random(seed)
+    while True:
+        layers, budget = rng.randint(6, 40), rng.randint(3, 12) * LAYER + rng.randint(1, 40) * LAYER_KV
+        costs = CellCosts(layers, 0, LAYER + LAYER_KV, 0, weight=LAYER)
+        numbers = sorted(rng.sample(range(layers), rng.randint(2, layers)))
+        loaded = part_of((number + 1 for number in numbers[: rng.randint(1, len(numbers) - 1)]), layers)
+        union = part_of((number + 1 for number in numbers), layers)
+        now = keep_most(loaded, costs, budget, ALL_KEPT, ())
+        then = None if now is None else keep_most(union, costs, budget, now, loaded.layers)
+        if now is not None and then is not None and then.streamed:
+            return budget, loaded, union, now, then
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_a_move_stays_within_the_memory_also_while_it_loads(block: int) -> None:
+    """What was kept and will not be is given up first, where all of it would not fit beside what comes."""
+    thinned = 0
+    for seed in range(block * 200, block * 200 + 200):
+        budget, loaded, union, now, then = draw_move(seed)
+        costs = CellCosts(union.depth, 0, LAYER + LAYER_KV, 0, weight=LAYER)
+        loading = Loading(now, loaded.layers, then, union.layers)
+        if bytes_while(loading, union) > budget and (thinner := loading.thin_out()) is not None:
+            thinned += 1
+            thinning = Loading(now, loaded.layers, thinner, loaded.layers)
+            assert bytes_while(thinning, loaded) <= budget
+            after = keep_most(union, costs, budget, thinner, loaded.layers)
+            assert after is not None
+            loading = Loading(thinner, loaded.layers, after, union.layers)
+        if len(loading.kept) > 1:
+            assert bytes_while(loading, union) <= budget, (seed, now, then)
+    assert thinned > 10

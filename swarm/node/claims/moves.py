@@ -37,8 +37,8 @@ Phase = Literal["intending", "growing", "holding", "draining", "shrinking", "set
 class _Moving:
     """The move that this node is at. Phases: intending, then growing, holding, draining, shrinking, where room allows.
 
-    settling: keeping layers that were streamed, where there is room for them now. making room: having another model keep
-    less.
+    settling: keeping layers that were streamed, where there is room for them now. making room: keeping less, of another
+    model, or of this one before more of it comes.
     """
 
     model: ModelKey
@@ -155,6 +155,10 @@ class MoveRunner:
             None if gained.is_empty() else self._claims.room.hold_while_moving(moving.model, union, moving.target)
         )
         if residence is not None:
+            thinning = self._claims.room.thin_out(moving.model, union, residence)
+            if thinning is not None:
+                self._enter(moving, "making room", now)
+                return [*reclaimed, thinning]
             self._enter(moving, "growing", now)
             return [*reclaimed, self._claims.room.load(moving.model, gained, union, residence)]
         if not self._dropped(moving, claim).is_empty():

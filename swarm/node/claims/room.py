@@ -8,7 +8,7 @@ from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.claims.claim import OwnClaim
 from swarm.node.effects import Load
-from swarm.node.residence import ALL_KEPT, Residence, share_memory
+from swarm.node.residence import ALL_KEPT, Loading, Residence, share_memory
 from swarm.node.this_node import LocalModel
 from swarm.parts import NOTHING, Part
 
@@ -85,6 +85,15 @@ class ClaimRoom:
             return residence
         last = self._account.hold(model, target)
         return None if last is None or not last.streamed else residence
+
+    def thin_out(self, model: ModelKey, union: Part, residence: Residence) -> Load | None:
+        """Have a model keep less of what is loaded first, where loading more of it would take too much memory at once."""
+        claim, local = self.of(model), self._models[model]
+        loading = Loading(claim.loaded_as, claim.loaded.layers, residence, union.layers)
+        thinner = loading.thin_out()
+        if thinner is None or local.bytes_while(loading, union) <= self._account.room_of(model, union):
+            return None
+        return self.load(model, NOTHING, claim.held, thinner)
 
     def keep_more(self, model: ModelKey) -> Residence | None:
         """How to hold what is held now with fewer layers from disk, where there is room for that."""
