@@ -195,6 +195,7 @@ class Builder:
                 buffers.append(buffer)
             elif lacking and kept is None:
                 lacking[0].adopt(kind, layout)
+            del buffer, layout, data  # before the next one is made
         for kind, number in {kinds[number]: number for number in numbers}.items():
             for buffer in buffers:
                 if kind not in buffer.layouts:

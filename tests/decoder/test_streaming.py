@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from swarm.bench.checkpoint import make_checkpoint
+from swarm.bench.shapes import Shape
 from swarm.decoder.builder import Streaming
 from swarm.decoder.device import Cpu
 from swarm.decoder.direct import DirectFile
@@ -32,6 +34,7 @@ from swarm.loading import init_part
 from swarm.sepweight.manifest import file_name, layer_key, read_manifest, write_manifest
 from swarm.sepweight.requantise import quantise
 from tests.decoder.layouts import LAYOUTS
+from tests.processes import peak_memory
 
 IDS = torch.randint(2, 90, (24,), generator=torch.Generator().manual_seed(3))
 HIDDEN = torch.randn(24, 256, generator=torch.Generator().manual_seed(4))
@@ -367,3 +370,20 @@ def test_files_are_read_whole_whether_the_file_system_has_direct_reads_or_not(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nothing cannot be read: No such file"):
         DirectFile(tmp_path / "nothing")
+
+
+def test_packing_takes_memory_for_a_layer_however_many_there_are(tmp_path: Path) -> None:
+    shape = Shape(layers=8, hidden=1024, heads=16, vocabulary=64)
+    layer = make_checkpoint(shape, tmp_path / "weights").files[layer_key(0)].bytes
+    code = f"""
+from pathlib import Path
+from swarm.cli.tuning import prepare_to_compute
+prepare_to_compute()
+from swarm.decoder.loading import iterate_packing
+from swarm.falcon.family import FALCON
+for _ in iterate_packing(FALCON, Path({str(tmp_path / "weights")!r}), range({{layers}})):
+    pass
+"""
+    few = peak_memory(code.format(layers=2))
+    shutil.rmtree(tmp_path / "weights" / FOLDER)
+    assert peak_memory(code.format(layers=8)) < few + layer // 2
