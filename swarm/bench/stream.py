@@ -94,7 +94,7 @@ def run(plan: StreamPlan, weights: Path, folder: Path, say: Callable[[str], None
             found = {f"kept_{name}": value for name, value in measured.items()}
             for rate, side in sides.items():
                 found |= _measure_streaming(plan, side, rate, measured)
-            found |= _measure_unthrottled(plan, free, kept)
+            found |= _measure_unthrottled(plan, free, kept, measured["token_of_16_seconds"])
             for name, side, rival, rates in pairs:
                 for rate in rates:
                     found |= _measure_beside(plan, name, side, rival, rate)
@@ -135,14 +135,20 @@ def _measure_streaming(plan: StreamPlan, side: _Side, rate: float, kept: Mapping
     yield f"{_gb(rate)}_waited_seconds", side.part.shelf.reads.waited_seconds - before
 
 
-def _measure_unthrottled(plan: StreamPlan, side: _Side, kept: DecoderPart) -> Figures:
-    """What comes from disk while tokens are computed, beside what it gives while as many are and nobody waits for it."""
+def _measure_unthrottled(plan: StreamPlan, side: _Side, kept: DecoderPart, kept_of_16: float) -> Figures:
+    """What comes from disk while tokens are computed, beside what it gives while as many are and nobody waits for it.
+
+    kept_of_16: seconds of a token of 16 sessions with all layers kept.
+    """
     seconds = _time_tokens(plan, side.part, 1)
     rate = side.pass_bytes / seconds
     with _Reader([file.path for file in side.files]) as reader:
         _time_tokens(plan, kept, 1, period=seconds)
     yield "unthrottled_gb_a_second", rate / 1e9
     yield "unthrottled_of_reader", rate / reader.rate
+    seconds = _time_tokens(plan, side.part, 16)
+    yield "unthrottled_token_of_16_seconds", seconds
+    yield "unthrottled_token_of_16_seconds_of_limit", max(kept_of_16, side.pass_bytes / reader.rate) / seconds
 
 
 def _measure_beside(plan: StreamPlan, name: str, side: _Side, rival: OffloadRival, rate: float) -> Figures:
