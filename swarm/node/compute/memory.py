@@ -96,13 +96,14 @@ def model_memory(manifest: Manifest, decoder: Decoder, forms: Forms, dtype: str 
     end = head.resident + _vector_bytes([decoder.final_norm], item, norm_item)
     begin = 0 if device.is_host else embedding
     kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
+    running = device.own_bytes + running_bytes(decoder, item)
     making = max(matrix.making for matrix in matrices)
-    head_making = max(0, head.making - making)
+    head_making = max(0, head.making - running - making)  # it is loaded once, mostly before anything runs
     shared = begin if forms.is_tied else 0  # in a part that has both
     return ModelMemory(
         costs=CellCosts(decoder.layers, begin, layer + kv, end + head_making, shared=shared),
         weight_costs=CellCosts(decoder.layers, begin, layer, end, shared=shared),
-        running=device.own_bytes + running_bytes(decoder, item),
+        running=running,
         making=making,
         head_making=head_making,
     )
