@@ -89,8 +89,8 @@ class Layout:
         """
         for (module, name), start in zip(self._tensors, self._starts, strict=True):
             tensor = getattr(module, name)
-            there = _bytes_of(tensor)
             if has_numbers:
+                there = _bytes_of(tensor)
                 flat[start : start + len(there)].copy_(there)
             moved = view_of(address + start, tensor) if is_opaque(tensor) else view_as(flat, start, tensor)
             if isinstance(tensor, nn.Parameter):

@@ -186,10 +186,6 @@ def test_a_chunk_of_a_prompt_is_as_long_as_a_pass_over_what_is_streamed() -> Non
 # While it is loaded ---------------------------------------------------------------------------------------------------
 
 
-def bytes_while(loading: Loading, part: Part) -> int:
-    return (LAYER_KV + LAYER) * part.layer_count + (loading.layers_at_once - part.layer_count) * LAYER
-
-
 def draw_move(seed: int) -> tuple[int, Part, Part, Residence, Residence]:
     """A budget, what is loaded of a model, that and what comes, and how both are held."""
     rng = random.Random(seed)
@@ -212,14 +208,15 @@ def test_a_move_stays_within_the_memory_also_while_it_loads(block: int) -> None:
     for seed in range(block * 200, block * 200 + 200):
         budget, loaded, union, now, then = draw_move(seed)
         costs = CellCosts(union.depth, 0, LAYER + LAYER_KV, 0, weight=LAYER)
+        local = LocalModel(ModelKey("m", ""), "m", costs)
         loading = Loading(now, loaded.layers, then, union.layers)
-        if bytes_while(loading, union) > budget and (thinner := loading.thin_out()) is not None:
+        if local.bytes_while(loading, union) > budget and (thinner := loading.thin_out()) is not None:
             thinned += 1
             thinning = Loading(now, loaded.layers, thinner, loaded.layers)
-            assert bytes_while(thinning, loaded) <= budget
+            assert local.bytes_while(thinning, loaded) <= budget
             after = keep_most(union, costs, budget, thinner, loaded.layers)
             assert after is not None
             loading = Loading(thinner, loaded.layers, after, union.layers)
         if len(loading.kept) > 1:
-            assert bytes_while(loading, union) <= budget, (seed, now, then)
+            assert local.bytes_while(loading, union) <= budget, (seed, now, then)
     assert thinned > 10
