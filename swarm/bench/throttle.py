@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from swarm.decoder.direct import PIECE_BYTES, DirectFile
+from swarm.decoder.direct import DirectFile
+
+BURST_BYTES = 8 << 20
 
 
 class Bucket:
-    """Bytes that a source gives: so many a second, and two pieces at once."""
+    """Bytes that a source gives: so many a second, and a few at once."""
 
     def __init__(self, rate: float | None = None) -> None:
         """rate: bytes a second; None: as many as there are."""
         self.rate = rate
         self._paid_until = 0.0
 
-    def take(self, size: int, credit: int = 2 * PIECE_BYTES) -> None:
+    def take(self, size: int, credit: int = BURST_BYTES) -> None:
         """Wait until they are there. credit: so many are there at once after a while in which nothing was taken."""
         if self.rate is None:
             return
