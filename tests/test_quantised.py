@@ -101,7 +101,9 @@ def test_what_a_model_takes_is_known_before_it_is_made(form: str, most: float) -
         aliases={key: dict(names) for key, names in outline.aliases.items()},
     )
     forms = Forms(manifest, "here", quantisation_named(form))
-    bytes_told = model_memory(manifest, FALCON.read(config), forms, None, Cpu()).weights(whole(outline.layers))
+    memory = model_memory(manifest, FALCON.read(config), forms, None, Cpu())
+    bytes_told = memory.weights(whole(outline.layers))
+    assert memory.head_making == 0
     assert 0.9 * most < bytes_told + outline.files["begin"]["word_embeddings.weight"][0] * 8192 * 2 < most
 
 

@@ -225,14 +225,15 @@ class Builder:
         if slots[0].matrix is None:
             weight = yield from self._tensor(key, f"{slots[0].tensor}.weight")
             return make_norm(self.decoder, weight, bias, self.device)
-        if slots[0] == self.decoder.head and self.forms.is_tied:
+        if slots[0] == self.decoder.head and self.forms.is_tied and not self.device.is_host:
             weight = yield from self._tensor(key, self.projection)
             return PLAIN.make({"weight": weight}, bias, self.dtype, self.device)
-        joints = self.forms.joints(key, slots)
+        joints = self.forms.products(key, slots, self.device)
         linears: list[Linear] = []
         for joint, own in zip(joints, _part_rows(bias, [joint.rows for joint in joints]), strict=True):
             tensors = yield from self._packed(key, joint)
             linears.append(joint.scheme.make(tensors, own, self.dtype, self.device))
+            del tensors  # before the next ones are read
         return linears[0] if len(linears) == 1 else BesideLinear(linears)
 
     def _packed(self, key: str, joint: Joint) -> Generator[int, None, Mapping[str, Tensor]]:
@@ -241,10 +242,10 @@ class Builder:
         for slot in joint.slots:
             if joint.is_packed:
                 for suffix in joint.suffixes:
-                    read = yield from self.store.reading(key, f"{slot.tensor}.{suffix}")
+                    read = yield from self.store.reading(key, f"{slot.tensor}.{suffix}", joint.cut)
                     stored.setdefault(suffix, []).append(read)
             else:
-                plain = yield from self.store.reading(key, f"{slot.tensor}.weight")
+                plain = yield from self.store.reading(key, f"{slot.tensor}.weight", joint.cut)
                 for suffix, made in joint.scheme.pack(plain).items():
                     stored.setdefault(suffix, []).append(made)
                 del plain  # before the next one is read

@@ -19,18 +19,21 @@ from swarm.sepweight.scheme import PIECE_NUMBERS, Quantisation
 # Of directories whose matrices are as a quantised checkpoint had them: each has a form of its own.
 KEPT = ("gguf", "gptq", "awq")
 PACKING_BYTES = 12  # of a number while a piece of a matrix is packed
+HEAD_NUMBERS = 32 << 20  # of a head are made into one product; what is quantised is quantised anew for each
+HEAD_ROWS = 1024  # whole blocks, of whatever size a processor's kernels have
 
 
 @dataclass(frozen=True, slots=True)
 class Joint:
     """Matrices with one input that make one product, rows behind rows.
 
-    suffixes: of the tensors that are stored for each of them.
+    suffixes: of the tensors that are stored for each of them. cut: those rows of a lone one that are meant; None: all.
     """
 
     scheme: Scheme
     slots: Sequence[Slot]
     suffixes: Collection[str]
+    cut: range | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -39,7 +42,16 @@ class Joint:
 
     @property
     def rows(self) -> int:
-        return sum(slot.shape[0] for slot in self.slots)
+        return sum(slot.shape[0] for slot in self.slots) if self.cut is None else len(self.cut)
+
+    def pieces(self) -> list[Joint]:
+        """The same product in several, each of which is made beside those that are there; of a lone matrix."""
+        [slot] = self.slots
+        rows, columns = slot.shape
+        step = max(HEAD_ROWS, HEAD_NUMBERS // columns // HEAD_ROWS * HEAD_ROWS)
+        if rows <= step or not self.scheme.may_be_joined:
+            return [self]
+        return [replace(self, cut=range(start, min(start + step, rows))) for start in range(0, rows, step)]
 
     def costs(self, stored: int, item: int, device: Device) -> MatrixCosts:
         """stored, item: bytes of a plain number in the file, and of one that is computed with."""
@@ -49,7 +61,7 @@ class Joint:
             costs = replace(costs, making=costs.making + self.rows * columns * stored)
         if self.is_packed:
             return costs
-        largest = max(slot.shape[0] for slot in self.slots) * columns
+        largest = min(self.rows, max(slot.shape[0] for slot in self.slots)) * columns
         packing = largest * stored + min(largest, PIECE_NUMBERS) * PACKING_BYTES
         return replace(costs, making=costs.making + packing)
 
@@ -136,6 +148,13 @@ class Forms:
                 joints.append(Joint(scheme, [slot], suffixes))
         return joints
 
+    def products(self, key: str, slots: Sequence[Slot], device: Device) -> list[Joint]:
+        """How the matrices of a role are made on a device: on a host, what a head takes meanwhile is little."""
+        joints = self.joints(key, slots)
+        if key != "end" or not device.is_host:
+            return joints
+        return [piece for joint in joints for piece in joint.pieces()]
+
     def check(self, decoder: Decoder) -> None:
         """Raise WeightsError if a matrix is not in the form that the manifest tells, or its numbers are too few."""
         if self._manifest.scheme in KEPT:
@@ -181,5 +200,5 @@ class Forms:
     def costs(self, key: str, slots: Sequence[Slot], dtype: str, device: Device) -> MatrixCosts:
         """Of the matrices of a role. dtype: that is computed in."""
         stored, item = ITEM_BYTES[self._manifest.dtype], ITEM_BYTES[dtype]
-        each = [joint.costs(stored, item, device) for joint in self.joints(key, slots)]
+        each = [joint.costs(stored, item, device) for joint in self.products(key, slots, device)]
         return MatrixCosts(sum(one.resident for one in each), max(one.making for one in each))

@@ -56,11 +56,11 @@ class Store:
         """One tensor in memory of its own, with the stored dtype and shape."""
         return finish(self.reading(key, tensor))
 
-    def reading(self, key: str, tensor: str) -> Generator[int, None, Tensor]:
-        """The same a piece at a time: yields the bytes of each."""
+    def reading(self, key: str, tensor: str, rows: range | None = None) -> Generator[int, None, Tensor]:
+        """The same a piece at a time: yields the bytes of each. rows: those that are wanted; None: all."""
         owner, name = self.manifest.resolve(key, tensor)
         with self.open(owner) as file:
-            return (yield from file.reading(name))
+            return (yield from file.reading(name, rows))
 
     def size_of(self, key: str, tensor: str) -> int:
         """Bytes of a tensor as stored."""

@@ -130,11 +130,18 @@ class TensorFile:
         """A new CPU tensor with the stored dtype and shape."""
         return finish(self.reading(name))
 
-    def reading(self, name: str) -> Generator[int, None, Tensor]:
-        """The same a piece at a time, for a thread that has other work between: yields the bytes of each piece."""
+    def reading(self, name: str, rows: range | None = None) -> Generator[int, None, Tensor]:
+        """The same a piece at a time, for a thread that has other work between: yields the bytes of each piece.
+
+        rows: those that are wanted, one behind the other; None: all.
+        """
         entry = self._entry(name)
-        tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-        yield from self._filling(tensor, self._data_start + entry.data_offsets[0])
+        shape, start = entry.shape, self._data_start + entry.data_offsets[0]
+        if rows is not None:
+            start += (entry.data_offsets[1] - entry.data_offsets[0]) // shape[0] * rows.start
+            shape = (len(rows), *shape[1:])
+        tensor = torch.empty(shape, dtype=DTYPES[entry.dtype])
+        yield from self._filling(tensor, start)
         return tensor
 
     def read_rows(self, name: str, rows: list[int]) -> Tensor:

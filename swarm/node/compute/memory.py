@@ -86,7 +86,7 @@ def model_memory(manifest: Manifest, decoder: Decoder, forms: Forms, dtype: str 
     matrices = max(layers, key=lambda one: sum(matrix.resident for matrix in one))  # they may differ in their forms
     head = (
         PLAIN.costs((decoder.vocabulary, decoder.hidden), stored, item, device)
-        if forms.is_tied
+        if forms.is_tied and not device.is_host
         else forms.costs("end", [decoder.head], dtype, device)
     )
     head_norms = (decoder.heads + decoder.kv_heads) * decoder.head_dim if "query_norm" in decoder.slots else 0
