@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -260,6 +261,16 @@ def test_nobody_moves_to_spare_a_disk_where_that_makes_a_token_slower() -> None:
     plan = plan_moves([alone, slow], 12)
     assert plan.before.streamed
     assert not plan.moves
+
+
+@pytest.mark.parametrize(("seconds", "moves"), [([0.08, 0.1, 0.07], False), ([0.06, 0.2, 0.06], True)])
+def test_what_a_shared_disk_gives_at_the_moment_moves_nobody(seconds: Sequence[float], moves: bool) -> None:
+    costs = make_costs(60)
+    members = claim_first([make_node(name * 16, 12 * 12, costs) for name in "abc"], 60)
+    assert not plan_moves(members, 60).moves
+    drifted = [replace(member, read_seconds=one) for member, one in zip(members, seconds, strict=True)]
+    plan = plan_moves(drifted, 60)
+    assert bool(plan.moves) == moves
 
 
 # Several models -------------------------------------------------------------------------------------------------------
