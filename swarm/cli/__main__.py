@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("node", "chat", "weights", "status", "bench", "batch")
+COMMANDS = ("node", "chat", "weights", "status", "bench", "batch", "gateway")
 
 
 def main() -> None:

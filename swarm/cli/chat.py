@@ -242,7 +242,8 @@ def make_settings(options: Options, documents: Documents) -> Settings:
 
 def print_text(events: Iterator[Event]) -> None:
     """Only the answer, as it comes."""
-    from swarm.client.conversation import Piece, Report
+    from swarm.client.answer import Piece
+    from swarm.client.conversation import Report
 
     shown = ""
     for event in events:
@@ -257,7 +258,8 @@ def print_text(events: Iterator[Event]) -> None:
 
 def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_token: bool) -> None:
     """One object at the end; with `each_token` the route and the tokens before it, a line each."""
-    from swarm.client.conversation import Piece, Report
+    from swarm.client.answer import Piece
+    from swarm.client.conversation import Report
     from swarm.client.news import RouteTaken
 
     for event in events:

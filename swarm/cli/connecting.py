@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from swarm.keys import SwarmKeys
 
 
-def swarm_options(function: Any) -> Any:
-    """How a client finds its swarm."""
+def swarm_options(function: Any, host: str = "--host") -> Any:
+    """How a client finds its swarm. host: what the option for addresses is called, where `--host` has another use."""
     for option in reversed(
         (
             click.option(
@@ -29,7 +29,7 @@ def swarm_options(function: Any) -> Any:
             ),
             click.option("--no-mdns", is_flag=True, help="Do not browse; needs --peer, now or in an earlier run."),
             click.option(
-                "--host", "hosts", multiple=True, help="Browse on this local address; default: every LAN address."
+                host, "hosts", multiple=True, help="Browse on this local address; default: every LAN address."
             ),
             click.option(
                 "--secret-file",

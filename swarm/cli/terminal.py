@@ -14,7 +14,8 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 
 from swarm.cli.command import state_dir, why_unusable
-from swarm.client.conversation import Conversation, Piece, Report, Settings
+from swarm.client.answer import Piece
+from swarm.client.conversation import Conversation, Report, Settings
 from swarm.client.news import RouteTaken
 from swarm.client.prompts import Message
 from swarm.client.settings import SPOKEN, parse_setting, parse_switch

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
 
+from swarm.client.answer import Answer, Piece
 from swarm.client.news import Delivered, Finished, RouteTaken
 from swarm.client.prompts import Message, PromptForm
 from swarm.client.renderer import Renderer
 from swarm.client.swarm import Generation, SwarmClient
-from swarm.client.text import StopScanner, TextStream
 from swarm.client.transcript import Turn
 from swarm.errors import RequestError
 from swarm.messages.files import ModelCard
@@ -35,14 +35,6 @@ class Settings:
     ignore_end: bool = False
     system: str = ""  # what the model is told before the conversation
     thinking: bool | None = None  # whether a model that can think first does; None: as it is used to
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A token of the answer and the text that it let out (often "", while a character or stop string may be forming)."""
-
-    token: int
-    text: str
 
 
 @dataclass(slots=True)
@@ -142,7 +134,7 @@ class Conversation:
             )
         stops = [] if settings.ignore_end else self.card.end_ids
         turn = Turn(ids=report.prompt_ids, max_tokens=settings.max_tokens, sampling=settings.sampling, stop_ids=stops)
-        stream, scanner = TextStream(self.tokenizer), StopScanner(settings.stops)
+        answer = Answer(self.tokenizer, settings.stops)
         self.prompt = prompt
         clock = _Clock()
         events = self._generation.generate(turn)
@@ -155,14 +147,11 @@ class Conversation:
                         report.has_crossed_kinds, report.variants = event.has_crossed_kinds, event.variants
                         yield event
                     case Delivered(ids):
-                        for piece, is_stopped in self._read(ids, stream, scanner):
+                        for piece in answer.read(ids):
                             clock.note()
-                            report.ids.append(piece.token)
-                            report.text += piece.text
                             yield piece
-                            if is_stopped:
-                                report.finish = "stop"
-                                break
+                        if answer.is_stopped:
+                            report.finish = "stop"
                     case Finished(reason):
                         report.finish = reason
                     case _:
@@ -174,35 +163,20 @@ class Conversation:
             if not is_complete:
                 self._generation.cancel()
                 self._ids, self._text = [], ""
-        report.was_capped = report.finish == "length" and len(report.ids) < settings.max_tokens
-        self._settle(prompt, report, stream, scanner)
+        report.was_capped = report.finish == "length" and len(answer.ids) < settings.max_tokens
+        self._settle(prompt, report, answer)
         clock.fill(report)
         self.last = report
         yield report
 
-    def _read(self, ids: Sequence[int], stream: TextStream, scanner: StopScanner) -> Iterator[tuple[Piece, bool]]:
-        for token in ids:
-            scanned = scanner.push(stream.push(token))
-            yield Piece(token, scanned.text), scanned.is_stopped
-
-    def _settle(self, prompt: str, report: Report, stream: TextStream, scanner: StopScanner) -> None:
+    def _settle(self, prompt: str, report: Report, answer: Answer) -> None:
         """Drop what lies behind a stop string, from the output and from the caches; remember what the ids spell."""
-        everything = [*report.prompt_ids, *report.ids]
-        if scanner.is_stopped:
-            report.ids = report.ids[: self._ids_within(report.ids, report.text)]
-            everything = [*report.prompt_ids, *report.ids]
-            self._generation.halt(len(everything))
-        else:
-            report.text += scanner.push(stream.finish()).text + scanner.finish()
-        self._ids = everything
+        answer.finish()
+        report.ids, report.text = answer.ids, answer.text
+        self._ids = [*report.prompt_ids, *report.ids]
+        if answer.is_stopped:
+            self._generation.halt(len(self._ids))
         self._text = prompt + self.tokenizer.decode(report.ids, skip_special_tokens=False)
-
-    def _ids_within(self, ids: Sequence[int], text: str) -> int:
-        """How many ids spell no more than `text`."""
-        count = len(ids)
-        while count and len(self.tokenizer.decode(list(ids[:count]), skip_special_tokens=True)) > len(text):
-            count -= 1
-        return count
 
 
 class _Clock:

@@ -74,7 +74,7 @@ class Generation:
         self.machine = machine
         self._loop = loop
         self._generations = generations
-        self._events: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._sink: Callable[[News], None] = lambda news: None
         generations[self.id] = self
 
     def __enter__(self) -> Generation:
@@ -88,12 +88,17 @@ class Generation:
         self._generations.pop(self.id, None)
         self.cancel()
 
+    def begin(self, turn: Turn, sink: Callable[[News], None]) -> None:
+        """Ask for an answer. What comes of it goes to `sink` on the client's thread, Finished or Failed last."""
+        self._sink = sink
+        self._order(lambda now: self.machine.begin(turn, now))
+
     def generate(self, turn: Turn) -> Iterator[News]:
         """RouteTaken and Delivered events as they come, then Finished. Raises the SwarmError that ends it early."""
-        self._events = queue.SimpleQueue()
-        self._order(lambda now: self.machine.begin(turn, now))
+        events: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.begin(turn, events.put)
         while True:
-            event = self._events.get()
+            event = events.get()
             if isinstance(event, Failed):
                 raise event.error
             yield event
@@ -109,8 +114,7 @@ class Generation:
         self._order(lambda now: self.machine.cancel())
 
     def _order(self, act: Callable[[float], list[Effect]]) -> None:
-        events = self._events
-        self._loop.order(self.machine, events.put, act)
+        self._loop.order(self.machine, self._sink, act)
 
 
 class SwarmClient:

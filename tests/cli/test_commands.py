@@ -16,7 +16,7 @@ from tests.demo_model import ANSWER, QUESTION
 from tests.processes import environment, run_command
 
 
-@pytest.mark.parametrize("name", ["node", "chat", "weights", "status", "bench", "batch"])
+@pytest.mark.parametrize("name", ["node", "chat", "weights", "status", "bench", "batch", "gateway"])
 def test_help_imports_no_torch(name: str, tmp_path: Path) -> None:
     code = f"import sys; sys.argv=['swarm-{name}','--help']; import swarm.cli.{name} as m\n"
     code += "try: m.main()\nexcept SystemExit: pass\n"

@@ -1,0 +1,73 @@
+"""swarm-gateway: makes the swarm an ordinary model server. Imports no torch."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from swarm.cli.command import cache_dir, run, version_option
+from swarm.cli.connecting import connect, swarm_options
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command(name="swarm-gateway", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--host", "address", default="127.0.0.1", show_default=True, help="Local address to serve on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Callers must send the key that is in this file.",
+)
+@click.option("--open", "is_open", is_flag=True, help="Serve other machines without a key.")
+@click.option("--allow-host", "names", multiple=True, help="A name by which callers may know this server.")
+@partial(swarm_options, host="--browse")
+@version_option
+def gateway(
+    address: str,
+    port: int,
+    api_key_file: Path | None,
+    is_open: bool,
+    names: tuple[str, ...],
+    peers: tuple[str, ...],
+    no_mdns: bool,
+    hosts: tuple[str, ...],
+    secret_file: Path | None,
+) -> None:
+    """Serve the swarm's models over HTTP, to programs that speak OpenAI's interface."""
+    from swarm.gateway.access import LOCAL_NAMES, Access
+    from swarm.gateway.app import make_app
+    from swarm.gateway.server import listen, serve
+
+    key = None if api_key_file is None else read_key(api_key_file)
+    is_local = address in LOOPBACK
+    if key is None and not is_local:
+        if not is_open:
+            raise click.UsageError(
+                f"--host {address} lets other machines ask; pass --api-key-file FILE, or --open to let anybody"
+            )
+        click.echo("swarm-gateway: anybody who reaches this machine may use the swarm", err=True)
+    known = (*LOCAL_NAMES, address, *names) if is_local or names else None
+    try:
+        listening = listen(address, port)
+    except OSError as error:
+        raise click.UsageError(f"cannot serve on {address} port {port}: {error.strerror}") from None
+    with connect(peers, not no_mdns, hosts, secret_file) as client:
+        shown = listening.getsockname()
+        host = f"[{shown[0]}]" if ":" in shown[0] else shown[0]
+        click.echo(f"swarm-gateway ready address=http://{host}:{shown[1]}")
+        serve(make_app(client, Access(key, known), cache_dir() / "documents"), listening)
+
+
+def read_key(path: Path) -> str:
+    """The key in a file. Raises UsageError for one that is empty."""
+    key = path.read_text("utf-8").strip()
+    if not key:
+        raise click.UsageError(f"{path} holds no key")
+    return key
+
+
+def main() -> None:
+    run(gateway)

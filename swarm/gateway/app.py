@@ -1,0 +1,108 @@
+"""Which route is whose, and what a caller is told when something goes wrong on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from swarm.client.swarm import SwarmClient
+from swarm.errors import SwarmError
+from swarm.gateway.access import Access
+from swarm.gateway.answers import Swarm
+from swarm.gateway.exchange import Exchange, Gone, Handler
+from swarm.gateway.failures import Failure, failure_of, openai_form
+from swarm.gateway.health import Health
+from swarm.gateway.models import Models
+from swarm.gateway.openai.chat import Chat
+from swarm.gateway.openai.completions import Completions
+from swarm.gateway.openai.listing import Listing
+
+log = logging.getLogger(__name__)
+
+Form = Callable[[Failure, Exchange], object]
+
+
+class Endpoint:
+    """One route: who may ask, what answers, in which form failures are told."""
+
+    def __init__(self, handler: Handler, access: Access, form: Form, *, is_open: bool = False) -> None:
+        """is_open: answers without a key, too."""
+        self._handler = handler
+        self._access = access
+        self._form = form
+        self._is_open = is_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._answer(exchange)
+        except Gone:
+            return
+        except Failure as failure:
+            if not exchange.has_begun:
+                await exchange.send_json(failure.status, self._form(failure, exchange), failure.headers)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        """Raises Failure for whatever goes wrong."""
+        try:
+            self._access.check(exchange.scope["headers"], is_open=self._is_open)
+            await self._handler(exchange)
+        except SwarmError as error:
+            raise failure_of(error, 0.5) from None
+        except (Failure, Gone):
+            raise
+        except Exception as error:  # a fault of ours: this caller hears of it, the others nothing
+            log.exception("request %s failed", exchange.id)
+            raise Failure(500, f"a fault in the gateway, request {exchange.id}: {type(error).__name__}") from None
+
+
+def _tell_openly(request: Request, error: Exception) -> Response:
+    """What the router refuses: methods that a route does not have."""
+    assert isinstance(error, HTTPException)
+    failure = Failure(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    return JSONResponse(openai_form(failure), error.status_code, error.headers)
+
+
+def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
+    """The application. cache: a directory for what nodes are asked for once."""
+    swarm, models = Swarm(client), Models(client, cache)
+
+    def openai(failure: Failure, exchange: Exchange) -> object:
+        return openai_form(failure)
+
+    def route(path: str, method: str, handler: Handler, *, is_open: bool = False) -> BaseRoute:
+        return Route(path, Endpoint(handler, access, openai, is_open=is_open), methods=[method])
+
+    async def refuse(exchange: Exchange) -> None:
+        raise Failure(404, f"there is no {exchange.scope['method']} {exchange.scope['path']}")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        yield
+        swarm.close()
+        models.close()
+
+    listing = Listing(models)
+    app = Starlette(
+        routes=[
+            route("/health", "GET", Health(client), is_open=True),
+            route("/v1/models", "GET", listing),
+            route("/v1/models/{model:path}", "GET", listing),
+            route("/v1/chat/completions", "POST", Chat(swarm, models)),
+            route("/v1/completions", "POST", Completions(swarm, models)),
+        ],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _tell_openly},
+    )
+    app.router.redirect_slashes = False
+    app.router.default = Endpoint(refuse, access, openai)
+    return app

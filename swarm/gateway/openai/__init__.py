@@ -1,0 +1,1 @@
+"""OpenAI's interface: what each route reads, runs and answers."""

@@ -1,0 +1,292 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from swarm.client.answer import Piece
+from swarm.client.prompts import Message
+from swarm.client.text import THOUGHT_BEGIN, ThoughtSplitter
+from swarm.gateway.answers import Ask, RunningAnswer, Swarm
+from swarm.gateway.exchange import Exchange, event
+from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
+from swarm.gateway.models import Models, ServedModel
+from swarm.gateway.openai.fields import Drawing, likeliest, positive, usage
+from swarm.gateway.tokens import bytes_of, finite, spell
+from swarm.messages.steps import Score
+
+SIGN = ": keep-alive\n\n"
+DONE = "data: [DONE]\n\n"
+IGNORED_TOOLS = ("none", "auto")
+
+
+class ContentPart(Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Struct, frozen=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[ContentPart] | None = None
+
+
+class ChatRequest(Drawing, frozen=True, kw_only=True):
+    """https://platform.openai.com/docs/api-reference/chat/create"""
+
+    messages: list[ChatMessage]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """Of an answer at most; None: as many as there is room for. Raises Failure."""
+        name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        told = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(told) > 1:
+            raise wrong(name, f"differs from max_tokens: {self.max_completion_tokens} and {self.max_tokens}")
+        count = next(iter(told), None)
+        return None if count is None else positive(name, count)
+
+    @property
+    def scores(self) -> int | None:
+        """How many likeliest tokens come with each one; None: not even how likely it was. Raises Failure."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise wrong("top_logprobs", "goes with logprobs: true alone")
+        return likeliest("top_logprobs", self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether a model that can think first does; None: as it is used to."""
+        told = (self.chat_template_kwargs or {}).get("enable_thinking")
+        if isinstance(told, bool):
+            return told
+        return None if self.reasoning_effort is None else self.reasoning_effort != "none"
+
+    def said(self) -> list[Message]:
+        """The conversation. Raises Failure."""
+        if not self.messages:
+            raise wrong("messages", "one or more")
+        found: list[Message] = []
+        for place, message in enumerate(self.messages):
+            role = "system" if message.role == "developer" else message.role
+            found.append(Message(role, join_text(message.content, f"messages[{place}].content")))
+        return found
+
+    def refuse(self) -> None:
+        """Raise Failure for what would change the answer in a way that there is not."""
+        for name in ("tools", "functions"):
+            if getattr(self, name):
+                raise unsupported(name, "are not to be had: this model server only writes text")
+        if self.tool_choice is not None and self.tool_choice not in IGNORED_TOOLS:
+            raise unsupported("tool_choice", "there are no tools")
+        if self.response_format is not None and self.response_format.get("type") != "text":
+            raise unsupported("response_format", "only text is to be had")
+        if self.modalities not in (None, ["text"]):
+            raise unsupported("modalities", "only text is to be had")
+
+
+def join_text(content: str | Sequence[ContentPart] | None, field: str) -> str:
+    """What is said in parts. Raises Failure for parts that are no text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    for place, part in enumerate(content):
+        if part.type != "text" or part.text is None:
+            raise unsupported(f"{field}[{place}].type", f'only "text" is read, not "{part.type}"')
+    return "".join(part.text or "" for part in content)
+
+
+class Chat:
+    """Answers to conversations."""
+
+    def __init__(self, swarm: Swarm, models: Models) -> None:
+        self._swarm = swarm
+        self._models = models
+
+    async def __call__(self, exchange: Exchange) -> None:
+        asked = await exchange.read(ChatRequest)
+        await exchange.while_listened_to(self._answer(exchange, asked))
+
+    async def _answer(self, exchange: Exchange, asked: ChatRequest) -> None:
+        served = await self._models.find(asked.model)
+        asked.refuse()
+        messages, wants_usage = asked.said(), asked.wants_usage
+        prompt = await self._models.in_thread(lambda: served.write_prompt(messages, asked.thinking))
+        ids = await self._models.in_thread(lambda: served.encode(prompt, is_raw=served.form is None))
+        self._models.require_room(served, ids, "messages")
+        asks = [
+            Ask(
+                ids=ids,
+                max_tokens=asked.wanted_tokens or served.card.context,
+                sampling=sampling,
+                stops=[*asked.stops, *(served.form.stops if served.form else ())],
+                ignore_end=bool(asked.ignore_eos),
+                scores=asked.scores,
+            )
+            for sampling in asked.sampling(served.defaults)
+        ]
+        is_thinking = prompt.rstrip().endswith(THOUGHT_BEGIN)
+        answers = [self._swarm.begin(served, ask) for ask in asks]
+        choices = [_Choice(number, answer, served, is_thinking) for number, answer in enumerate(answers)]
+        reply = _Reply(exchange, served.card.name, choices)
+        try:
+            if asked.stream:
+                await reply.stream(wants_usage=wants_usage)
+            else:
+                await reply.send()
+        finally:
+            for answer in answers:
+                answer.close()
+
+
+class _Choice:
+    """One of the answers, as what is said and what is only thought."""
+
+    def __init__(self, number: int, answer: RunningAnswer, served: ServedModel, is_thinking: bool) -> None:
+        self.number = number
+        self.answer = answer
+        self.reasoning_tokens = 0
+        self._served = served
+        self._splitter = ThoughtSplitter(is_thinking)
+        self._is_first = {True: True, False: True}  # by whether it is thought: nothing of it has come
+
+    def read(self, pieces: Sequence[Piece]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        """What new pieces add to the message, by the fields of a delta; and how likely their tokens were."""
+        shown: list[tuple[str, bool]] = []
+        for piece in pieces:
+            self.reasoning_tokens += self._splitter.is_thinking
+            shown += self._splitter.push(piece.text)
+        return self._join(shown), [self._describe(piece.token, piece.score) for piece in pieces if piece.score]
+
+    def finish(self) -> dict[str, str]:
+        """The rest of it."""
+        return self._join([*self._splitter.push(self.answer.rest), *self._splitter.finish()])
+
+    def _join(self, shown: Sequence[tuple[str, bool]]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for text, is_thought in shown:
+            begun = text.lstrip() if self._is_first[is_thought] else text
+            if begun:
+                self._is_first[is_thought] = False
+                name = "reasoning_content" if is_thought else "content"
+                found[name] = found.get(name, "") + begun
+        return found
+
+    def _describe(self, token: int, score: Score) -> dict[str, Any]:
+        others = [self._token(one, log_probability) for one, log_probability in score.likeliest]
+        return {**self._token(token, score.log_probability), "top_logprobs": others}
+
+    def _token(self, token: int, log_probability: float) -> dict[str, Any]:
+        tokenizer = self._served.tokenizer
+        return {
+            "token": spell(tokenizer, token),
+            "logprob": finite(log_probability),
+            "bytes": list(bytes_of(tokenizer, token)),
+        }
+
+
+class _Reply:
+    """What is sent of some choices."""
+
+    def __init__(self, exchange: Exchange, model: str, choices: Sequence[_Choice]) -> None:
+        self._exchange = exchange
+        self._choices = choices
+        self._common = {"id": f"chatcmpl-{exchange.id}", "created": int(time.time()), "model": model}
+
+    async def send(self) -> None:
+        """All at once."""
+        told = await asyncio.gather(*(self._collect(choice) for choice in self._choices))
+        whole = {**self._common, "object": "chat.completion", "choices": told, "usage": self._usage()}
+        await self._exchange.send_json(200, whole)
+
+    async def _collect(self, choice: _Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+        rows: list[dict[str, Any]] = []
+        while not choice.answer.finish:
+            delta, scores = choice.read(await choice.answer.read())
+            rows += scores
+            _add(message, delta)
+        _add(message, choice.finish())
+        return {
+            "index": choice.number,
+            "message": message,
+            "logprobs": None if choice.answer.ask.scores is None else {"content": rows, "refusal": None},
+            "finish_reason": choice.answer.finish,
+        }
+
+    async def stream(self, *, wants_usage: bool) -> None:
+        """As it comes."""
+        begun = await asyncio.gather(*(choice.answer.wait_for_place() for choice in self._choices))
+        async with self._exchange.stream(SIGN):
+            for choice in self._choices:
+                await self._write(choice, {"role": "assistant", "content": ""}, wants_usage=wants_usage)
+            try:
+                await asyncio.gather(
+                    *(
+                        self._follow(choice, pieces, wants_usage=wants_usage)
+                        for choice, pieces in zip(self._choices, begun, strict=True)
+                    )
+                )
+            except Failure as failure:
+                self._exchange.end_with(event(openai_form(failure)) + DONE)
+                return
+            last = {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
+            self._exchange.end_with((event(last) if wants_usage else "") + DONE)
+
+    async def _follow(self, choice: _Choice, pieces: Sequence[Piece], *, wants_usage: bool) -> None:
+        while True:
+            delta, scores = choice.read(pieces)
+            if delta or scores:
+                await self._write(choice, delta, scores, wants_usage=wants_usage)
+            if choice.answer.finish:
+                break
+            pieces = await choice.answer.read()
+        rest = choice.finish()
+        if rest:
+            await self._write(choice, rest, wants_usage=wants_usage)
+        await self._write(choice, {}, finish=choice.answer.finish, wants_usage=wants_usage)
+
+    async def _write(
+        self,
+        choice: _Choice,
+        delta: Mapping[str, str],
+        scores: Sequence[dict[str, Any]] = (),
+        *,
+        finish: str | None = None,
+        wants_usage: bool,
+    ) -> None:
+        one = {
+            "index": choice.number,
+            "delta": delta,
+            "logprobs": {"content": list(scores), "refusal": None} if scores else None,
+            "finish_reason": finish,
+        }
+        chunk: dict[str, Any] = {**self._common, "object": "chat.completion.chunk", "choices": [one]}
+        await self._exchange.write(event({**chunk, "usage": None} if wants_usage else chunk))
+
+    def _usage(self) -> dict[str, Any]:
+        answers = [choice.answer for choice in self._choices]
+        return usage(
+            len(answers[0].ask.ids),
+            answers[0].cached_tokens,
+            [len(answer.answer.ids) for answer in answers],
+            sum(choice.reasoning_tokens for choice in self._choices),
+        )
+
+
+def _add(message: dict[str, Any], delta: Mapping[str, str]) -> None:
+    for name, text in delta.items():
+        message[name] = message.get(name, "") + text

@@ -1,0 +1,46 @@
+"""Serves the application: sockets, limits, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+SEND_BUFFER = 32 << 10  # of a connection in the kernel: a caller that reads nothing is noticed after some 200 KB
+KEEP_ALIVE_SECONDS = 75  # longer than callers keep a connection that rests, or both end it at once
+STOP_SECONDS = 2
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(1024)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Until SIGTERM or SIGINT."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))

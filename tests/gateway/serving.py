@@ -1,0 +1,67 @@
+"""A real swarm-gateway over real nodes on loopback, with the demo model."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.processes import environment
+
+READY = re.compile(r"swarm-gateway ready address=(http://\S+)")
+MODEL = "swarm-demo"
+
+
+class Gateway:
+    """A swarm-gateway process."""
+
+    def __init__(self, home: Path, peers: Sequence[str], arguments: Sequence[str] = ()) -> None:
+        named = [option for peer in peers for option in ("--peer", peer)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "swarm.cli", "gateway", "--no-mdns", "--port", "0", *named, *arguments],
+            env=environment(home),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        match = READY.match(line)
+        assert match, f"{line}{self.process.stderr and self.process.stderr.read()}"
+        self.url = match[1]
+        self.errors: list[str] = []
+        threading.Thread(target=self._collect, daemon=True).start()
+
+    def _collect(self) -> None:
+        assert self.process.stderr is not None
+        self.errors += iter(self.process.stderr.readline, "")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(*self.address, timeout=60)
+
+    def ask(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, method: str = ""
+    ) -> tuple[int, dict[str, str], Any]:
+        """Status, headers and JSON. body: bytes go as they are; None asks with GET."""
+        connection = self.connect()
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
+        answer = connection.getresponse()
+        told = answer.read()
+        connection.close()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, json.loads(told)

@@ -1,0 +1,152 @@
+"""Answers through everything that happens to them: nodes that die, callers that go away or read nothing, no room."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.demo_model import LOOPBACK, WEIGHTS
+from tests.gateway.serving import MODEL, Gateway
+from tests.processes import Node, run_command, stop_all
+
+PORTS = (18971, 18973)
+CHAT = "/v1/chat/completions"
+LONG = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Tell me all."}],
+    "temperature": 2,
+    "seed": 5,
+    "stream": True,
+    "ignore_eos": True,
+}
+
+
+def start(home: Path, port: int, *arguments: str) -> Node:
+    common = ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--part", "f", "--port", str(port)]
+    peers = [option for other in PORTS if other != port for option in ("--peer", f"127.0.0.1:{other}")]
+    return Node(home, [*common, *peers, "--name", f"n{port}", *arguments])
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[Node]]:
+    started = [start(tmp_path, PORTS[0])]
+    started[0].wait_ready()  # it makes the secret
+    started.append(start(tmp_path, PORTS[1]))
+    started[1].wait_ready()
+    yield started
+    stop_all([node for node in started if node.process.poll() is None])
+
+
+@pytest.fixture
+def served(nodes: list[Node], tmp_path: Path) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path, [f"127.0.0.1:{port}" for port in PORTS])
+    yield gateway
+    gateway.stop()
+
+
+def count_sessions(home: Path) -> int:
+    told = run_command("status", home, ["--json", *LOOPBACK, "--no-mdns", "--peer", f"127.0.0.1:{PORTS[0]}"])
+    return sum(node["sessions"] for node in json.loads(told.stdout)["nodes"])
+
+
+def lines_of(answer: Any) -> Iterator[dict[str, Any]]:
+    for line in answer:
+        if line.startswith(b"data: {"):
+            yield json.loads(line[6:])
+
+
+def text_of(chunk: dict[str, Any]) -> str:
+    return chunk["choices"][0]["delta"].get("content", "")
+
+
+def test_a_node_that_dies_in_mid_answer_is_a_pause_and_no_word_changes(served: Gateway, nodes: list[Node]) -> None:
+    body = json.dumps({**LONG, "max_tokens": 400}).encode()
+    texts: list[str] = []
+    for has_fault in (False, True):
+        connection = served.connect()
+        connection.request("POST", CHAT, body)
+        text = ""
+        for number, chunk in enumerate(lines_of(connection.getresponse())):
+            assert "error" not in chunk, chunk
+            text += text_of(chunk)
+            if has_fault and number == 30:
+                find_busy(nodes).kill()
+        texts.append(text)
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 200
+
+
+def find_busy(nodes: list[Node]) -> Node:
+    """The node that computes."""
+
+    def ticks(node: Node) -> int:
+        return sum(map(int, Path(f"/proc/{node.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    before = [ticks(node) for node in nodes]
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        used = [ticks(node) - one for node, one in zip(nodes, before, strict=True)]
+        if max(used) >= min(used) + 5:
+            return nodes[used.index(max(used))]
+        time.sleep(0.02)
+    raise AssertionError("no node computes more than the other")
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_caller_that_goes_away_leaves_nothing_behind(served: Gateway, tmp_path: Path, is_streamed: bool) -> None:
+    connection = served.connect()
+    connection.request("POST", CHAT, json.dumps({**LONG, "max_tokens": 400, "stream": is_streamed}).encode())
+    wait_for(lambda: count_sessions(tmp_path) == 1, 5)
+    if is_streamed:
+        next(lines_of(connection.getresponse()))
+    assert connection.sock is not None
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    wait_for(lambda: count_sessions(tmp_path) == 0, 3)
+
+
+def wait_for(is_so: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_no_chain_is_told_with_what_is_missing(tmp_path: Path) -> None:
+    node = Node(
+        tmp_path,
+        ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--part", "b 0-4", "--port", str(PORTS[0])],
+    )
+    gateway = None
+    try:
+        node.wait_ready()
+        gateway = Gateway(tmp_path, [f"127.0.0.1:{PORTS[0]}"])
+        wait_for(lambda: gateway.ask("/health")[2]["nodes"] == 1, 5)
+        status, headers, told = gateway.ask(CHAT, {**LONG, "stream": False})
+        assert status == 503
+        assert "layers 4-6 and end" in told["error"]["message"] or "4-6" in told["error"]["message"]
+        assert float(headers["retry-after"]) > 0
+        assert gateway.ask("/health")[0] == 503
+    finally:
+        node.stop()
+        if gateway is not None:
+            gateway.stop()
+
+
+def test_a_key_guards_all_but_the_health(nodes: list[Node], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sesam\n")
+    gateway = Gateway(tmp_path, [f"127.0.0.1:{PORTS[0]}"], ["--api-key-file", str(tmp_path / "key")])
+    try:
+        assert gateway.ask("/v1/models")[0] == 401
+        assert gateway.ask("/v1/models", headers={"authorization": "Bearer sesam"})[0] == 200
+        assert gateway.ask("/v1/models", headers={"x-api-key": "sesam"})[0] == 200
+        assert gateway.ask("/v1/models", headers={"authorization": "Bearer sesam", "host": "evil.example"})[0] == 403
+        wait_for(lambda: gateway.ask("/health")[0] == 200, 5)
+    finally:
+        gateway.stop()
