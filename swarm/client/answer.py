@@ -39,6 +39,11 @@ class Answer:
         """Whether a stop string has come: nothing after it counts."""
         return self._scanner.is_stopped
 
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that has come."""
+        return self._scanner.found
+
     def read(self, ids: Sequence[int], scores: Sequence[Score] = ()) -> Iterator[Piece]:
         """Pieces of new ids, up to a stop string. scores: one for each, or none."""
         for number, token in enumerate(ids):

@@ -52,15 +52,18 @@ class StopScanner:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.is_stopped = False  # one has been found
+        self.found: str | None = None  # the one that has come
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.found is not None
 
     def push(self, text: str) -> Scanned:
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at, stop) for at, stop in ((self._held.find(stop), stop) for stop in self._stops) if at >= 0]
         if found:
-            shown = self._held[: min(found)]
-            self._held = ""
-            self.is_stopped = True
+            at, self.found = min(found)
+            shown, self._held = self._held[:at], ""
             return Scanned(shown, True)
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         split = len(self._held) - keep

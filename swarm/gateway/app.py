@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,27 +18,28 @@ from swarm.client.swarm import SwarmClient
 from swarm.errors import SwarmError
 from swarm.gateway.access import Access
 from swarm.gateway.answers import Swarm
+from swarm.gateway.anthropic.messages import CountTokens, Messages
 from swarm.gateway.exchange import Exchange, Gone, Handler
-from swarm.gateway.failures import Failure, failure_of, openai_form
+from swarm.gateway.failures import Failure, anthropic_form, failure_of, openai_form
 from swarm.gateway.health import Health
 from swarm.gateway.models import Models
 from swarm.gateway.openai.chat import Chat
 from swarm.gateway.openai.completions import Completions
 from swarm.gateway.openai.listing import Listing
+from swarm.gateway.tokenizing import Detokenize, Tokenize, TokenizerInfo
 
 log = logging.getLogger(__name__)
 
-Form = Callable[[Failure, Exchange], object]
+ANTHROPIC = "/v1/messages"
 
 
 class Endpoint:
-    """One route: who may ask, what answers, in which form failures are told."""
+    """One route: who may ask, and what answers."""
 
-    def __init__(self, handler: Handler, access: Access, form: Form, *, is_open: bool = False) -> None:
+    def __init__(self, handler: Handler, access: Access, *, is_open: bool = False) -> None:
         """is_open: answers without a key, too."""
         self._handler = handler
         self._access = access
-        self._form = form
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +50,8 @@ class Endpoint:
             return
         except Failure as failure:
             if not exchange.has_begun:
-                await exchange.send_json(failure.status, self._form(failure, exchange), failure.headers)
+                told = _form(failure, scope["path"], exchange.id)
+                await exchange.send_json(failure.status, told, failure.headers)
 
     async def _answer(self, exchange: Exchange) -> None:
         """Raises Failure for whatever goes wrong."""
@@ -68,19 +70,22 @@ class Endpoint:
 def _tell_openly(request: Request, error: Exception) -> Response:
     """What the router refuses: methods that a route does not have."""
     assert isinstance(error, HTTPException)
-    failure = Failure(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
-    return JSONResponse(openai_form(failure), error.status_code, error.headers)
+    path = request.url.path
+    failure = Failure(error.status_code, f"{request.method} {path}: {error.detail}")
+    return JSONResponse(_form(failure, path, ""), error.status_code, error.headers)
+
+
+def _form(failure: Failure, path: str, request: str) -> object:
+    """A failure as the interface tells it that a path belongs to. request: its id."""
+    return anthropic_form(failure, request) if path.startswith(ANTHROPIC) else openai_form(failure)
 
 
 def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
     """The application. cache: a directory for what nodes are asked for once."""
     swarm, models = Swarm(client), Models(client, cache)
 
-    def openai(failure: Failure, exchange: Exchange) -> object:
-        return openai_form(failure)
-
     def route(path: str, method: str, handler: Handler, *, is_open: bool = False) -> BaseRoute:
-        return Route(path, Endpoint(handler, access, openai, is_open=is_open), methods=[method])
+        return Route(path, Endpoint(handler, access, is_open=is_open), methods=[method])
 
     async def refuse(exchange: Exchange) -> None:
         raise Failure(404, f"there is no {exchange.scope['method']} {exchange.scope['path']}")
@@ -99,10 +104,15 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
             route("/v1/models/{model:path}", "GET", listing),
             route("/v1/chat/completions", "POST", Chat(swarm, models)),
             route("/v1/completions", "POST", Completions(swarm, models)),
+            route(f"{ANTHROPIC}/count_tokens", "POST", CountTokens(models)),
+            route(ANTHROPIC, "POST", Messages(swarm, models)),
+            route("/tokenize", "POST", Tokenize(models)),
+            route("/detokenize", "POST", Detokenize(models)),
+            route("/tokenizer_info", "GET", TokenizerInfo(models)),
         ],
         lifespan=lifespan,
         exception_handlers={HTTPException: _tell_openly},
     )
     app.router.redirect_slashes = False
-    app.router.default = Endpoint(refuse, access, openai)
+    app.router.default = Endpoint(refuse, access)
     return app

@@ -16,6 +16,7 @@ from swarm.client.documents import Documents
 from swarm.client.prompts import Message, PromptForm, read_defaults
 from swarm.client.renderer import Renderer
 from swarm.client.swarm import SwarmClient, missing_of
+from swarm.client.text import THOUGHT_BEGIN
 from swarm.errors import SwarmError
 from swarm.gateway.failures import Failure, failure_of
 from swarm.messages.files import ModelCard
@@ -50,6 +51,29 @@ class ServedModel:
         return self.tokenizer.decode([token], skip_special_tokens=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation that is to be gone on with.
+
+    thinking: whether a model that can think first does; None: as it is used to. begun: how the answer begins, which the
+    caller has written. field: of the request that tells it.
+    """
+
+    messages: Sequence[Message]
+    thinking: bool | None = None
+    begun: str = ""
+    field: str = "messages"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """is_thinking: it has opened a thought, with which the answer goes on. has_begun: it ends with some of the answer."""
+
+    ids: Sequence[int]
+    is_thinking: bool
+    has_begun: bool
+
+
 class Models:
     """Models by the names that callers know; what is fetched of one is kept."""
 
@@ -74,6 +98,16 @@ class Models:
         known = self._known.get(complete[0]) if len(complete) == 1 else None
         return known or await self.in_thread(lambda: self._load(name))
 
+    async def find_or_only(self, name: str | None) -> ServedModel:
+        """The same; without a name the only model that there is. Raises Failure."""
+        if name is not None:
+            return await self.find(name)
+        served = await self.all_served()
+        if len(served) != 1:
+            names = ", ".join(one.card.name for one in served) or "none"
+            raise Failure(400, f"model: choose one of {names}", "model")
+        return served[0]
+
     def _load(self, name: str) -> ServedModel:
         card = self._client.card(self._client.find_model(name, 0.0))
         documents = Documents(self._client, card, self._cache)
@@ -82,6 +116,18 @@ class Models:
         return self._known.setdefault(
             card.model, ServedModel(card, tokenizer, documents.prompt_form(tokenizer), defaults)
         )
+
+    async def encode_talk(self, served: ServedModel, talk: Talk) -> Prompt:
+        """A conversation as the prompt for its next answer. Raises Failure."""
+
+        def encode() -> Prompt:
+            text = served.write_prompt(talk.messages, talk.thinking) + talk.begun
+            ids = served.encode(text, is_raw=served.form is None)
+            return Prompt(ids, text.rstrip().endswith(THOUGHT_BEGIN), bool(talk.begun))
+
+        prompt = await self.in_thread(encode)
+        self.require_room(served, prompt.ids, talk.field)
+        return prompt
 
     async def all_served(self) -> list[ServedModel]:
         """Those of which a chain serves all, by name."""

@@ -11,17 +11,16 @@ from msgspec import Struct
 
 from swarm.client.answer import Piece
 from swarm.client.prompts import Message
-from swarm.client.text import THOUGHT_BEGIN, ThoughtSplitter
 from swarm.gateway.answers import Ask, RunningAnswer, Swarm
+from swarm.gateway.drawing import at_least
 from swarm.gateway.exchange import Exchange, event
 from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
-from swarm.gateway.models import Models, ServedModel
-from swarm.gateway.openai.fields import Drawing, likeliest, positive, usage
+from swarm.gateway.models import Models, ServedModel, Talk
+from swarm.gateway.openai.fields import DONE, SIGN, Drawing, likeliest, usage
+from swarm.gateway.spoken import Said, Spoken
 from swarm.gateway.tokens import bytes_of, finite, spell
 from swarm.messages.steps import Score
 
-SIGN = ": keep-alive\n\n"
-DONE = "data: [DONE]\n\n"
 IGNORED_TOOLS = ("none", "auto")
 
 
@@ -59,7 +58,7 @@ class ChatRequest(Drawing, frozen=True, kw_only=True):
         if len(told) > 1:
             raise wrong(name, f"differs from max_tokens: {self.max_completion_tokens} and {self.max_tokens}")
         count = next(iter(told), None)
-        return None if count is None else positive(name, count)
+        return None if count is None else at_least(name, count)
 
     @property
     def scores(self) -> int | None:
@@ -123,24 +122,22 @@ class Chat:
     async def _answer(self, exchange: Exchange, asked: ChatRequest) -> None:
         served = await self._models.find(asked.model)
         asked.refuse()
-        messages, wants_usage = asked.said(), asked.wants_usage
-        prompt = await self._models.in_thread(lambda: served.write_prompt(messages, asked.thinking))
-        ids = await self._models.in_thread(lambda: served.encode(prompt, is_raw=served.form is None))
-        self._models.require_room(served, ids, "messages")
+        talk, wants_usage = Talk(asked.said(), asked.thinking), asked.wants_usage
+        samplings = asked.sampling(served.defaults)
+        prompt = await self._models.encode_talk(served, talk)
         asks = [
             Ask(
-                ids=ids,
+                ids=prompt.ids,
                 max_tokens=asked.wanted_tokens or served.card.context,
                 sampling=sampling,
                 stops=[*asked.stops, *(served.form.stops if served.form else ())],
                 ignore_end=bool(asked.ignore_eos),
                 scores=asked.scores,
             )
-            for sampling in asked.sampling(served.defaults)
+            for sampling in samplings
         ]
-        is_thinking = prompt.rstrip().endswith(THOUGHT_BEGIN)
         answers = [self._swarm.begin(served, ask) for ask in asks]
-        choices = [_Choice(number, answer, served, is_thinking) for number, answer in enumerate(answers)]
+        choices = [_Choice(number, answer, served, prompt.is_thinking) for number, answer in enumerate(answers)]
         reply = _Reply(exchange, served.card.name, choices)
         try:
             if asked.stream:
@@ -158,32 +155,17 @@ class _Choice:
     def __init__(self, number: int, answer: RunningAnswer, served: ServedModel, is_thinking: bool) -> None:
         self.number = number
         self.answer = answer
-        self.reasoning_tokens = 0
+        self.spoken = Spoken(is_thinking)
         self._served = served
-        self._splitter = ThoughtSplitter(is_thinking)
-        self._is_first = {True: True, False: True}  # by whether it is thought: nothing of it has come
 
     def read(self, pieces: Sequence[Piece]) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """What new pieces add to the message, by the fields of a delta; and how likely their tokens were."""
-        shown: list[tuple[str, bool]] = []
-        for piece in pieces:
-            self.reasoning_tokens += self._splitter.is_thinking
-            shown += self._splitter.push(piece.text)
-        return self._join(shown), [self._describe(piece.token, piece.score) for piece in pieces if piece.score]
+        scores = [self._describe(piece.token, piece.score) for piece in pieces if piece.score]
+        return _by_field(self.spoken.read(pieces)), scores
 
     def finish(self) -> dict[str, str]:
         """The rest of it."""
-        return self._join([*self._splitter.push(self.answer.rest), *self._splitter.finish()])
-
-    def _join(self, shown: Sequence[tuple[str, bool]]) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for text, is_thought in shown:
-            begun = text.lstrip() if self._is_first[is_thought] else text
-            if begun:
-                self._is_first[is_thought] = False
-                name = "reasoning_content" if is_thought else "content"
-                found[name] = found.get(name, "") + begun
-        return found
+        return _by_field(self.spoken.finish(self.answer.rest))
 
     def _describe(self, token: int, score: Score) -> dict[str, Any]:
         others = [self._token(one, log_probability) for one, log_probability in score.likeliest]
@@ -283,8 +265,16 @@ class _Reply:
             len(answers[0].ask.ids),
             answers[0].cached_tokens,
             [len(answer.answer.ids) for answer in answers],
-            sum(choice.reasoning_tokens for choice in self._choices),
+            sum(choice.spoken.reasoning_tokens for choice in self._choices),
         )
+
+
+def _by_field(said: Sequence[Said]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text, is_thought in said:
+        name = "reasoning_content" if is_thought else "content"
+        found[name] = found.get(name, "") + text
+    return found
 
 
 def _add(message: dict[str, Any], delta: Mapping[str, str]) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from swarm.client.answer import Piece
 from swarm.gateway.answers import Ask, RunningAnswer, Swarm
+from swarm.gateway.drawing import at_least
 from swarm.gateway.exchange import Exchange, event
 from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
 from swarm.gateway.models import Models, ServedModel
-from swarm.gateway.openai.chat import DONE, SIGN
-from swarm.gateway.openai.fields import Drawing, likeliest, positive, usage
+from swarm.gateway.openai.fields import DONE, SIGN, Drawing, likeliest, usage
 from swarm.gateway.tokens import finite, likeliest_by_text, spell
 from swarm.messages.sampling import Sampling
 from swarm.messages.steps import Score
@@ -55,7 +55,7 @@ class CompletionRequest(Drawing, frozen=True, kw_only=True):
         """Of each answer at most. Raises Failure."""
         if self.max_tokens is None:
             return DEFAULT_TOKENS
-        return positive("max_tokens", self.max_tokens, 0 if self.echo else 1)
+        return at_least("max_tokens", self.max_tokens, 0 if self.echo else 1)
 
     def refuse(self) -> None:
         """Raise Failure for what would change the answer in a way that there is not."""

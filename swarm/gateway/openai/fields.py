@@ -11,16 +11,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from swarm.gateway.drawing import read_sampling, read_stops
 from swarm.gateway.failures import unsupported, wrong
 from swarm.messages.sampling import SAMPLING_RANGES, Sampling
 from swarm.messages.sessions import MOST_LIKELIEST
 
 MOST_CHOICES = 16
-MOST_STOPS = 64
-LONGEST_STOP = 1000  # characters
-SEEDS = 1 << 62
-DEFAULT_TEMPERATURE = 1.0
-TOLD_TEMPERATURE = 2.0  # at most, as OpenAI has it
+SIGN = ": keep-alive\n\n"  # of life, in a stream
+DONE = "data: [DONE]\n\n"  # its end
 
 
 class StreamOptions(Struct, frozen=True):
@@ -57,10 +55,7 @@ class Drawing(Struct, frozen=True, kw_only=True):
     @property
     def stops(self) -> list[str]:
         """Strings that end an answer. Raises Failure."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in stops):
-            raise wrong("stop", f"at most {MOST_STOPS} strings of {LONGEST_STOP} characters")
-        return [stop for stop in stops if stop]
+        return read_stops("stop", [self.stop] if isinstance(self.stop, str) else self.stop or [])
 
     @property
     def wants_usage(self) -> bool:
@@ -76,25 +71,9 @@ class Drawing(Struct, frozen=True, kw_only=True):
                 raise unsupported(name, "is not to be had; repetition_penalty is")
         if self.logit_bias:
             raise unsupported("logit_bias", "is not to be had")
-        settings: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE, **defaults}
-        for name in ("temperature", "top_p", "top_k", "typical_p", "repetition_penalty"):
-            value = getattr(self, name)
-            if value is not None:
-                settings[name] = value
-        for name, value in settings.items():
-            if not SAMPLING_RANGES[name].holds(value):
-                raise wrong(name, f"{SAMPLING_RANGES[name]}, got {value}")
-        if settings["temperature"] > TOLD_TEMPERATURE:
-            raise wrong("temperature", f"0 to {TOLD_TEMPERATURE:g}, got {settings['temperature']:g}")
+        asked = {name: getattr(self, name) for name in SAMPLING_RANGES if name != "seed"}
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
-        return [Sampling(**settings, seed=(seed + number) % SEEDS) for number in range(self.choices)]
-
-
-def positive(name: str, count: int, least: int = 1) -> int:
-    """Raises Failure for less."""
-    if count < least:
-        raise wrong(name, f"{least} or more, got {count}")
-    return count
+        return [read_sampling(asked, defaults, seed + number) for number in range(self.choices)]
 
 
 def likeliest(name: str, count: int) -> int:

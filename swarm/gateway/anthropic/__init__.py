@@ -1,0 +1,1 @@
+"""Anthropic's interface: what each route reads, runs and answers."""
