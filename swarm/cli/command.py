@@ -19,6 +19,7 @@ EXIT_CANNOT = 2  # the request as it stands, or the swarm as it is now
 EXIT_NO_SECRET = 3
 
 DEFAULT_PORT = 7700
+MOST_FILES = 65_536
 
 
 def config_dir() -> Path:
@@ -120,3 +121,13 @@ def exit_code(error: SwarmError) -> int:
     if isinstance(error, RequestError | AccessError | PeerError):
         return EXIT_CANNOT
     return EXIT_FAILED
+
+
+def raise_file_limit() -> None:
+    """Each peer and each client takes a few descriptors; the usual limit of 1,024 is meant for programs that use select."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from swarm.cli.command import cache_dir, run, version_option
+from swarm.cli.command import cache_dir, raise_file_limit, run, version_option
 from swarm.cli.connecting import connect, swarm_options
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -41,6 +41,7 @@ def gateway(
     from swarm.gateway.app import make_app
     from swarm.gateway.server import listen, serve
 
+    raise_file_limit()
     key = None if api_key_file is None else read_key(api_key_file)
     is_local = address in LOOPBACK
     if key is None and not is_local:

@@ -20,6 +20,7 @@ from swarm.cli.command import (
     EXIT_NO_SECRET,
     default_secret_file,
     find_state,
+    raise_file_limit,
     run,
     version_option,
     why_unusable,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from swarm.keys import BorrowedName, NameLock
     from swarm.node.shell.build import Offer, Promise
     from swarm.node.shell.ledger import Ledger
-
-MOST_FILES = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,16 +242,6 @@ def find_shared_dir(state: Path | None, name: str) -> Path | None:
     """Where nodes of this machine keep what they share, if anywhere."""
     shared = (Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}") if state is None else state
     return shared / name if why_unusable(shared) is None else None
-
-
-def raise_file_limit() -> None:
-    """Each peer and each client takes a few descriptors; the usual limit of 1,024 is meant for programs that use select."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def stop_on_signals(ask_stop: Callable[[], None]) -> None:

@@ -26,6 +26,8 @@ from swarm.gateway.models import Models
 from swarm.gateway.openai.chat import Chat
 from swarm.gateway.openai.completions import Completions
 from swarm.gateway.openai.listing import Listing
+from swarm.gateway.openai.responses import KeptResponse, Responses
+from swarm.gateway.openai.stored import StoredAnswers
 from swarm.gateway.tokenizing import Detokenize, Tokenize, TokenizerInfo
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,8 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
         swarm.close()
         models.close()
 
-    listing = Listing(models)
+    listing, stored = Listing(models), StoredAnswers()
+    kept = KeptResponse(stored)
     app = Starlette(
         routes=[
             route("/health", "GET", Health(client), is_open=True),
@@ -104,6 +107,9 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
             route("/v1/models/{model:path}", "GET", listing),
             route("/v1/chat/completions", "POST", Chat(swarm, models)),
             route("/v1/completions", "POST", Completions(swarm, models)),
+            route("/v1/responses", "POST", Responses(swarm, models, stored)),
+            route("/v1/responses/{response}", "GET", kept),
+            route("/v1/responses/{response}", "DELETE", kept),
             route(f"{ANTHROPIC}/count_tokens", "POST", CountTokens(models)),
             route(ANTHROPIC, "POST", Messages(swarm, models)),
             route("/tokenize", "POST", Tokenize(models)),

@@ -85,8 +85,8 @@ class Exchange:
         await self._send_piece(body, more=False)
 
     @asynccontextmanager
-    async def stream(self, sign: str) -> AsyncGenerator[None]:
-        """What is written meanwhile is a stream of events; the sign, while nothing is for long.
+    async def stream(self, sign: Callable[[], str]) -> AsyncGenerator[None]:
+        """What is written meanwhile is a stream of events; a sign of life, while nothing is for long.
 
         It ends with what was last given to `end_with`, so that the caller sees the end together with it.
         """
@@ -108,11 +108,11 @@ class Exchange:
         """The last of a stream."""
         self._last = text
 
-    async def _stay_alive(self, sign: str) -> None:
+    async def _stay_alive(self, sign: Callable[[], str]) -> None:
         while True:
             quiet = time.monotonic() - self._written_at
             if quiet >= ALIVE_SECONDS:
-                await self.write(sign)
+                await self.write(sign())
             else:
                 await asyncio.sleep(ALIVE_SECONDS - quiet)
 

@@ -7,10 +7,30 @@ import socket
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SEND_BUFFER = 32 << 10  # of a connection in the kernel: a caller that reads nothing is noticed after some 200 KB
 KEEP_ALIVE_SECONDS = 75  # longer than callers keep a connection that rests, or both end it at once
+HEADER_SECONDS = 15.0  # until a connection has told its first request
 STOP_SECONDS = 2
+
+
+class HttpConnection(H11Protocol):
+    """A connection that is closed if it says nothing: uvicorn itself waits for ever."""
+
+    _silence: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._silence = self.loop.call_later(HEADER_SECONDS, self._end_silence)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _end_silence(self) -> None:
+        if self.cycle is None:  # pyright: ignore[reportUnnecessaryComparison]  no request has come so far
+            self.transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -33,7 +53,7 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Until SIGTERM or SIGINT."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=HttpConnection,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -44,6 +45,16 @@ def _byte_letters() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def describe(tokenizer: Tokenizer, token: int, score: Score) -> dict[str, Any]:
+    """A token, how likely it was, and the likeliest ones in its place: as OpenAI's chat tells them."""
+
+    def tell(one: int, log_probability: float) -> dict[str, Any]:
+        told = list(bytes_of(tokenizer, one))
+        return {"token": spell(tokenizer, one), "logprob": finite(log_probability), "bytes": told}
+
+    return {**tell(token, score.log_probability), "top_logprobs": [tell(*one) for one in score.likeliest]}
 
 
 def likeliest_by_text(tokenizer: Tokenizer, token: int, score: Score) -> dict[str, float]:

@@ -181,7 +181,7 @@ class _Reply:
     async def stream(self) -> None:
         """As it comes."""
         pieces = await self._answer.wait_for_place()
-        async with self._exchange.stream(PING):
+        async with self._exchange.stream(lambda: PING):
             await self._write("message_start", message={**self._message([]), **self._end()})
             try:
                 while True:

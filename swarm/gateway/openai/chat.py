@@ -18,8 +18,7 @@ from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
 from swarm.gateway.models import Models, ServedModel, Talk
 from swarm.gateway.openai.fields import DONE, SIGN, Drawing, likeliest, usage
 from swarm.gateway.spoken import Said, Spoken
-from swarm.gateway.tokens import bytes_of, finite, spell
-from swarm.messages.steps import Score
+from swarm.gateway.tokens import describe
 
 IGNORED_TOOLS = ("none", "auto")
 
@@ -160,24 +159,12 @@ class _Choice:
 
     def read(self, pieces: Sequence[Piece]) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """What new pieces add to the message, by the fields of a delta; and how likely their tokens were."""
-        scores = [self._describe(piece.token, piece.score) for piece in pieces if piece.score]
+        scores = [describe(self._served.tokenizer, piece.token, piece.score) for piece in pieces if piece.score]
         return _by_field(self.spoken.read(pieces)), scores
 
     def finish(self) -> dict[str, str]:
         """The rest of it."""
         return _by_field(self.spoken.finish(self.answer.rest))
-
-    def _describe(self, token: int, score: Score) -> dict[str, Any]:
-        others = [self._token(one, log_probability) for one, log_probability in score.likeliest]
-        return {**self._token(token, score.log_probability), "top_logprobs": others}
-
-    def _token(self, token: int, log_probability: float) -> dict[str, Any]:
-        tokenizer = self._served.tokenizer
-        return {
-            "token": spell(tokenizer, token),
-            "logprob": finite(log_probability),
-            "bytes": list(bytes_of(tokenizer, token)),
-        }
 
 
 class _Reply:
@@ -212,7 +199,7 @@ class _Reply:
     async def stream(self, *, wants_usage: bool) -> None:
         """As it comes."""
         begun = await asyncio.gather(*(choice.answer.wait_for_place() for choice in self._choices))
-        async with self._exchange.stream(SIGN):
+        async with self._exchange.stream(lambda: SIGN):
             for choice in self._choices:
                 await self._write(choice, {"role": "assistant", "content": ""}, wants_usage=wants_usage)
             try:

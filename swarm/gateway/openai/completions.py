@@ -263,7 +263,7 @@ class _Reply:
     async def stream(self, *, wants_usage: bool) -> None:
         """As it comes."""
         begun = await asyncio.gather(*(choice.wait_for_place() for choice in self._choices))
-        async with self._exchange.stream(SIGN):
+        async with self._exchange.stream(lambda: SIGN):
             try:
                 await asyncio.gather(
                     *(
