@@ -21,6 +21,7 @@ from swarm.errors import SwarmError
 from swarm.gateway.failures import Failure, failure_of
 from swarm.messages.files import ModelCard
 
+FIND_SECONDS = 6.0  # for the first node to be heard of, after a start
 THREADS = 4  # that wait for the swarm, and encode prompts
 Result = TypeVar("Result")
 
@@ -109,7 +110,7 @@ class Models:
         return served[0]
 
     def _load(self, name: str) -> ServedModel:
-        card = self._client.card(self._client.find_model(name, 0.0))
+        card = self._client.card(self._client.find_model(name, 0.0 if self._client.beats else FIND_SECONDS))
         documents = Documents(self._client, card, self._cache)
         tokenizer = documents.tokenizer()
         defaults = read_defaults(documents.read("generation_config.json"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.demo_model import LOOPBACK, WEIGHTS
 from tests.gateway.serving import MODEL, Gateway
 from tests.processes import Node, run_command, stop_all
 
-PORTS = (18971, 18973)
+PORTS = (18973, 18975)  # each node takes two
 CHAT = "/v1/chat/completions"
 LONG = {
     "model": MODEL,
@@ -33,26 +33,9 @@ def start(home: Path, port: int, *arguments: str) -> Node:
     return Node(home, [*common, *peers, "--name", f"n{port}", *arguments])
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[list[Node]]:
-    started = [start(tmp_path, PORTS[0])]
-    started[0].wait_ready()  # it makes the secret
-    started.append(start(tmp_path, PORTS[1]))
-    started[1].wait_ready()
-    yield started
-    stop_all([node for node in started if node.process.poll() is None])
-
-
-@pytest.fixture
-def served(nodes: list[Node], tmp_path: Path) -> Iterator[Gateway]:
-    gateway = Gateway(tmp_path, [f"127.0.0.1:{port}" for port in PORTS])
-    yield gateway
-    gateway.stop()
-
-
-def count_sessions(home: Path) -> int:
-    told = run_command("status", home, ["--json", *LOOPBACK, "--no-mdns", "--peer", f"127.0.0.1:{PORTS[0]}"])
-    return sum(node["sessions"] for node in json.loads(told.stdout)["nodes"])
+def count_sessions(home: Path, node: str) -> int:
+    told = run_command("status", home, ["--json", *LOOPBACK, "--no-mdns", "--peer", node])
+    return sum(one["sessions"] for one in json.loads(told.stdout)["nodes"])
 
 
 def lines_of(answer: Any) -> Iterator[dict[str, Any]]:
@@ -65,21 +48,33 @@ def text_of(chunk: dict[str, Any]) -> str:
     return chunk["choices"][0]["delta"].get("content", "")
 
 
-def test_a_node_that_dies_in_mid_answer_is_a_pause_and_no_word_changes(served: Gateway, nodes: list[Node]) -> None:
-    body = json.dumps({**LONG, "max_tokens": 400}).encode()
-    texts: list[str] = []
-    for has_fault in (False, True):
-        connection = served.connect()
-        connection.request("POST", CHAT, body)
-        text = ""
-        for number, chunk in enumerate(lines_of(connection.getresponse())):
-            assert "error" not in chunk, chunk
-            text += text_of(chunk)
-            if has_fault and number == 30:
-                find_busy(nodes).kill()
-        texts.append(text)
+def test_a_node_that_dies_in_mid_answer_is_a_pause_and_no_word_changes(tmp_path: Path) -> None:
+    nodes = [start(tmp_path, PORTS[0])]
+    nodes[0].wait_ready()  # it makes the secret
+    nodes.append(start(tmp_path, PORTS[1]))
+    nodes[1].wait_ready()
+    gateway = Gateway(tmp_path, [f"127.0.0.1:{port}" for port in PORTS])
+    try:
+        texts = [answer_through(gateway, lambda: None), answer_through(gateway, lambda: find_busy(nodes).kill())]
+    finally:
+        gateway.stop()
+        stop_all([node for node in nodes if node.process.poll() is None])
     assert texts[0] == texts[1]
     assert len(texts[0]) > 200
+
+
+def answer_through(gateway: Gateway, trouble: Callable[[], None]) -> str:
+    """The text of a long answer, in whose middle something happens."""
+    body = json.dumps({**LONG, "max_tokens": 400}).encode()
+    connection = gateway.connect()
+    connection.request("POST", CHAT, body)
+    text = ""
+    for number, chunk in enumerate(lines_of(connection.getresponse())):
+        assert "error" not in chunk, chunk
+        text += text_of(chunk)
+        if number == 30:
+            trouble()
+    return text
 
 
 def find_busy(nodes: list[Node]) -> Node:
@@ -99,16 +94,19 @@ def find_busy(nodes: list[Node]) -> Node:
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_caller_that_goes_away_leaves_nothing_behind(served: Gateway, tmp_path: Path, is_streamed: bool) -> None:
-    connection = served.connect()
+def test_a_caller_that_goes_away_leaves_nothing_behind(swarm_home: Path, node_address: str, is_streamed: bool) -> None:
+    gateway = Gateway(swarm_home, [node_address])  # whose sessions are the only ones that come and go
+    before = count_sessions(swarm_home, node_address)
+    connection = gateway.connect()
     connection.request("POST", CHAT, json.dumps({**LONG, "max_tokens": 400, "stream": is_streamed}).encode())
-    wait_for(lambda: count_sessions(tmp_path) == 1, 5)
+    wait_for(lambda: count_sessions(swarm_home, node_address) == before + 1, 5)
     if is_streamed:
         next(lines_of(connection.getresponse()))
     assert connection.sock is not None
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
-    wait_for(lambda: count_sessions(tmp_path) == 0, 3)
+    wait_for(lambda: count_sessions(swarm_home, node_address) == before, 3)
+    gateway.stop()
 
 
 def wait_for(is_so: Any, seconds: float) -> None:
@@ -139,9 +137,9 @@ def test_no_chain_is_told_with_what_is_missing(tmp_path: Path) -> None:
             gateway.stop()
 
 
-def test_a_key_guards_all_but_the_health(nodes: list[Node], tmp_path: Path) -> None:
+def test_a_key_guards_all_but_the_health(swarm_home: Path, node_address: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sesam\n")
-    gateway = Gateway(tmp_path, [f"127.0.0.1:{PORTS[0]}"], ["--api-key-file", str(tmp_path / "key")])
+    gateway = Gateway(swarm_home, [node_address], ["--api-key-file", str(tmp_path / "key")])
     try:
         assert gateway.ask("/v1/models")[0] == 401
         assert gateway.ask("/v1/models", headers={"authorization": "Bearer sesam"})[0] == 200
