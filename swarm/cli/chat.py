@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from swarm.client.conversation import Conversation, Event, Report, Settings
     from swarm.client.documents import Documents
     from swarm.client.swarm import SwarmClient
-    from swarm.plan.routes import Hop
 
 FIND_SECONDS = 6.0
 DEFAULT_MAX_TOKENS = 512
@@ -261,6 +260,7 @@ def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_
     from swarm.client.answer import Piece
     from swarm.client.conversation import Report
     from swarm.client.news import RouteTaken
+    from swarm.plan.routes import describe_route
 
     for event in events:
         match event:
@@ -275,11 +275,9 @@ def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_
         sys.stdout.flush()
 
 
-def describe_route(route: Sequence[Hop]) -> list[dict[str, str]]:
-    return [{"node": hop.node, "part": str(hop.part), "variant": hop.variant} for hop in route]
-
-
 def describe_report(report: Report, model: str, settings: Settings) -> dict[str, object]:
+    from swarm.plan.routes import describe_route
+
     return {
         "text": report.text,
         "prompt_token_ids": report.prompt_ids,

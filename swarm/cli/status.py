@@ -12,7 +12,7 @@ import click
 
 from swarm.cli.command import run, version_option
 from swarm.cli.connecting import connect, swarm_options
-from swarm.cli.plans import describe_plans, draw_plans
+from swarm.cli.plans import draw_plans
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -42,6 +42,8 @@ def status(
     secret_file: Path | None,
 ) -> None:
     """Show the nodes, their claims and memory, the models' coverage and what is missing."""
+    from swarm.client.table import describe, describe_plans
+
     with connect(peers, not no_mdns, hosts, secret_file) as swarm:
         swarm.wait_for(lambda beats: bool(beats), FIND_SECONDS)
         swarm.wait_for(lambda beats: False, SETTLE_SECONDS)
@@ -66,67 +68,6 @@ def status(
             while True:
                 time.sleep(WATCH_SECONDS)
                 live.update(draw_all())
-
-
-def describe(beats: Sequence[Beat]) -> dict[str, object]:
-    """The whole table as plain data."""
-    from swarm.client.swarm import missing_of
-
-    layers = {claim.model: (claim.name, claim.layers) for beat in beats for claim in beat.claims}
-    return {
-        "nodes": [
-            {
-                "node": beat.node,
-                "name": beat.name,
-                "device": beat.device,
-                "machine": beat.machine,
-                "addresses": beat.addresses,
-                "memory_total": beat.memory_total,
-                "memory_free": beat.memory_free,
-                "memory_budget": beat.memory_budget,
-                "claims": [_describe_claim(claim) for claim in beat.claims],
-                "sessions": beat.sessions,
-                "queue": beat.queue,
-                "refused": beat.refused,
-                "dropped": beat.dropped,
-                "resent": beat.resent,
-                "passed_over": beat.passed_over,
-                "caches": beat.caches,
-                "rtts": beat.rtts,
-                "bytes_per_second": beat.rates,
-            }
-            for beat in beats
-        ],
-        "models": [
-            {
-                "model": model,
-                "name": layers[model][0],
-                "layers": layers[model][1],
-                "missing": missing.describe(),
-                "is_complete": missing.is_empty(),
-            }
-            for model, missing in missing_of(beats, None).items()
-        ],
-    }
-
-
-def _describe_claim(claim: Claim) -> dict[str, object]:
-    return {
-        "model": claim.model,
-        "name": claim.name,
-        "part": claim.part,
-        "state": claim.state,
-        "layer_seconds": claim.layer_seconds,
-        "end_seconds": claim.end_seconds,
-        "prompt_seconds": claim.prompt_seconds,
-        "variant": claim.variant,
-        "kind": claim.kind,
-        "kv_free_positions": claim.kv_free_positions,
-        "streamed": claim.streamed,
-        "stall_seconds": claim.stall_seconds,
-        "hit_rate": claim.hit_rate,
-        "source_rate": claim.source_rate,
-    }
 
 
 def _describe_state(claim: Claim) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
@@ -41,7 +43,13 @@ class Access:
 
 
 def _given_key(headers: dict[bytes, bytes]) -> bytes:
-    kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-    if kind.lower() == b"bearer" and key.strip():
-        return key.strip()
+    """By whichever way it came; a browser sends it as a password, to whatever name."""
+    kind, _, told = headers.get(b"authorization", b"").partition(b" ")
+    if kind.lower() == b"bearer" and told.strip():
+        return told.strip()
+    if kind.lower() == b"basic":
+        try:
+            return base64.b64decode(told, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
     return headers.get(b"x-api-key", b"")

@@ -7,17 +7,22 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from swarm.client.answer import Answer, Piece
 from swarm.client.news import Delivered, Failed, Finished, News, RouteTaken
 from swarm.client.swarm import Generation, SwarmClient
 from swarm.client.transcript import Turn, common_prefix
 from swarm.gateway.failures import failure_of
+from swarm.gateway.metrics import Metrics
 from swarm.gateway.models import ServedModel
 from swarm.gateway.sessions import RestingSessions
 from swarm.messages.sampling import Sampling
+from swarm.plan.routes import describe_route
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,17 @@ class Ask:
     ignore_end: bool = False
     scores: int | None = None
     given: Sequence[int] = ()
+
+
+async def together(works: Iterable[Awaitable[Result]]) -> list[Result]:
+    """What each gives; where one fails, the others are ended, and its error raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 class NewsInbox:
@@ -66,9 +82,11 @@ class NewsInbox:
 class Swarm:
     """What answers are made with: a client of the swarm, and its sessions that rest."""
 
-    def __init__(self, client: SwarmClient) -> None:
+    def __init__(self, client: SwarmClient, metrics: Metrics) -> None:
         self.client = client
+        self.metrics = metrics
         self.resting: RestingSessions[Generation] = RestingSessions()
+        self.running: list[RunningAnswer] = []
 
     def begin(self, served: ServedModel, ask: Ask) -> RunningAnswer:
         """An answer, in the session that has the most of its prompt cached. To be closed, whatever happens."""
@@ -78,7 +96,9 @@ class Swarm:
         known = self.resting.take(served.card.model, ask.ids)
         generation = self.client.open_generation(served.card) if known is None else known.session
         cached = 0 if known is None else min(common_prefix(known.ids, ask.ids), len(ask.ids) - 1)
-        return RunningAnswer(self, served, ask, generation, cached)
+        answer = RunningAnswer(self, served, ask, generation, cached)
+        self.running.append(answer)
+        return answer
 
     def rest(self, served: ServedModel, generation: Generation, ids: Sequence[int]) -> None:
         """A session's answer is over, and its caches hold these ids."""
@@ -107,6 +127,7 @@ class RunningAnswer:
         self._served = served
         self._generation: Generation | None = generation
         self._inbox = NewsInbox()
+        self._noted = swarm.metrics.begin(served.card.name, len(ask.ids), cached_tokens)
         turn = Turn(
             ids=ask.ids,
             max_tokens=ask.max_tokens,
@@ -130,16 +151,18 @@ class RunningAnswer:
         for news in await self._inbox.take():
             match news:
                 case Delivered(ids, scores):
+                    self._noted.note_tokens(len(ids))
                     pieces += self.answer.read(ids, scores)
                     if self.answer.is_stopped:
                         self._end("stop")
                         break
                 case RouteTaken():
+                    self._noted.note_route(news.attempts)
                     self.route = news
                 case Finished(reason):
                     self._end(reason)
                 case Failed(error):
-                    self.close()
+                    self.close("error")
                     raise failure_of(error, random.random())
         return pieces
 
@@ -147,6 +170,16 @@ class RunningAnswer:
         """To the end. Raises Failure."""
         while not self.finish:
             await self.read()
+
+    def describe(self, *, has_route: bool, has_timings: bool) -> dict[str, Any]:
+        """What callers may want to know besides: the chain, and how long it took."""
+        told: dict[str, Any] = {}
+        if has_route and self.route is not None:
+            told["route"] = describe_route(self.route.route)
+            told["attempts"] = self.route.attempts
+        if has_timings:
+            told["timings"] = self._noted.timings()
+        return told
 
     def _end(self, reason: str) -> None:
         """It is over: its session rests, for the request that goes on from here."""
@@ -158,9 +191,15 @@ class RunningAnswer:
         if self.answer.is_stopped:
             generation.halt(len(ids))
         self._swarm.rest(self._served, generation, ids)
+        self._note_end(reason)
 
-    def close(self) -> None:
+    def _note_end(self, reason: str) -> None:
+        self._swarm.running.remove(self)
+        self._noted.end(reason)
+
+    def close(self, reason: str = "abort") -> None:
         """Nobody waits for it any more: what it has in the swarm is freed, unless it is over."""
         generation, self._generation = self._generation, None
         if generation is not None:
             generation.close()
+            self._note_end(reason)

@@ -21,13 +21,16 @@ from swarm.gateway.answers import Swarm
 from swarm.gateway.anthropic.messages import CountTokens, Messages
 from swarm.gateway.exchange import Exchange, Gone, Handler
 from swarm.gateway.failures import Failure, anthropic_form, failure_of, openai_form
+from swarm.gateway.files import Files
 from swarm.gateway.health import Health
+from swarm.gateway.metrics import Metrics
 from swarm.gateway.models import Models
 from swarm.gateway.openai.chat import Chat
 from swarm.gateway.openai.completions import Completions
 from swarm.gateway.openai.listing import Listing
 from swarm.gateway.openai.responses import KeptResponse, Responses
 from swarm.gateway.openai.stored import StoredAnswers
+from swarm.gateway.picture import Picture
 from swarm.gateway.tokenizing import Detokenize, Tokenize, TokenizerInfo
 
 log = logging.getLogger(__name__)
@@ -38,10 +41,11 @@ ANTHROPIC = "/v1/messages"
 class Endpoint:
     """One route: who may ask, and what answers."""
 
-    def __init__(self, handler: Handler, access: Access, *, is_open: bool = False) -> None:
+    def __init__(self, handler: Handler, access: Access, metrics: Metrics, *, is_open: bool = False) -> None:
         """is_open: answers without a key, too."""
         self._handler = handler
         self._access = access
+        self._metrics = metrics
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,6 +55,7 @@ class Endpoint:
         except Gone:
             return
         except Failure as failure:
+            self._metrics.refuse(failure.status)
             if not exchange.has_begun:
                 told = _form(failure, scope["path"], exchange.id)
                 await exchange.send_json(failure.status, told, failure.headers)
@@ -84,10 +89,11 @@ def _form(failure: Failure, path: str, request: str) -> object:
 
 def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
     """The application. cache: a directory for what nodes are asked for once."""
-    swarm, models = Swarm(client), Models(client, cache)
+    metrics = Metrics(lambda: client.beats)
+    swarm, models = Swarm(client, metrics), Models(client, cache)
 
     def route(path: str, method: str, handler: Handler, *, is_open: bool = False) -> BaseRoute:
-        return Route(path, Endpoint(handler, access, is_open=is_open), methods=[method])
+        return Route(path, Endpoint(handler, access, metrics, is_open=is_open), methods=[method])
 
     async def refuse(exchange: Exchange) -> None:
         raise Failure(404, f"there is no {exchange.scope['method']} {exchange.scope['path']}")
@@ -102,6 +108,9 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
     kept = KeptResponse(stored)
     app = Starlette(
         routes=[
+            route("/", "GET", Files()),
+            route("/page/{name}", "GET", Files()),
+            route("/swarm", "GET", Picture(swarm, models)),
             route("/health", "GET", Health(client), is_open=True),
             route("/v1/models", "GET", listing),
             route("/v1/models/{model:path}", "GET", listing),
@@ -112,6 +121,7 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
             route("/v1/responses/{response}", "DELETE", kept),
             route(f"{ANTHROPIC}/count_tokens", "POST", CountTokens(models)),
             route(ANTHROPIC, "POST", Messages(swarm, models)),
+            route("/metrics", "GET", metrics),
             route("/tokenize", "POST", Tokenize(models)),
             route("/detokenize", "POST", Detokenize(models)),
             route("/tokenizer_info", "GET", TokenizerInfo(models)),
@@ -120,5 +130,5 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
         exception_handlers={HTTPException: _tell_openly},
     )
     app.router.redirect_slashes = False
-    app.router.default = Endpoint(refuse, access)
+    app.router.default = Endpoint(refuse, access, metrics)
     return app

@@ -80,8 +80,11 @@ class Exchange:
 
     async def send_json(self, status: int, told: object, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer."""
-        body = json.dumps(told, allow_nan=False).encode()
-        await self._begin(status, {"content-type": JSON_TYPE, "content-length": str(len(body)), **(headers or {})})
+        await self.send_bytes(status, json.dumps(told, allow_nan=False).encode(), JSON_TYPE, headers)
+
+    async def send_bytes(self, status: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None) -> None:
+        """The same of any type of content."""
+        await self._begin(status, {"content-type": kind, "content-length": str(len(body)), **(headers or {})})
         await self._send_piece(body, more=False)
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ from swarm.errors import PeerError, RequestError, SwarmError
 
 FULL = ("KV_FULL", "OVERLOADED")  # codes of a swarm that has no room at the moment
 RETRY_SECONDS = 5.0
+CHALLENGE = 'Bearer, Basic realm="swarm"'  # programs send a key by the first, browsers ask for one by the second
 UNREAD = (408, 413)  # some of the request has not been read: nothing can follow it on its connection
 OPENAI_TYPES = {403: "permission_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 OPENAI_CODES = {
@@ -48,7 +49,7 @@ class Failure(Exception):  # noqa: N818  it is what the caller is told
     @property
     def headers(self) -> dict[str, str]:
         """Beside those of any answer."""
-        found = {"www-authenticate": "Bearer"} if self.status == 401 else {}
+        found = {"www-authenticate": CHALLENGE} if self.status == 401 else {}
         if self.status in UNREAD:
             found["connection"] = "close"
         if self.retry_seconds is not None:

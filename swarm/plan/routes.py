@@ -69,6 +69,11 @@ class _Reached:
     before: _Reached | None
 
 
+def describe_route(route: Sequence[Hop]) -> list[dict[str, str]]:
+    """For whoever reads JSON."""
+    return [{"node": hop.node, "part": str(hop.part), "variant": hop.variant} for hop in route]
+
+
 def variants_of(route: Sequence[Hop]) -> dict[int, str]:
     """Cell → the variant in which a route computes it."""
     return {cell: hop.variant for hop in route for cell in hop.part.cells}

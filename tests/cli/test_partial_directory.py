@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from swarm.cli.plans import describe_plans, draw_plans
+from swarm.cli.plans import draw_plans
 from swarm.cli.status import draw
+from swarm.client.table import describe_plans
 from swarm.messages.members import Claim
 from tests.beats import make_beat
 from tests.demo_model import ANSWER, QUESTION

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from swarm.cli.plans import describe_plans
+from swarm.client.table import describe_plans
 from swarm.messages.members import Capacity, Claim
 from tests.beats import make_beat
 from tests.demo_model import LOOPBACK, WEIGHTS

@@ -8,14 +8,18 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.processes import environment
+from tests.demo_model import LOOPBACK, WEIGHTS
+from tests.processes import Node, environment
 
 READY = re.compile(r"swarm-gateway ready address=(http://\S+)")
 MODEL = "swarm-demo"
+PORTS = (18973, 18975)  # each node takes two
+ADDRESSES = [f"127.0.0.1:{port}" for port in PORTS]
 
 
 class Gateway:
@@ -65,3 +69,29 @@ class Gateway:
         told = answer.read()
         connection.close()
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, json.loads(told)
+
+
+def start_two(home: Path) -> list[Node]:
+    """Nodes that serve all of the demo model each."""
+    nodes: list[Node] = []
+    for port, other in zip(PORTS, reversed(ADDRESSES), strict=True):
+        common = ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--part", "f", "--port", str(port)]
+        nodes.append(Node(home, [*common, "--peer", other, "--name", f"n{port}"]))
+        nodes[-1].wait_ready()  # the first one makes the secret
+    return nodes
+
+
+def find_busy(nodes: list[Node]) -> Node:
+    """The node that computes."""
+
+    def ticks(node: Node) -> int:
+        return sum(map(int, Path(f"/proc/{node.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    before = [ticks(node) for node in nodes]
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        used = [ticks(node) - one for node, one in zip(nodes, before, strict=True)]
+        if max(used) >= min(used) + 5:
+            return nodes[used.index(max(used))]
+        time.sleep(0.02)
+    raise AssertionError("no node computes more than the other")

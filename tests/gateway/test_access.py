@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from swarm.gateway.access import LOCAL_NAMES, Access
-from swarm.gateway.failures import Failure
+from swarm.gateway.failures import CHALLENGE, Failure
 
 KEY = "sesam"
 
@@ -17,6 +19,7 @@ KEY = "sesam"
         [(b"authorization", b"bearer  sesam ")],
         [(b"x-api-key", b"sesam")],
         [(b"authorization", b"Bearer "), (b"x-api-key", b"sesam")],
+        [(b"authorization", b"Basic " + base64.b64encode(b"me:sesam"))],
     ],
 )
 def test_the_key_comes_in_either_header(headers: list[tuple[bytes, bytes]]) -> None:
@@ -29,6 +32,8 @@ def test_the_key_comes_in_either_header(headers: list[tuple[bytes, bytes]]) -> N
         [],
         [(b"authorization", b"Bearer sesame")],
         [(b"authorization", b"Basic sesam")],
+        [(b"authorization", b"Basic !")],
+        [(b"authorization", b"Basic " + base64.b64encode(b"sesam"))],
         [(b"authorization", "Bearer sésam".encode())],
         [(b"x-api-key", b"\xff\xfe")],
     ],
@@ -38,7 +43,7 @@ def test_without_the_key_nothing_but_an_open_route_answers(headers: list[tuple[b
     with pytest.raises(Failure) as caught:
         access.check(headers, is_open=False)
     assert caught.value.status == 401
-    assert caught.value.headers == {"www-authenticate": "Bearer"}
+    assert caught.value.headers == {"www-authenticate": CHALLENGE}
     access.check(headers, is_open=True)
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from tests.demo_model import LOOPBACK, WEIGHTS
-from tests.gateway.serving import MODEL, Gateway
+from tests.gateway.serving import ADDRESSES, MODEL, PORTS, Gateway, find_busy, start_two
 from tests.processes import Node, run_command, stop_all
 
-PORTS = (18973, 18975)  # each node takes two
 CHAT = "/v1/chat/completions"
 LONG = {
     "model": MODEL,
@@ -25,12 +24,6 @@ LONG = {
     "stream": True,
     "ignore_eos": True,
 }
-
-
-def start(home: Path, port: int, *arguments: str) -> Node:
-    common = ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--part", "f", "--port", str(port)]
-    peers = [option for other in PORTS if other != port for option in ("--peer", f"127.0.0.1:{other}")]
-    return Node(home, [*common, *peers, "--name", f"n{port}", *arguments])
 
 
 def count_sessions(home: Path, node: str) -> int:
@@ -49,11 +42,8 @@ def text_of(chunk: dict[str, Any]) -> str:
 
 
 def test_a_node_that_dies_in_mid_answer_is_a_pause_and_no_word_changes(tmp_path: Path) -> None:
-    nodes = [start(tmp_path, PORTS[0])]
-    nodes[0].wait_ready()  # it makes the secret
-    nodes.append(start(tmp_path, PORTS[1]))
-    nodes[1].wait_ready()
-    gateway = Gateway(tmp_path, [f"127.0.0.1:{port}" for port in PORTS])
+    nodes = start_two(tmp_path)
+    gateway = Gateway(tmp_path, ADDRESSES)
     try:
         texts = [answer_through(gateway, lambda: None), answer_through(gateway, lambda: find_busy(nodes).kill())]
     finally:
@@ -75,22 +65,6 @@ def answer_through(gateway: Gateway, trouble: Callable[[], None]) -> str:
         if number == 30:
             trouble()
     return text
-
-
-def find_busy(nodes: list[Node]) -> Node:
-    """The node that computes."""
-
-    def ticks(node: Node) -> int:
-        return sum(map(int, Path(f"/proc/{node.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-
-    before = [ticks(node) for node in nodes]
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        used = [ticks(node) - one for node, one in zip(nodes, before, strict=True)]
-        if max(used) >= min(used) + 5:
-            return nodes[used.index(max(used))]
-        time.sleep(0.02)
-    raise AssertionError("no node computes more than the other")
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])

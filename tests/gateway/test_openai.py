@@ -110,6 +110,21 @@ def test_scores_of_a_prompt_alone_are_those_of_its_tokens(client: Any) -> None:
     assert whole.usage.completion_tokens == 0
 
 
+@pytest.mark.parametrize("path", ["chat", "completions"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_chain_and_how_long_it_took_are_told_if_asked_for(client: Any, path: str, stream: bool) -> None:
+    asked = {"model": MODEL, "max_tokens": 6, "temperature": 0, "extra_body": {"route": True, "timings": True}}
+    if path == "chat":
+        told = client.chat.completions.create(messages=ASKED, stream=stream, **asked)
+    else:
+        told = client.completions.create(prompt="A route is the chain of", stream=stream, **asked)
+    last = list(told)[-1].choices[0] if stream else told.choices[0]
+    assert [hop["part"] for hop in last.route] == ["b 0-6 e"]
+    assert last.timings["predicted_n"] == 6
+    assert last.timings["predicted_per_second"] > 0
+    assert last.timings["cache_n"] + last.timings["prompt_n"] == (10 if path == "chat" else 6)
+
+
 def test_prompts_are_answered_in_their_order(client: Any) -> None:
     ids = [3, 1, 4]
     answer = client.completions.create(model=MODEL, prompt=[ids, [1, 5], [9]], n=2, max_tokens=3, temperature=0)

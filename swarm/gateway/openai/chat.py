@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from msgspec import Struct
 
 from swarm.client.answer import Piece
 from swarm.client.prompts import Message
-from swarm.gateway.answers import Ask, RunningAnswer, Swarm
+from swarm.gateway.answers import Ask, RunningAnswer, Swarm, together
 from swarm.gateway.drawing import at_least
 from swarm.gateway.exchange import Exchange, event
 from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
@@ -121,7 +120,7 @@ class Chat:
     async def _answer(self, exchange: Exchange, asked: ChatRequest) -> None:
         served = await self._models.find(asked.model)
         asked.refuse()
-        talk, wants_usage = Talk(asked.said(), asked.thinking), asked.wants_usage
+        talk = Talk(asked.said(), asked.thinking)
         samplings = asked.sampling(served.defaults)
         prompt = await self._models.encode_talk(served, talk)
         asks = [
@@ -135,17 +134,18 @@ class Chat:
             )
             for sampling in samplings
         ]
-        answers = [self._swarm.begin(served, ask) for ask in asks]
-        choices = [_Choice(number, answer, served, prompt.is_thinking) for number, answer in enumerate(answers)]
-        reply = _Reply(exchange, served.card.name, choices)
+        choices: list[_Choice] = []
         try:
+            for number, ask in enumerate(asks):
+                choices.append(_Choice(number, self._swarm.begin(served, ask), served, prompt.is_thinking))
+            reply = _Reply(exchange, asked, served.card.name, choices)
             if asked.stream:
-                await reply.stream(wants_usage=wants_usage)
+                await reply.stream()
             else:
                 await reply.send()
         finally:
-            for answer in answers:
-                answer.close()
+            for choice in choices:
+                choice.answer.close()
 
 
 class _Choice:
@@ -170,14 +170,17 @@ class _Choice:
 class _Reply:
     """What is sent of some choices."""
 
-    def __init__(self, exchange: Exchange, model: str, choices: Sequence[_Choice]) -> None:
+    def __init__(self, exchange: Exchange, asked: ChatRequest, model: str, choices: Sequence[_Choice]) -> None:
+        """Raises Failure."""
         self._exchange = exchange
+        self._asked = asked
+        self._wants_usage = asked.wants_usage
         self._choices = choices
         self._common = {"id": f"chatcmpl-{exchange.id}", "created": int(time.time()), "model": model}
 
     async def send(self) -> None:
         """All at once."""
-        told = await asyncio.gather(*(self._collect(choice) for choice in self._choices))
+        told = await together(self._collect(choice) for choice in self._choices)
         whole = {**self._common, "object": "chat.completion", "choices": told, "usage": self._usage()}
         await self._exchange.send_json(200, whole)
 
@@ -194,39 +197,37 @@ class _Reply:
             "message": message,
             "logprobs": None if choice.answer.ask.scores is None else {"content": rows, "refusal": None},
             "finish_reason": choice.answer.finish,
+            **self._asked.besides(choice.answer),
         }
 
-    async def stream(self, *, wants_usage: bool) -> None:
+    async def stream(self) -> None:
         """As it comes."""
-        begun = await asyncio.gather(*(choice.answer.wait_for_place() for choice in self._choices))
+        begun = await together(choice.answer.wait_for_place() for choice in self._choices)
         async with self._exchange.stream(lambda: SIGN):
             for choice in self._choices:
-                await self._write(choice, {"role": "assistant", "content": ""}, wants_usage=wants_usage)
+                await self._write(choice, {"role": "assistant", "content": ""})
             try:
-                await asyncio.gather(
-                    *(
-                        self._follow(choice, pieces, wants_usage=wants_usage)
-                        for choice, pieces in zip(self._choices, begun, strict=True)
-                    )
+                await together(
+                    self._follow(choice, pieces) for choice, pieces in zip(self._choices, begun, strict=True)
                 )
             except Failure as failure:
                 self._exchange.end_with(event(openai_form(failure)) + DONE)
                 return
             last = {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
-            self._exchange.end_with((event(last) if wants_usage else "") + DONE)
+            self._exchange.end_with((event(last) if self._wants_usage else "") + DONE)
 
-    async def _follow(self, choice: _Choice, pieces: Sequence[Piece], *, wants_usage: bool) -> None:
+    async def _follow(self, choice: _Choice, pieces: Sequence[Piece]) -> None:
         while True:
             delta, scores = choice.read(pieces)
             if delta or scores:
-                await self._write(choice, delta, scores, wants_usage=wants_usage)
+                await self._write(choice, delta, scores)
             if choice.answer.finish:
                 break
             pieces = await choice.answer.read()
         rest = choice.finish()
         if rest:
-            await self._write(choice, rest, wants_usage=wants_usage)
-        await self._write(choice, {}, finish=choice.answer.finish, wants_usage=wants_usage)
+            await self._write(choice, rest)
+        await self._write(choice, {}, finish=choice.answer.finish)
 
     async def _write(
         self,
@@ -235,16 +236,16 @@ class _Reply:
         scores: Sequence[dict[str, Any]] = (),
         *,
         finish: str | None = None,
-        wants_usage: bool,
     ) -> None:
-        one = {
+        one: dict[str, Any] = {
             "index": choice.number,
             "delta": delta,
             "logprobs": {"content": list(scores), "refusal": None} if scores else None,
             "finish_reason": finish,
+            **(self._asked.besides(choice.answer) if finish else {}),
         }
         chunk: dict[str, Any] = {**self._common, "object": "chat.completion.chunk", "choices": [one]}
-        await self._exchange.write(event({**chunk, "usage": None} if wants_usage else chunk))
+        await self._exchange.write(event({**chunk, "usage": None} if self._wants_usage else chunk))
 
     def _usage(self) -> dict[str, Any]:
         answers = [choice.answer for choice in self._choices]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from swarm.client.answer import Piece
-from swarm.gateway.answers import Ask, RunningAnswer, Swarm
+from swarm.gateway.answers import Ask, RunningAnswer, Swarm, together
 from swarm.gateway.drawing import at_least
 from swarm.gateway.exchange import Exchange, event
 from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
@@ -79,17 +78,16 @@ class Completions:
     async def _answer(self, exchange: Exchange, asked: CompletionRequest) -> None:
         served = await self._models.find(asked.model)
         asked.refuse()
-        wants_usage, samplings = asked.wants_usage, asked.sampling(served.defaults)
+        samplings = asked.sampling(served.defaults)
         prompts = [await self._encode(served, prompt) for prompt in asked.prompts]
-        choices = [
-            self._begin(served, asked, number * len(samplings) + place, ids, sampling)
-            for number, ids in enumerate(prompts)
-            for place, sampling in enumerate(samplings)
-        ]
-        reply = _Reply(exchange, served.card.name, choices, sum(map(len, prompts)))
+        choices: list[_Choice] = []
         try:
+            for ids in prompts:
+                for sampling in samplings:
+                    choices.append(self._begin(served, asked, len(choices), ids, sampling))
+            reply = _Reply(exchange, asked, served.card.name, choices, sum(map(len, prompts)))
             if asked.stream:
-                await reply.stream(wants_usage=wants_usage)
+                await reply.stream()
             else:
                 await reply.send()
         finally:
@@ -234,9 +232,18 @@ class _Choice:
 class _Reply:
     """What is sent of some choices."""
 
-    def __init__(self, exchange: Exchange, model: str, choices: Sequence[_Choice], prompt_tokens: int) -> None:
-        """prompt_tokens: of all prompts, each counted once."""
+    def __init__(
+        self,
+        exchange: Exchange,
+        asked: CompletionRequest,
+        model: str,
+        choices: Sequence[_Choice],
+        prompt_tokens: int,
+    ) -> None:
+        """prompt_tokens: of all prompts, each counted once. Raises Failure."""
         self._exchange = exchange
+        self._asked = asked
+        self._wants_usage = asked.wants_usage
         self._choices = choices
         self._prompt_tokens = prompt_tokens
         self._common = {
@@ -248,7 +255,7 @@ class _Reply:
 
     async def send(self) -> None:
         """All at once."""
-        told = await asyncio.gather(*(self._collect(choice) for choice in self._choices))
+        told = await together(self._collect(choice) for choice in self._choices)
         await self._exchange.send_json(200, {**self._common, "choices": told, "usage": self._usage()})
 
     async def _collect(self, choice: _Choice) -> dict[str, Any]:
@@ -258,30 +265,31 @@ class _Reply:
             text += more
             for name, values in new.told().items():
                 getattr(rows, name).extend(values)
-        return choice.told(text + choice.rest, rows, choice.finish)
+        return {**choice.told(text + choice.rest, rows, choice.finish), **self._besides(choice)}
 
-    async def stream(self, *, wants_usage: bool) -> None:
+    def _besides(self, choice: _Choice) -> dict[str, Any]:
+        return {} if choice.answer is None else self._asked.besides(choice.answer)
+
+    async def stream(self) -> None:
         """As it comes."""
-        begun = await asyncio.gather(*(choice.wait_for_place() for choice in self._choices))
+        begun = await together(choice.wait_for_place() for choice in self._choices)
         async with self._exchange.stream(lambda: SIGN):
             try:
-                await asyncio.gather(
-                    *(
-                        self._follow(choice, pieces, wants_usage=wants_usage)
-                        for choice, pieces in zip(self._choices, begun, strict=True)
-                    )
+                await together(
+                    self._follow(choice, pieces) for choice, pieces in zip(self._choices, begun, strict=True)
                 )
             except Failure as failure:
                 self._exchange.end_with(event(openai_form(failure)) + DONE)
                 return
             last = {**self._common, "choices": [], "usage": self._usage()}
-            self._exchange.end_with((event(last) if wants_usage else "") + DONE)
+            self._exchange.end_with((event(last) if self._wants_usage else "") + DONE)
 
-    async def _follow(self, choice: _Choice, pieces: Sequence[Piece], *, wants_usage: bool) -> None:
+    async def _follow(self, choice: _Choice, pieces: Sequence[Piece]) -> None:
         async def write(text: str, rows: _Rows, finish: str | None = None) -> None:
             if text or rows.tokens or finish:
-                chunk: dict[str, Any] = {**self._common, "choices": [choice.told(text, rows, finish)]}
-                await self._exchange.write(event({**chunk, "usage": None} if wants_usage else chunk))
+                one = {**choice.told(text, rows, finish), **(self._besides(choice) if finish else {})}
+                chunk: dict[str, Any] = {**self._common, "choices": [one]}
+                await self._exchange.write(event({**chunk, "usage": None} if self._wants_usage else chunk))
 
         await write(*choice.begin())
         while not choice.finish:

@@ -1,4 +1,4 @@
-"""Fields that OpenAI's routes share, and what they mean for an answer. Pure.
+"""Fields that OpenAI's routes share, and what they mean for an answer.
 
 What changes nothing is ignored; what would change the answer in a way that there is not is refused by name.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from swarm.gateway.answers import RunningAnswer
 from swarm.gateway.drawing import read_sampling, read_stops
 from swarm.gateway.failures import unsupported, wrong
 from swarm.messages.sampling import SAMPLING_RANGES, Sampling
@@ -43,6 +44,8 @@ class Drawing(Struct, frozen=True, kw_only=True):
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     ignore_eos: bool | None = None
+    timings: bool | None = None
+    route: bool | None = None
 
     @property
     def choices(self) -> int:
@@ -63,6 +66,10 @@ class Drawing(Struct, frozen=True, kw_only=True):
         if self.stream_options is not None and not self.stream:
             raise wrong("stream_options", "goes with stream: true alone")
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    def besides(self, answer: RunningAnswer) -> dict[str, Any]:
+        """What of an answer is told only where it was asked for."""
+        return answer.describe(has_route=bool(self.route), has_timings=bool(self.timings))
 
     def sampling(self, defaults: Mapping[str, float]) -> list[Sampling]:
         """How tokens of each choice are drawn. defaults: the model's own. Raises Failure."""
