@@ -2,6 +2,7 @@
 # make demo PROMPT=…   one answer, then everything is gone again
 # make demo QUANTIZE=int4  the same with weights of a quarter of the size
 # make demo MEMORY=tiny  three nodes that cannot keep the model together read layers from disk; see who does
+# make demo WEB=1      the same with a page for the browser instead of the terminal; WEB=8081 on that port
 # make demo MODEL=toy  the same with a toy of 2.5M parameters that is here already
 # make test            format, lint, types, floors, tests, simulated swarms
 # make test-long       the tests that take a minute each or fetch the real model
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: demo test test-long lint types floors pytest simulate format demo-model clean
 
 demo: $(VENV)/installed
-	@$(BIN)/python -m swarm.demo $(if $(MODEL),--model $(MODEL)) $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(PROMPT),"$(PROMPT)")
+	@$(BIN)/python -m swarm.demo $(if $(MODEL),--model $(MODEL)) $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(WEB),--web $(WEB)) $(if $(PROMPT),"$(PROMPT)")
 
 SEEDS ?= 200
 

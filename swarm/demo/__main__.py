@@ -1,5 +1,5 @@
-"""`python -m swarm.demo [--model toy] [--quantize FORM] [--memory tiny] [PROMPT]`: three nodes on 127.0.0.1 serve a model,
-and swarm-chat talks to it.
+"""`python -m swarm.demo [--model toy] [--quantize FORM] [--memory tiny] [--web PORT] [PROMPT]`: three nodes on 127.0.0.1
+serve a model, and swarm-chat talks to it; with `--web` swarm-gateway does, and its page is opened.
 
 Each node may use too little memory to hold the model alone; with `--memory tiny` so little that all three cannot keep it
 together and read layers from disk, as swarm-status then says. They use a secret and folders of their own, so a swarm that
@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import webbrowser
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,7 @@ HOST = "127.0.0.1"
 NODES = 3
 READY_SECONDS = 60.0
 STOP_SECONDS = 6.0
+WEB_PORT = "8080"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,22 +51,28 @@ def main(arguments: Sequence[str]) -> int:
 
 @dataclass(slots=True)
 class Said:
-    """What the demo was told; "" where nothing was: the model, the form of its matrices, whether memory is short."""
+    """What the demo was told; "" where nothing was.
+
+    The model, the form of its matrices, whether memory is short, on which port its page is to be (1: the usual one).
+    """
 
     model: str = ""
     quantize: str = ""
     memory: str = ""
+    web: str = ""
 
 
 def _read(arguments: Sequence[str]) -> tuple[Said, Sequence[str]]:
     """What the demo is told, and what the chat is."""
     said = Said()
     rest = list(arguments)
-    while len(rest) > 1 and rest[0] in ("--model", "--quantize", "--memory"):
+    while len(rest) > 1 and rest[0] in ("--model", "--quantize", "--memory", "--web"):
         setattr(said, rest[0].removeprefix("--"), rest[1])
         rest = rest[2:]
     if said.memory not in ("", "tiny"):
         raise WeightsError(f'there is no demo with "{said.memory}" memory; known: tiny')
+    if said.web and not said.web.isdecimal():
+        raise WeightsError(f'WEB is a port, or 1 for the usual one, and not "{said.web}"')
     return said, rest
 
 
@@ -136,12 +144,32 @@ def _run(folder: Path, nodes: list[subprocess.Popen[str]], said: Said, arguments
     # The chat's process group is ours, so Ctrl-C reaches both: it is the chat's to handle.
     signal.signal(signal.SIGINT, lambda *_: None)
 
-    def command_of(name: str) -> list[str]:
-        return [sys.executable, "-m", "swarm.cli", name, "--host", HOST, "--peer", f"{HOST}:{port}"]
+    def command_of(name: str, host: str = "--host") -> list[str]:
+        return [sys.executable, "-m", "swarm.cli", name, host, HOST, "--peer", f"{HOST}:{port}"]
 
     if said.memory:
         subprocess.run(command_of("status"), env=environment, stdout=sys.stderr, check=False)
+    if said.web:
+        page = WEB_PORT if said.web == "1" else said.web
+        return _serve_page([*command_of("gateway", "--browse"), "--port", page], environment)
     return subprocess.run([*command_of("chat"), *arguments], env=environment, check=False).returncode
+
+
+def _serve_page(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The gateway, until Ctrl-C; a browser where there is a screen."""
+    gateway = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert gateway.stdout is not None
+        line = gateway.stdout.readline().strip()
+        if line:
+            address = line.rpartition("address=")[2]
+            print(f"{line}\nopen {address} in a browser; Ctrl-C ends it", file=sys.stderr)
+            if sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & environment.keys():
+                webbrowser.open(address)
+        return max(0, gateway.wait())
+    finally:
+        gateway.terminate()
+        gateway.wait(STOP_SECONDS)
 
 
 def _free_port() -> int:
