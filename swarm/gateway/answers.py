@@ -18,6 +18,7 @@ from swarm.client.transcript import Turn, common_prefix
 from swarm.gateway.failures import failure_of
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.models import ServedModel
+from swarm.gateway.room import bound_tokens, count_free
 from swarm.gateway.sessions import RestingSessions
 from swarm.messages.sampling import Sampling
 from swarm.plan.routes import describe_route
@@ -29,12 +30,12 @@ Result = TypeVar("Result")
 class Ask:
     """One answer that is wanted.
 
-    ids: the prompt. stops: strings that end it. scores: with each token how likely it was, and so many likeliest; None: not.
-    given: how the answer begins; told as if it were drawn.
+    ids: the prompt. max_tokens: None for as many as there is room for. stops: strings that end it. scores: with each token
+    how likely it was, and so many likeliest; None: not. given: how the answer begins; told as if it were drawn.
     """
 
     ids: Sequence[int]
-    max_tokens: int
+    max_tokens: int | None
     sampling: Sampling
     stops: Sequence[str] = ()
     ignore_end: bool = False
@@ -128,9 +129,10 @@ class RunningAnswer:
         self._generation: Generation | None = generation
         self._inbox = NewsInbox()
         self._noted = swarm.metrics.begin(served.card.name, len(ask.ids), cached_tokens)
+        free = count_free(swarm.client.beats, served.card.model, served.card.layers)
         turn = Turn(
             ids=ask.ids,
-            max_tokens=ask.max_tokens,
+            max_tokens=bound_tokens(ask.max_tokens, len(ask.ids), served.card.context, free),
             sampling=ask.sampling,
             stop_ids=[] if ask.ignore_end else served.card.end_ids,
             scores=ask.scores,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import uvicorn
@@ -51,6 +52,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Until SIGTERM or SIGINT."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of pieces written to a caller that has just gone
     config = uvicorn.Config(
         app,
         http=HttpConnection,

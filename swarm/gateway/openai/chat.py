@@ -126,7 +126,7 @@ class Chat:
         asks = [
             Ask(
                 ids=prompt.ids,
-                max_tokens=asked.wanted_tokens or served.card.context,
+                max_tokens=asked.wanted_tokens,
                 sampling=sampling,
                 stops=[*asked.stops, *(served.form.stops if served.form else ())],
                 ignore_end=bool(asked.ignore_eos),

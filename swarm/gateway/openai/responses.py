@@ -156,7 +156,7 @@ class Responses:
         prompt = await self._models.encode_talk(served, Talk([*told_first, *said], asked.thinking, field="input"))
         ask = Ask(
             ids=prompt.ids,
-            max_tokens=wanted or served.card.context,
+            max_tokens=wanted,
             sampling=sampling,
             stops=served.form.stops if served.form else (),
             scores=scores,
