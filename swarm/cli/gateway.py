@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def gateway(
     hosts: tuple[str, ...],
     secret_file: Path | None,
 ) -> None:
-    """Serve the swarm's models over HTTP, to programs that speak OpenAI's interface."""
-    from swarm.gateway.access import LOCAL_NAMES, Access
+    """Serve the swarm's models over HTTP: to programs that speak OpenAI's interface or Anthropic's, and as a page."""
+    from swarm.gateway.access import Access
     from swarm.gateway.app import make_app
     from swarm.gateway.server import listen, serve
 
@@ -50,7 +51,6 @@ def gateway(
                 f"--host {address} lets other machines ask; pass --api-key-file FILE, or --open to let anybody"
             )
         click.echo("swarm-gateway: anybody who reaches this machine may use the swarm", err=True)
-    known = (*LOCAL_NAMES, address, *names) if is_local or names else None
     try:
         listening = listen(address, port)
     except OSError as error:
@@ -59,12 +59,18 @@ def gateway(
         shown = listening.getsockname()
         host = f"[{shown[0]}]" if ":" in shown[0] else shown[0]
         click.echo(f"swarm-gateway ready address=http://{host}:{shown[1]}")
-        serve(make_app(client, Access(key, known), cache_dir() / "documents"), listening)
+        serve(make_app(client, Access(key, [*own_names(), *names]), cache_dir() / "documents"), listening)
 
 
-def read_key(path: Path) -> str:
+def own_names() -> list[str]:
+    """By which this machine may be called on its LAN."""
+    name = socket.gethostname()
+    return ["localhost", name, f"{name.partition('.')[0]}.local"]
+
+
+def read_key(path: Path) -> bytes:
     """The key in a file. Raises UsageError for one that is empty."""
-    key = path.read_text("utf-8").strip()
+    key = path.read_bytes().strip()
     if not key:
         raise click.UsageError(f"{path} holds no key")
     return key

@@ -1,4 +1,8 @@
-"""Who may ask: a key, where one is set, and no page of another site. Pure."""
+"""Who may ask: a key, where one is set, and no page of another site. Pure.
+
+A page elsewhere can have a browser ask servers that only it can reach, by their addresses, or by a name of its own that it
+lets point here. The first tells its origin, the second a host that is not ours; an address is never a name of theirs.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,46 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Iterable, Sequence
 
 from swarm.gateway.failures import Failure
-
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Access:
     """What a request has to show."""
 
-    def __init__(self, key: str | None, names: Sequence[str] | None) -> None:
-        """key: None lets everybody in. names: by which this server may be called, port apart; None: by any."""
-        self._digest = None if key is None else hashlib.sha256(key.encode()).digest()
-        self._names = None if names is None else frozenset(name.encode() for name in names)
+    def __init__(self, key: bytes | None, names: Sequence[str]) -> None:
+        """key: None lets everybody in. names: by which this server may be called, besides its addresses."""
+        self._digest = None if key is None else hashlib.sha256(key).digest()
+        self._names = frozenset(name.lower().encode() for name in names)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], *, is_open: bool) -> None:
         """Raise Failure unless a request may be answered. headers: names in small letters. is_open: without a key, too."""
         told = dict(headers)
-        if self._names is not None:
-            self._check_name(told.get(b"host", b""), "Host")
-            origin = told.get(b"origin")
-            if origin is not None:
-                self._check_name(origin.partition(b"://")[2], "Origin")
+        host = told.get(b"host", b"").lower()
+        name = host[: host.find(b"]") + 1] if host.startswith(b"[") else host.partition(b":")[0]
+        if name not in self._names and not _is_address(name):
+            raise Failure(403, f'Host "{_shown(name)}" is not this server; pass --allow-host NAME if it is')
+        origin = told.get(b"origin")
+        if origin is not None and origin.lower().partition(b"://")[2] != host:
+            raise Failure(403, f'a page of "{_shown(origin)}" may not ask this server')
         if self._digest is not None and not is_open:
             given = hashlib.sha256(_given_key(told)).digest()
             if not hmac.compare_digest(given, self._digest):
                 raise Failure(401, "wrong API key: send it as Authorization: Bearer KEY, or x-api-key: KEY")
 
-    def _check_name(self, told: bytes, header: str) -> None:
-        assert self._names is not None
-        name = told[: told.find(b"]") + 1] if told.startswith(b"[") else told.partition(b":")[0]
-        if name.lower() not in self._names:
-            shown = name.decode("latin-1")[:100]
-            raise Failure(403, f'{header} "{shown}" is not this server; pass --allow-host NAME if it is')
+
+def _is_address(name: bytes) -> bool:
+    try:
+        ipaddress.ip_address(name.decode("ascii").strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(told: bytes) -> str:
+    return told.decode("latin-1")[:100]
 
 
 def _given_key(headers: dict[bytes, bytes]) -> bytes:

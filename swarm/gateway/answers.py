@@ -153,7 +153,7 @@ class RunningAnswer:
         for news in await self._inbox.take():
             match news:
                 case Delivered(ids, scores):
-                    self._noted.note_tokens(len(ids))
+                    self._note_tokens(len(ids))
                     pieces += self.answer.read(ids, scores)
                     if self.answer.is_stopped:
                         self._end("stop")
@@ -168,10 +168,11 @@ class RunningAnswer:
                     raise failure_of(error, random.random())
         return pieces
 
-    async def read_all(self) -> None:
-        """To the end. Raises Failure."""
-        while not self.finish:
-            await self.read()
+    def _note_tokens(self, count: int) -> None:
+        """So many have come; those that were given are none of the answer's."""
+        drawn = len(self.answer.ids) + count - len(self.ask.given)
+        if drawn > 0:
+            self._noted.note_tokens(min(count, drawn))
 
     def describe(self, *, has_route: bool, has_timings: bool) -> dict[str, Any]:
         """What callers may want to know besides: the chain, and how long it took."""

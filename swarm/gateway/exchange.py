@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import time
@@ -114,10 +115,11 @@ class Exchange:
     async def _stay_alive(self, sign: Callable[[], str]) -> None:
         while True:
             quiet = time.monotonic() - self._written_at
-            if quiet >= ALIVE_SECONDS:
-                await self.write(sign())
-            else:
+            if quiet < ALIVE_SECONDS:
                 await asyncio.sleep(ALIVE_SECONDS - quiet)
+                continue
+            with contextlib.suppress(Gone):  # whoever writes next hears of it
+                await self.write(sign())
 
     async def _begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.has_begun = True
