@@ -48,9 +48,6 @@ class ServedModel:
         """is_raw: nobody has written the token that begins a text; a template does that itself."""
         return self.tokenizer.encode(text, add_special_tokens=is_raw).ids
 
-    def spell(self, token: int) -> str:
-        return self.tokenizer.decode([token], skip_special_tokens=False)
-
 
 @dataclass(frozen=True, slots=True)
 class Talk:

@@ -60,10 +60,6 @@ class RestingSessions(Generic[Session]):
         """Those that have rested too long."""
         return self._drop(sum(now - one.since > REST_SECONDS for one in self._resting))
 
-    def drop_oldest(self) -> list[Session]:
-        """Make room for a session that none of these goes on with."""
-        return self._drop(1)
-
     def drop_all(self) -> list[Session]:
         return self._drop(len(self._resting))
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from swarm.client.prompts import Message
 from swarm.gateway.exchange import Exchange
 from swarm.gateway.failures import wrong
 from swarm.gateway.models import Models, ServedModel
-from swarm.gateway.openai.chat import ChatMessage, join_text
+from swarm.gateway.openai.chat import ChatMessage, read_messages
+from swarm.gateway.tokens import spell
 
 
 class TokenizeRequest(Struct, frozen=True, kw_only=True):
@@ -43,13 +43,7 @@ class Tokenize:
             raise wrong("prompt", "one of prompt and messages is to be given")
         if asked.messages is None:
             return served.encode(asked.prompt or "", is_raw=asked.add_special_tokens)
-        said = [
-            Message(
-                "system" if one.role == "developer" else one.role, join_text(one.content, f"messages[{place}].content")
-            )
-            for place, one in enumerate(asked.messages)
-        ]
-        return served.encode(served.write_prompt(said), is_raw=served.form is None)
+        return served.encode(served.write_prompt(read_messages(asked.messages)), is_raw=served.form is None)
 
 
 class Detokenize:
@@ -75,7 +69,7 @@ class TokenizerInfo:
 
     async def __call__(self, exchange: Exchange) -> None:
         served = await self._models.find_or_only(None)
-        ends = [served.spell(one) for one in served.card.end_ids]
+        ends = [spell(served.tokenizer, one) for one in served.card.end_ids]
         tokens = {} if served.form is None else dict(served.form.tokens)
         told = {
             "tokenizer_class": "PreTrainedTokenizerFast",

@@ -37,5 +37,5 @@ def test_those_that_have_rested_longest_are_given_up() -> None:
     sessions = resting(("a", "m", [1]), ("b", "m", [2]), most=2)
     assert sessions.rest("c", "m", [3], 2.0) == ["a"]
     assert sessions.tire(REST_SECONDS + 1.5) == ["b"]
-    assert sessions.drop_oldest() == ["c"]
-    assert sessions.drop_oldest() == []
+    assert sessions.drop_all() == ["c"]
+    assert sessions.drop_all() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -139,15 +140,9 @@ class Messages:
             sampling=sampling,
             stops=[*stops, *(served.form.stops if served.form else ())],
         )
-        answer = self._swarm.begin(served, ask)
-        reply = _Reply(exchange, served.card.name, answer, prompt, stops)
-        try:
-            if asked.stream:
-                await reply.stream()
-            else:
-                await reply.send()
-        finally:
-            answer.close()
+        with closing(self._swarm.begin(served, ask)) as answer:
+            reply = _Reply(exchange, served.card.name, answer, prompt, stops)
+            await (reply.stream() if asked.stream else reply.send())
 
 
 class _Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -77,11 +78,7 @@ class ChatRequest(Drawing, frozen=True, kw_only=True):
         """The conversation. Raises Failure."""
         if not self.messages:
             raise wrong("messages", "one or more")
-        found: list[Message] = []
-        for place, message in enumerate(self.messages):
-            role = "system" if message.role == "developer" else message.role
-            found.append(Message(role, join_text(message.content, f"messages[{place}].content")))
-        return found
+        return read_messages(self.messages)
 
     def refuse(self) -> None:
         """Raise Failure for what would change the answer in a way that there is not."""
@@ -94,6 +91,17 @@ class ChatRequest(Drawing, frozen=True, kw_only=True):
             raise unsupported("response_format", "only text is to be had")
         if self.modalities not in (None, ["text"]):
             raise unsupported("modalities", "only text is to be had")
+
+
+def read_messages(messages: Sequence[ChatMessage]) -> list[Message]:
+    """As templates know them. Raises Failure for what is no text."""
+    return [
+        Message(
+            "system" if message.role == "developer" else message.role,
+            join_text(message.content, f"messages[{place}].content"),
+        )
+        for place, message in enumerate(messages)
+    ]
 
 
 def join_text(content: str | Sequence[ContentPart] | None, field: str) -> str:
@@ -134,18 +142,11 @@ class Chat:
             )
             for sampling in samplings
         ]
-        choices: list[_Choice] = []
-        try:
-            for number, ask in enumerate(asks):
-                choices.append(_Choice(number, self._swarm.begin(served, ask), served, prompt.is_thinking))
+        with ExitStack() as begun:
+            answers = [begun.enter_context(closing(self._swarm.begin(served, ask))) for ask in asks]
+            choices = [_Choice(number, answer, served, prompt.is_thinking) for number, answer in enumerate(answers)]
             reply = _Reply(exchange, asked, served.card.name, choices)
-            if asked.stream:
-                await reply.stream()
-            else:
-                await reply.send()
-        finally:
-            for choice in choices:
-                choice.answer.close()
+            await (reply.stream() if asked.stream else reply.send())
 
 
 class _Choice:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,19 +82,13 @@ class Completions:
         asked.refuse()
         samplings = asked.sampling(served.defaults)
         prompts = [await self._encode(served, prompt) for prompt in asked.prompts]
-        choices: list[_Choice] = []
-        try:
-            for ids in prompts:
-                for sampling in samplings:
-                    choices.append(self._begin(served, asked, len(choices), ids, sampling))
+        with ExitStack() as begun:
+            choices = [
+                begun.enter_context(closing(self._begin(served, asked, number, ids, sampling)))
+                for number, (ids, sampling) in enumerate(itertools.product(prompts, samplings))
+            ]
             reply = _Reply(exchange, asked, served.card.name, choices, sum(map(len, prompts)))
-            if asked.stream:
-                await reply.stream()
-            else:
-                await reply.send()
-        finally:
-            for choice in choices:
-                choice.close()
+            await (reply.stream() if asked.stream else reply.send())
 
     async def _encode(self, served: ServedModel, prompt: str | list[int]) -> list[int]:
         """The ids of a prompt. Raises Failure for one that cannot be."""

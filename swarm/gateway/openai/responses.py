@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -161,18 +162,12 @@ class Responses:
             stops=served.form.stops if served.form else (),
             scores=scores,
         )
-        answer = self._swarm.begin(served, ask)
-        reply = _Reply(exchange, asked, served, answer, prompt)
-        try:
-            if asked.stream:
-                await reply.stream()
-            else:
-                await reply.send()
+        with closing(self._swarm.begin(served, ask)) as answer:
+            reply = _Reply(exchange, asked, served, answer, prompt)
+            await (reply.stream() if asked.stream else reply.send())
             if asked.store is not False and reply.is_over:
                 spoken = [*said, Message("assistant", reply.text)]
                 self._stored.keep(reply.id, spoken, reply.response(), time.monotonic())
-        finally:
-            answer.close()
 
 
 class _Reply:
