@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Literal
 
@@ -104,13 +104,13 @@ def read_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     ]
 
 
-def join_text(content: str | Sequence[ContentPart] | None, field: str) -> str:
-    """What is said in parts. Raises Failure for parts that are no text."""
+def join_text(content: str | Sequence[ContentPart] | None, field: str, kinds: Collection[str] = ("text",)) -> str:
+    """What is said in parts of some kinds. Raises Failure for others."""
     if content is None or isinstance(content, str):
         return content or ""
     for place, part in enumerate(content):
-        if part.type != "text" or part.text is None:
-            raise unsupported(f"{field}[{place}].type", f'only "text" is read, not "{part.type}"')
+        if part.type not in kinds or part.text is None:
+            raise unsupported(f"{field}[{place}].type", f'only text is read, not "{part.type}"')
     return "".join(part.text or "" for part in content)
 
 

@@ -6,109 +6,18 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Any, Literal
-
-from msgspec import Struct
+from typing import Any
 
 from swarm.client.prompts import Message
 from swarm.gateway.answers import Ask, RunningAnswer, Swarm
 from swarm.gateway.drawing import at_least, read_sampling
 from swarm.gateway.exchange import Exchange, event
-from swarm.gateway.failures import Failure, unsupported, wrong
+from swarm.gateway.failures import Failure
 from swarm.gateway.models import Models, Prompt, ServedModel, Talk
-from swarm.gateway.openai.fields import likeliest
+from swarm.gateway.openai.responses_request import ResponsesRequest
 from swarm.gateway.openai.stored import StoredAnswers
 from swarm.gateway.spoken import Said, Spoken
 from swarm.gateway.tokens import describe
-
-DROPPED = "reasoning"  # what earlier answers were thought with
-TEXTS = ("input_text", "output_text", "text")
-SCORES = "message.output_text.logprobs"  # among what is to be included
-
-
-class Part(Struct, frozen=True):
-    type: str
-    text: str | None = None
-
-
-class Item(Struct, frozen=True):
-    type: str = "message"
-    role: Literal["user", "assistant", "system", "developer"] = "user"
-    content: str | list[Part] | None = None
-
-
-class ResponsesRequest(Struct, frozen=True, kw_only=True):
-    """https://platform.openai.com/docs/api-reference/responses/create"""
-
-    model: str
-    input: str | list[Item]
-    instructions: str | None = None
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: int | None = None
-    stream: bool | None = None
-    store: bool | None = None
-    previous_response_id: str | None = None
-    include: list[str] | None = None
-    reasoning: dict[str, Any] | None = None
-    text: dict[str, Any] | None = None
-    metadata: dict[str, str] | None = None
-    background: bool | None = None
-    conversation: Any = None
-    prompt: Any = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-
-    def refuse(self) -> None:
-        """Raise Failure for what would change the answer in a way that there is not."""
-        if self.tools:
-            raise unsupported("tools", "are not to be had: this model server only writes text")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice", "there are no tools")
-        for name in ("background", "conversation", "prompt"):
-            if getattr(self, name):
-                raise unsupported(name, "is not to be had")
-        form = (self.text or {}).get("format")
-        if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):  # pyright: ignore[reportUnknownMemberType]
-            raise unsupported("text.format", "only text is to be had")
-
-    @property
-    def scores(self) -> int | None:
-        """How many likeliest tokens come with each one; None: nothing. Raises Failure."""
-        count = likeliest("top_logprobs", self.top_logprobs or 0)
-        return count if SCORES in (self.include or []) else None
-
-    @property
-    def thinking(self) -> bool | None:
-        """Whether a model that can think first does; None: as it is used to."""
-        effort = (self.reasoning or {}).get("effort")
-        return None if effort is None else effort != "none"
-
-    def said(self) -> list[Message]:
-        """What is new of the conversation. Raises Failure."""
-        if isinstance(self.input, str):
-            return [Message("user", self.input)]
-        found: list[Message] = []
-        for place, item in enumerate(self.input):
-            if item.type == DROPPED:
-                continue
-            if item.type != "message":
-                raise unsupported(f"input[{place}].type", f'only "message" is read, not "{item.type}"')
-            role = "system" if item.role == "developer" else item.role
-            found.append(Message(role, _join(item.content, f"input[{place}].content")))
-        if not found:
-            raise wrong("input", "is empty")
-        return found
-
-
-def _join(content: str | Sequence[Part] | None, field: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    for place, part in enumerate(content):
-        if part.type not in TEXTS or part.text is None:
-            raise unsupported(f"{field}[{place}].type", f'only text is read, not "{part.type}"')
-    return "".join(part.text or "" for part in content)
 
 
 class KeptResponse:
