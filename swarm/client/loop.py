@@ -265,6 +265,7 @@ class ClientLoop:
         self._up.add((node, channel))
         if channel == "control":
             self._lost.pop(node, None)
+            self._table.mark_found(node)
             self._knock(self._knocks.answered(address, now), now)
             self.reached = [*(known for known in self.reached if known != address), address]
             self._dialer.send(node, "control", AskPeers())
@@ -306,7 +307,7 @@ class ClientLoop:
 
     def _take_page(self, node: str, page: PeerPage, now: float) -> None:
         for beat in page.nodes:
-            self._table.apply(beat, now)
+            self._table.hear_of(beat, now)
         again = [beat.node for beat in page.nodes if self._lost.get(beat.node, beat.incarnation) != beat.incarnation]
         if page.more and page.nodes:
             self._dialer.send(node, "control", AskPeers(after=page.nodes[-1].node))

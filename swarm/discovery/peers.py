@@ -36,6 +36,7 @@ class PeerTable:
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
         self._gone: dict[str, tuple[int, float]] = {}  # node → incarnation that said goodbye, and when
+        self._lost: dict[str, tuple[int, float]] = {}  # node → incarnation whose connection broke, and when
         self.changed = 0.0  # when the set of live peers last changed
 
     def apply(self, beat: Beat, now: float) -> bool:
@@ -56,6 +57,16 @@ class PeerTable:
         self._peers[beat.node] = Peer(beat, now, moved)
         return True
 
+    def hear_of(self, beat: Beat, now: float) -> bool:
+        """Take a beat that another node has passed on.
+
+        Just after a node's connection broke these are its last words, newer than what is known and no sign of life.
+        """
+        incarnation, since = self._lost.get(beat.node, (-1, 0.0))
+        if beat.incarnation == incarnation and now - since < DEAD_SECONDS:
+            return False
+        return self.apply(beat, now)
+
     def say_goodbye(self, node: str, incarnation: int, now: float) -> bool:
         """A node leaves; True if it was known."""
         self._gone[node] = max(incarnation, self._gone.get(node, (-1, 0.0))[0]), now
@@ -69,9 +80,15 @@ class PeerTable:
     def mark_lost(self, node: str, now: float) -> None:
         """The connection to a node broke: it counts as dead until its next beat."""
         known = self._peers.get(node)
-        if known is not None and self._verdict(known, now) != "dead":
-            known.heard = now - DEAD_SECONDS
-            self.changed = now
+        if known is not None:
+            self._lost[node] = known.beat.incarnation, now
+            if self._verdict(known, now) != "dead":
+                known.heard = now - DEAD_SECONDS
+                self.changed = now
+
+    def mark_found(self, node: str) -> None:
+        """There is a connection to it again."""
+        self._lost.pop(node, None)
 
     def addresses(self, node: str) -> Sequence[str]:
         """Where a node says that it listens."""
@@ -95,6 +112,7 @@ class PeerTable:
         """Drop those of whom nothing was heard for a minute, and goodbyes: no late word comes after them any more."""
         self._peers = {node: peer for node, peer in self._peers.items() if now - peer.heard <= FORGET_SECONDS}
         self._gone = {node: gone for node, gone in self._gone.items() if now - gone[1] <= FORGET_SECONDS}
+        self._lost = {node: lost for node, lost in self._lost.items() if now - lost[1] < DEAD_SECONDS}
 
     def live(self, now: float) -> list[Beat]:
         """The last beats of peers that are neither dead nor hung nor leaving, in id order."""

@@ -54,6 +54,20 @@ def test_a_broken_connection_counts_as_death_until_the_next_make_beat() -> None:
     assert table.verdict("a" * 16, 0.8) == "alive"
 
 
+def test_last_words_that_others_pass_on_bring_nobody_back() -> None:
+    table = PeerTable()
+    table.apply(make_beat(sequence=1), 0.0)
+    table.mark_lost("a" * 16, 1.0)
+    assert not table.hear_of(make_beat(sequence=2), 1.1)
+    assert table.live(1.1) == []
+    assert table.hear_of(make_beat(sequence=3, incarnation=2), 1.2), "a new process is no last word"
+    table.mark_lost("a" * 16, 2.0)
+    assert table.hear_of(make_beat(sequence=9, incarnation=2), 6.1), "others have heard it for longer than that"
+    table.mark_lost("a" * 16, 7.0)
+    table.mark_found("a" * 16)
+    assert table.hear_of(make_beat(sequence=10, incarnation=2), 7.1)
+
+
 def test_a_goodbye_is_forgotten_when_no_late_word_can_follow_it() -> None:
     table = PeerTable()
     table.apply(make_beat(incarnation=9), 0.0)
