@@ -70,12 +70,14 @@ def status(
                 live.update(draw_all())
 
 
-def _describe_state(claim: Claim) -> str:
+def _describe_state(claim: Claim) -> list[str]:
+    """Words, of which none is to be broken: a part is one."""
     from swarm.sizes import format_size
 
     so_far = f", {format_size(claim.loaded_bytes)} so far" if claim.state == "loading" else ""
-    variant = f" {claim.variant}" if claim.variant else ""
-    return f"{claim.name}{variant} '{claim.part}' {claim.state}{so_far}{_describe_streaming(claim)}"
+    words = [claim.name, claim.variant, f"'{claim.part}'", claim.state, f"{so_far}{_describe_streaming(claim)}"]
+    said = [word for word in words if word]
+    return said if said[-1] == claim.state else [*said[:-2], *f"{said[-2]}{said[-1]}".split(" ")]
 
 
 def _describe_streaming(claim: Claim) -> str:
@@ -95,27 +97,69 @@ def _middle_rtt(beat: Beat) -> str:
 
 
 def draw(beats: Sequence[Beat], width: int = 200) -> Group:
-    """Tables for a terminal of so many columns; a narrow one is spared what only a closer look needs."""
+    """For a terminal of so many columns: tables, or a list where there is no room for them."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if width < WIDE:
+        return Group(Text("\n".join(list_nodes(beats, width)), no_wrap=True, overflow="ignore"))
+    return draw_tables(beats)
+
+
+def list_nodes(beats: Sequence[Beat], width: int) -> list[str]:
+    """Nodes, what they serve and models in lines of so many columns, of which only a longer word is more."""
+    from swarm.sizes import format_size
+
+    lines: list[str] = []
+    for beat in beats:
+        memory = f"{format_size(beat.memory_free)} of {format_size(beat.memory_budget or beat.memory_total)} free,"
+        sessions = "1 session" if beat.sessions == 1 else f"{beat.sessions} sessions"
+        lines += wrap([f"{beat.name}:", *memory.split(" "), *sessions.split(" ")], width, "    ")
+        for claim in beat.claims:
+            said = _describe_state(claim)
+            pace = f", {claim.layer_seconds * 1000:.2f} ms a layer" if claim.layer_seconds else ""
+            lines += wrap([f"  {said[0]}", *said[1:-1], *f"{said[-1]}{pace}".split(" ")], width, "    ")
+        if not beat.claims:
+            lines.append("  nothing yet")
+    for name, bar, missing in coverage(beats):
+        lines += wrap([f"{name}:", bar, *f"missing {missing or 'nothing'}".split(" ")], width, "    ")
+    return lines
+
+
+def wrap(words: Sequence[str], width: int, indent: str) -> list[str]:
+    """Words in lines of at most so many columns, as long as each fits one; lines after the first are indented."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(indent + word)
+    return lines
+
+
+def draw_tables(beats: Sequence[Beat]) -> Group:
+    """All that there is to see."""
     from rich.console import Group
     from rich.table import Table
 
     from swarm.sizes import format_size
 
     columns: dict[str, list[str]] = {
+        "node": [beat.node for beat in beats],
         "name": [beat.name for beat in beats],
-        "serves": ["\n".join(_describe_state(claim) for claim in beat.claims) or "nothing yet" for beat in beats],
+        "serves": [
+            "\n".join(" ".join(_describe_state(claim)) for claim in beat.claims) or "nothing yet" for beat in beats
+        ],
         "memory free": [
             f"{format_size(beat.memory_free)} of {format_size(beat.memory_budget or beat.memory_total)}"
             for beat in beats
         ],
         "ms a layer": ["\n".join(f"{claim.layer_seconds * 1000:.2f}" for claim in beat.claims) for beat in beats],
         "sessions": [str(beat.sessions) for beat in beats],
+        "device": [beat.device for beat in beats],
+        "refused/resent": [f"{beat.refused + beat.dropped}/{beat.resent}" for beat in beats],
+        "rtt ms": [_middle_rtt(beat) for beat in beats],
     }
-    if width >= WIDE:
-        columns = {"node": [beat.node for beat in beats], **columns}
-        columns["device"] = [beat.device for beat in beats]
-        columns["refused/resent"] = [f"{beat.refused + beat.dropped}/{beat.resent}" for beat in beats]
-        columns["rtt ms"] = [_middle_rtt(beat) for beat in beats]
     nodes = Table(title="nodes")
     for column in columns:
         nodes.add_column(column, overflow="fold")
