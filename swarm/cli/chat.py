@@ -41,6 +41,7 @@ class Options:
     ignore_eos: bool
     system: str
     thinking: bool | None
+    why: bool
 
 
 class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
@@ -85,6 +86,9 @@ class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     default=None,
     help="Whether a model that can think first does; default: as its template has it.",
 )
+@click.option(
+    "--why", is_flag=True, help="After an answer, show where its tokens spent their time, and what would help."
+)
 @click.option("--raw", is_flag=True, help="Send PROMPT as it stands, without the chat template.")
 @click.option("--score", "scores", is_flag=True, help="Do not answer: say how likely each answer of --of is.")
 @click.option("--of", "answers", multiple=True, help="An answer for --score; may be given again.")
@@ -120,6 +124,7 @@ def chat(
     ignore_eos: bool,
     system: str,
     thinking: bool | None,
+    why: bool,
     raw: bool,
     scores: bool,
     answers: tuple[str, ...],
@@ -152,6 +157,7 @@ def chat(
         ignore_eos=ignore_eos,
         system=system,
         thinking=thinking,
+        why=why,
     )
     with connect(peers, not no_mdns, hosts, secret_file, wait_seconds, variant) as swarm:
         conversation, documents = open_conversation(swarm, model)
@@ -181,9 +187,13 @@ def chat(
             return
         events = conversation.complete(prompt, settings) if raw else conversation.ask(prompt, settings)
         if as_json or jsonl:
-            print_json(events, conversation.card.name, settings, each_token=jsonl)
+            print_json(events, conversation, settings, each_token=jsonl)
         else:
             print_text(events)
+            if why and conversation.last is not None:
+                from swarm.cli.why import print_why
+
+                print_why(conversation.last.why, conversation.names())
         if conversation.last is not None and conversation.last.was_capped:
             context, count = conversation.card.context, len(conversation.last.ids)
             click.echo(f"swarm-chat: the context of {context} tokens is full; {count} were answered", err=True)
@@ -236,6 +246,7 @@ def make_settings(options: Options, documents: Documents) -> Settings:
         ignore_end=options.ignore_eos,
         system=options.system,
         thinking=options.thinking,
+        explain=options.why,
     )
 
 
@@ -255,7 +266,7 @@ def print_text(events: Iterator[Event]) -> None:
     click.echo()
 
 
-def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_token: bool) -> None:
+def print_json(events: Iterator[Event], conversation: Conversation, settings: Settings, *, each_token: bool) -> None:
     """One object at the end; with `each_token` the route and the tokens before it, a line each."""
     from swarm.client.answer import Piece
     from swarm.client.conversation import Report
@@ -269,13 +280,13 @@ def print_json(events: Iterator[Event], model: str, settings: Settings, *, each_
             case Piece(token, text) if each_token:
                 click.echo(json.dumps({"token_id": token, "text": text}))
             case Report():
-                click.echo(json.dumps(describe_report(event, model, settings)))
+                click.echo(json.dumps(describe_report(event, conversation, settings)))
             case _:
                 pass
         sys.stdout.flush()
 
 
-def describe_report(report: Report, model: str, settings: Settings) -> dict[str, object]:
+def describe_report(report: Report, conversation: Conversation, settings: Settings) -> dict[str, object]:
     from swarm.plan.routes import describe_route
 
     return {
@@ -283,7 +294,7 @@ def describe_report(report: Report, model: str, settings: Settings) -> dict[str,
         "prompt_token_ids": report.prompt_ids,
         "token_ids": report.ids,
         "finish_reason": report.finish,
-        "model": model,
+        "model": conversation.card.name,
         "seed": settings.sampling.seed,
         "route": describe_route(report.route),
         "attempts": report.attempts,
@@ -294,6 +305,7 @@ def describe_report(report: Report, model: str, settings: Settings) -> dict[str,
             "tokens_per_second": round(report.tokens_per_second, 3),
             "longest_gap_seconds": round(report.longest_gap_seconds, 4),
         },
+        **({} if report.why is None else {"why": report.why.describe(conversation.names())}),
     }
 
 

@@ -14,6 +14,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 
 from swarm.cli.command import state_dir, why_unusable
+from swarm.cli.why import print_why
 from swarm.client.answer import Piece
 from swarm.client.conversation import Conversation, Report, Settings
 from swarm.client.news import RouteTaken
@@ -33,6 +34,7 @@ HELP = """\
 /regenerate        ask the last question again with a new seed
 /save FILE         write the conversation as JSON
 /load FILE         go on with a conversation that was saved
+/why               after each answer, show where its tokens spent their time; again: no more
 /bye               leave (Ctrl-D too)
 \"\"\"                begins and ends a message of several lines
 Ctrl-C             stops the answer"""
@@ -62,6 +64,7 @@ class Terminal:
             "/regenerate": lambda _: self._regenerate(),
             "/save": self._save,
             "/load": self._load,
+            "/why": lambda _: self._explain(),
         }
 
     def run(self) -> None:
@@ -122,6 +125,8 @@ class Terminal:
                 for part, variants in self._last.variants if self._last is not None else ():
                     if len(variants) > 1:
                         click.echo(f"({part.describe()}: {' and then '.join(variants)})", err=True)
+            if self._last is not None and self._settings.explain:
+                print_why(self._last.why, self._conversation.names())
             if self._last is not None and self._last.was_capped:
                 click.echo(f"(the context of {self._conversation.card.name} is full)", err=True)
         except KeyboardInterrupt:
@@ -161,6 +166,10 @@ class Terminal:
         click.echo(f"max_tokens  {self._settings.max_tokens}")
         click.echo(f"system      {self._settings.system}")
         click.echo(f"thinking    {_SWITCH[self._settings.thinking]}")
+
+    def _explain(self) -> None:
+        self._settings = replace(self._settings, explain=not self._settings.explain)
+        click.echo("answers are explained" if self._settings.explain else "answers are no longer explained", err=True)
 
     def _clear(self) -> None:
         self._conversation.forget()

@@ -18,6 +18,7 @@ from swarm.client.prompts import Message, PromptForm
 from swarm.client.renderer import Renderer
 from swarm.client.swarm import Generation, SwarmClient
 from swarm.client.transcript import Turn
+from swarm.client.why import Why, ask_why, names_of
 from swarm.errors import RequestError
 from swarm.messages.files import ModelCard
 from swarm.messages.sampling import Sampling
@@ -35,6 +36,7 @@ class Settings:
     ignore_end: bool = False
     system: str = ""  # what the model is told before the conversation
     thinking: bool | None = None  # whether a model that can think first does; None: as it is used to
+    explain: bool = False  # ask the nodes afterwards where the time of its tokens went
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Report:
     first_token_seconds: float = 0.0
     tokens_per_second: float = 0.0
     longest_gap_seconds: float = 0.0
+    why: Why | None = None  # where a token's time went, if that was asked for
 
 
 Event = Piece | RouteTaken | Report
@@ -101,6 +104,10 @@ class Conversation:
         """What follows a prompt as it stands, without a template."""
         return self._generate(prompt, settings, is_raw=True)
 
+    def names(self) -> dict[str, str]:
+        """Node → how it is called."""
+        return names_of(self._swarm)
+
     def forget(self) -> None:
         """Start a new conversation."""
         self._generation.close()
@@ -138,12 +145,13 @@ class Conversation:
         self.prompt = prompt
         clock = _Clock()
         events = self._generation.generate(turn)
+        taken: RouteTaken | None = None
         is_complete = False
         try:
             for event in events:
                 match event:
                     case RouteTaken():
-                        report.route, report.attempts = event.route, event.attempts
+                        taken, report.route, report.attempts = event, event.route, event.attempts
                         report.has_crossed_kinds, report.variants = event.has_crossed_kinds, event.variants
                         yield event
                     case Delivered(ids):
@@ -163,6 +171,8 @@ class Conversation:
             if not is_complete:
                 self._generation.cancel()
                 self._ids, self._text = [], ""
+        if settings.explain and taken is not None:
+            report.why = ask_why(self._swarm, self.card, taken, clock.times)
         report.was_capped = report.finish == "length" and len(answer.ids) < settings.max_tokens
         self._settle(prompt, report, answer)
         clock.fill(report)
@@ -184,13 +194,13 @@ class _Clock:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._times: list[float] = []
+        self.times: list[float] = []
 
     def note(self) -> None:
-        self._times.append(time.monotonic())
+        self.times.append(time.monotonic())
 
     def fill(self, report: Report) -> None:
-        times = self._times
+        times = self.times
         if not times:
             return
         report.first_token_seconds = times[0] - self._started

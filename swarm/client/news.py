@@ -20,7 +20,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class RouteTaken:
-    """The chain that the answer now comes from.
+    """The chain that the answer now comes from, in a session of its hops.
 
     has_crossed_kinds: layers have gone from one kind of processor to another meanwhile, which may round otherwise.
     variants: of the model, in which each part has been computed in this answer, in turn: more than one where nobody served
@@ -29,6 +29,7 @@ class RouteTaken:
 
     route: tuple[Hop, ...]
     attempts: int
+    session: str = ""
     has_crossed_kinds: bool = False
     variants: tuple[tuple[Part, tuple[str, ...]], ...] = ()
 

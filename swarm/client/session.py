@@ -276,7 +276,7 @@ class SessionMachine:
         self.variants = variants_of(self.route)
         self._start = min(*self._chain.cached.values(), len(self.transcript.ids) - 1)
         self._fed = self.transcript.fed
-        return [RouteTaken(tuple(self.route), self.attempts), self._feed()]
+        return [RouteTaken(tuple(self.route), self.attempts, self.session), self._feed()]
 
     def _feed(self) -> Send:
         """What the caches lack, in one message to the first hop, which cuts it as its pace allows."""

@@ -28,6 +28,7 @@ from swarm.discovery.lan import Lan
 from swarm.discovery.remembered import read_remembered, remember
 from swarm.errors import AccessError, PeerError, RequestError, SwarmError
 from swarm.keys import Identity, SwarmKeys
+from swarm.messages.any import AnyMessage
 from swarm.messages.files import AskFile, AskModel, FileChunk, ModelCard
 from swarm.messages.members import Beat
 from swarm.messages.sessions import Refused
@@ -262,6 +263,13 @@ class SwarmClient:
                 if answer is not None:
                     tensor = answer[1]
                     yield beat.node, answer[0], b"" if tensor is None else bytes(tensor.data)
+
+    def ask(
+        self, node: str, message: AnyMessage, matches: Callable[[AnyMessage], bool], seconds: float
+    ) -> AnyMessage | None:
+        """What a node answers, by what `matches`; None if that does not come in time."""
+        answer = self._loop.ask(node, message, matches, seconds)
+        return None if answer is None else answer[0]
 
     def open_generation(self, card: ModelCard) -> Generation:
         """A new one; nothing is sent before its first turn."""

@@ -15,12 +15,14 @@ from swarm.client.answer import Answer, Piece
 from swarm.client.news import Delivered, Failed, Finished, News, RouteTaken
 from swarm.client.swarm import Generation, SwarmClient
 from swarm.client.transcript import Turn, common_prefix
+from swarm.client.why import Why, ask_why, names_of
 from swarm.gateway.failures import failure_of
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.models import ServedModel
 from swarm.gateway.room import bound_tokens, count_free
 from swarm.gateway.sessions import RestingSessions
 from swarm.messages.sampling import Sampling
+from swarm.messages.timings import MOST_TIMINGS
 from swarm.plan.routes import describe_route
 
 Result = TypeVar("Result")
@@ -31,7 +33,8 @@ class Ask:
     """One answer that is wanted.
 
     ids: the prompt. max_tokens: None for as many as there is room for. stops: strings that end it. scores: with each token
-    how likely it was, and so many likeliest; None: not. given: how the answer begins; told as if it were drawn.
+    how likely it was, and so many likeliest; None: not. given: how the answer begins; told as if it were drawn. explain: ask
+    the nodes where the time of its tokens went.
     """
 
     ids: Sequence[int]
@@ -41,6 +44,7 @@ class Ask:
     ignore_end: bool = False
     scores: int | None = None
     given: Sequence[int] = ()
+    explain: bool = False
 
 
 async def together(works: Iterable[Awaitable[Result]]) -> list[Result]:
@@ -124,10 +128,12 @@ class RunningAnswer:
         self.answer = Answer(served.tokenizer, ask.stops)
         self.finish = self.rest = ""
         self.route: RouteTaken | None = None
+        self.why: Why | None = None
         self._swarm = swarm
         self._served = served
         self._generation: Generation | None = generation
         self._inbox = NewsInbox()
+        self._arrivals: deque[float] = deque(maxlen=MOST_TIMINGS)
         self._noted = swarm.metrics.begin(served.card.name, len(ask.ids), cached_tokens)
         free = count_free(swarm.client.beats, served.card.model, served.card.layers)
         turn = Turn(
@@ -156,13 +162,13 @@ class RunningAnswer:
                     self._note_tokens(len(ids))
                     pieces += self.answer.read(ids, scores)
                     if self.answer.is_stopped:
-                        self._end("stop")
+                        await self._end("stop")
                         break
                 case RouteTaken():
                     self._noted.note_route(news.attempts)
                     self.route = news
                 case Finished(reason):
-                    self._end(reason)
+                    await self._end(reason)
                 case Failed(error):
                     self.close("error")
                     raise failure_of(error, random.random())
@@ -173,6 +179,9 @@ class RunningAnswer:
         drawn = len(self.answer.ids) + count - len(self.ask.given)
         if drawn > 0:
             self._noted.note_tokens(min(count, drawn))
+        now = time.monotonic()
+        last = self._arrivals[-1] if self._arrivals else now
+        self._arrivals += [last + (now - last) * (number + 1) / count for number in range(count)]
 
     def describe(self, *, has_route: bool, has_timings: bool) -> dict[str, Any]:
         """What callers may want to know besides: the chain, and how long it took."""
@@ -182,10 +191,16 @@ class RunningAnswer:
             told["attempts"] = self.route.attempts
         if has_timings:
             told["timings"] = self._noted.timings()
+        if self.why is not None:
+            told["why"] = self.why.describe(names_of(self._swarm.client))
         return told
 
-    def _end(self, reason: str) -> None:
+    async def _end(self, reason: str) -> None:
         """It is over: its session rests, for the request that goes on from here."""
+        route = self.route
+        if self.ask.explain and route is not None:
+            arrivals = list(self._arrivals)
+            self.why = await asyncio.to_thread(ask_why, self._swarm.client, self._served.card, route, arrivals)
         self.finish = reason
         self.rest = self.answer.finish()
         generation, self._generation = self._generation, None

@@ -17,6 +17,7 @@ from swarm.messages.members import (
 )
 from swarm.messages.sessions import Close, Open, Opened, Refused, Renew, Renewed, Resend
 from swarm.messages.steps import Credit, Probe, ProbeAck, StepRefused, Steps, Tokens
+from swarm.messages.timings import AskTimings, Timings
 
 AnyMessage = (
     Hello
@@ -46,4 +47,6 @@ AnyMessage = (
     | ProbeAck
     | StepRefused
     | Tokens
+    | AskTimings
+    | Timings
 )

@@ -14,6 +14,7 @@ from swarm.messages.files import AskFile, AskModel, ModelCard
 from swarm.messages.members import AskHold, AskPeers, Beat, BeatAck, Goodbye, Hello, HoldAnswer, ReleaseHold, Welcome
 from swarm.messages.sessions import Close, Open, Refused, Renew, Resend
 from swarm.messages.steps import Credit, Probe, ProbeAck, StepRefused, Steps
+from swarm.messages.timings import AskTimings
 from swarm.node.claims.keeper import ClaimKeeper
 from swarm.node.claims.moves import MoveRunner
 from swarm.node.claims.own import OwnClaims
@@ -275,6 +276,8 @@ class NodeMachine:
                 return [*self.opening.close(asker, message, now), *self.steps.pump(now)]
             case Resend():
                 return self.steps.resend(asker, message)
+            case AskTimings():
+                return [self.sessions.tell_timings(asker, message, now)]
             case _:
                 return [Answer(asker, Refused(code="BAD_MESSAGE", message=f"{type(message).__name__} is no request"))]
 

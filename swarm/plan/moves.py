@@ -34,7 +34,7 @@ def plan_moves(members: Sequence[PlannedNode], layers: int) -> Plan:
     Same members, same plan, in whatever order they are given. Where the model would have gaps otherwise, the nodes' other
     models give way: what they keep is read from disk.
     """
-    known = _with_figures(sorted(members, key=lambda member: member.key))
+    known = with_figures(sorted(members, key=lambda member: member.key))
     shares = _share(known, layers)
     if not shares:
         yielding = [replace(member, budget=max(member.budget, member.most_budget)) for member in known]
@@ -54,7 +54,7 @@ def _share(members: Sequence[PlannedNode], layers: int) -> list[Share]:
     return share_out([member for member in members if not member.stays], layers)
 
 
-def _with_figures(members: Sequence[PlannedNode]) -> list[PlannedNode]:
+def with_figures(members: Sequence[PlannedNode]) -> list[PlannedNode]:
     """Those who have not measured themselves count as the middle one of those who have."""
     layer_seconds = _middle([member.layer_seconds for member in members], UNMEASURED_SECONDS)
     prompt_seconds = _middle([member.prompt_seconds for member in members], 0.0)

@@ -26,16 +26,22 @@ class Network:
         self.weather = weather
         self._rng = rng
         self._cuts: set[tuple[str, str]] = set()
+        self._slow: dict[tuple[str, str], float] = {}
 
-    def delays(self) -> list[float]:
+    def delays(self, source: str, target: str) -> list[float]:
         """Seconds that each copy of a message takes; none if it is lost."""
         weather = self.weather
+        extra = self._slow.get((source, target), 0.0)
         copies = 2 if self._rng.random() < weather.duplication else 1
         return [
-            self._rng.uniform(weather.least_seconds, weather.most_seconds)
+            extra + self._rng.uniform(weather.least_seconds, weather.most_seconds)
             for _ in range(copies)
             if self._rng.random() >= weather.loss
         ]
+
+    def slow(self, source: str, target: str, seconds: float) -> None:
+        """The cable takes so much longer that way."""
+        self._slow[source, target] = seconds
 
     def cut(self, left: str, right: str, *, one_way: bool) -> None:
         self._cuts |= {(left, right)} if one_way else {(left, right), (right, left)}

@@ -73,7 +73,7 @@ class Traffic:
 
     def _send(self, source: str, target: str, act: Callable[[], None]) -> None:
         """Something crosses the network, perhaps."""
-        for delay in self._network.delays():
+        for delay in self._network.delays(source, target):
             self.after(delay, lambda: act() if self._network.passes(source, target) else None)
 
     def _feed(self, name: str, event: Event) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from swarm.cli.status import list_nodes
 from swarm.client.table import describe_plans
 from swarm.messages.members import Capacity, Claim
 from tests.beats import make_beat
@@ -43,8 +44,16 @@ def test_status_cuts_no_word_off_on_a_narrow_terminal(home: Path, reach: list[st
     )
     assert "…" not in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
-    flat = re.sub(r"[│┃\s]", "", done.stdout)
-    assert "swarm-demo" in flat
+    assert re.search(r"  swarm-demo bfloat16 'b 0-\d[^']*' serving,", done.stdout), "no word of it is broken"
+
+
+def test_lines_break_between_words_alone() -> None:
+    name, part = "a-model-with-a-rather-long-name-of-sixty-four-letters-in-all-0123", "b 0-4 8-12 16-20 24-28 e"
+    claim = Claim(model="1" * 32, name=name, part=part, state="serving", layers=30, variant="int4:64+head")
+    lines = list_nodes([make_beat("a", claim, sessions=1)], 80)
+    assert max(map(len, lines)) <= 80
+    for words in (name, f"'{part}'", "int4:64+head", "serving", "1 session"):
+        assert any(words in line for line in lines), words
 
 
 def test_status_tells_what_a_node_may_use(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_scores_of_a_prompt_alone_are_those_of_its_tokens(client: Any) -> None:
 @pytest.mark.parametrize("path", ["chat", "completions"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_chain_and_how_long_it_took_are_told_if_asked_for(client: Any, path: str, stream: bool) -> None:
-    asked = {"model": MODEL, "max_tokens": 6, "temperature": 0, "extra_body": {"route": True, "timings": True}}
+    asked = {"model": MODEL, "max_tokens": 6, "temperature": 0, "extra_body": {"route": True, "timings": True, "why": True}}
     if path == "chat":
         told = client.chat.completions.create(messages=ASKED, stream=stream, **asked)
     else:
@@ -122,6 +122,8 @@ def test_the_chain_and_how_long_it_took_are_told_if_asked_for(client: Any, path:
     assert [hop["part"] for hop in last.route] == ["b 0-6 e"]
     assert last.timings["predicted_n"] == 6
     assert last.timings["predicted_per_second"] > 0
+    assert [hop["part"] for hop in last.why["hops"]] == ["b 0-6 e"]
+    assert "of a token" in last.why["said"]
     assert last.timings["cache_n"] + last.timings["prompt_n"] == (10 if path == "chat" else 6)
 
 

@@ -139,6 +139,7 @@ class Chat:
                 stops=[*asked.stops, *(served.form.stops if served.form else ())],
                 ignore_end=bool(asked.ignore_eos),
                 scores=asked.scores,
+                explain=bool(asked.why),
             )
             for sampling in samplings
         ]

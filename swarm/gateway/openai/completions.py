@@ -118,6 +118,7 @@ class Completions:
                 stops=asked.stops,
                 ignore_end=bool(asked.ignore_eos),
                 scores=scores,
+                explain=bool(asked.why),
                 given=given,
             )
             answer = self._swarm.begin(served, ask)

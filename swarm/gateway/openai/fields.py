@@ -46,6 +46,7 @@ class Drawing(Struct, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     timings: bool | None = None
     route: bool | None = None
+    why: bool | None = None
 
     @property
     def choices(self) -> int:

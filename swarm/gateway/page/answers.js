@@ -1,7 +1,7 @@
 // Asks the gateway, and hands on what comes of an answer.
 
 export async function* ask(model, messages, settings, signal) {
-  const body = { model, messages, ...settings, stream: true, route: true, timings: true };
+  const body = { model, messages, ...settings, stream: true, route: true, timings: true, why: true };
   const answer = await fetch("/v1/chat/completions", {
     method: "POST",
     headers: { "content-type": "application/json" },

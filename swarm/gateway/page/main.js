@@ -5,6 +5,7 @@ import { find, make } from "./elements.js";
 import { render } from "./markdown.js";
 import { watchSwarm } from "./picture.js";
 import { Talks } from "./talks.js";
+import { drawWhy } from "./why.js";
 
 const NUMBERS = ["temperature", "top_p", "top_k", "seed", "max_tokens"];
 const talks = new Talks();
@@ -52,6 +53,7 @@ function fill(element, message) {
   if (message.thought) parts.unshift(make("details", {}, make("summary", {}, "Thoughts"), make("div", { class: "thought" }, message.thought)));
   if (message.fault) parts.push(make("p", { class: "fault", role: "alert" }, message.fault));
   if (message.about) parts.push(make("p", { class: "about" }, message.about));
+  if (message.why) parts.push(drawWhy(message.why));
   element.replaceChildren(...parts);
 }
 
@@ -79,6 +81,7 @@ async function answer() {
       message.content += choice.delta.content ?? "";
       if (choice.delta.reasoning_content) message.thought = (message.thought ?? "") + choice.delta.reasoning_content;
       if (choice.finish_reason) message.about = describe(choice);
+      if (choice.why) message.why = choice.why;
       follow(element, message);
     }
   } catch (error) {

@@ -42,15 +42,16 @@ function draw(told) {
 function drawModel(model, told) {
   const cells = model.layers + 2;
   const carried = new Set(told.answers.flatMap((answer) => (answer.route ?? []).map((hop) => hop.node)));
+  const names = Object.fromEntries(told.nodes.map((node) => [node.node, node.name]));
   const rows = told.nodes
     .filter((node) => node.claims.some((claim) => claim.model === model.model))
-    .map((node) => drawMachine(node, model, cells, carried.has(node.node)));
+    .map((node) => drawMachine(node, model, cells, carried.has(node.node), names));
   const parts = [make("h2", {}, model.name), ...rows];
   if (!model.is_complete) parts.push(make("p", { class: "fault" }, `Nobody serves ${model.missing}.`));
   return make("section", {}, ...parts);
 }
 
-function drawMachine(node, model, cells, answers) {
+function drawMachine(node, model, cells, answers, names) {
   const claims = node.claims.filter((claim) => claim.model === model.model);
   const bar = make("svg", { class: "bar", viewBox: `0 0 ${cells} 1`, preserveAspectRatio: "none", role: "img" });
   const what = claims.map((claim) => describeClaim(claim)).join("; ");
@@ -67,7 +68,17 @@ function drawMachine(node, model, cells, answers) {
     make("div", { class: "name" }, node.name, make("span", {}, memory)),
     bar,
     make("div", { class: "what" }, what),
+    ...describeLinks(node, names).map((link) => make("div", { class: "link" }, link)),
   );
+}
+
+function describeLinks(node, names) {
+  const others = Object.keys(names).filter((other) => other !== node.node && other in node.rtts);
+  return others.map((other) => {
+    const rate = node.bytes_per_second[other];
+    const parts = [`${(1000 * node.rtts[other]).toFixed(1)} ms there and back`, ...(rate ? [`${size(rate)}/s`] : [])];
+    return `⇄ ${names[other]}: ${parts.join(", ")}`;
+  });
 }
 
 function describeClaim(claim) {

@@ -11,6 +11,7 @@ from msgspec import Struct
 from swarm.messages.sessions import Code, Open, Tail
 from swarm.messages.steps import Score, StepSpan, Tokens
 from swarm.messages.tensors import WireTensor
+from swarm.messages.timings import MOST_TIMINGS, StepTiming
 from swarm.models import ModelKey
 from swarm.parts import Part
 from swarm.wire.events import Asker
@@ -81,6 +82,7 @@ class HopSession:
     left: float = float("-inf")  # when its output was there
     away_seconds: float = 0.0  # from then until the next step came
     busy_seconds: float = 0.0
+    timings: deque[StepTiming] = field(default_factory=lambda: deque[StepTiming](maxlen=MOST_TIMINGS))
 
     @property
     def key(self) -> tuple[str, int]:
@@ -170,6 +172,15 @@ class HopSession:
         self.busy_seconds += seconds
         if not pending.is_prompt:
             self.left = now
+
+    def note_timing(self, pending: Pending, asked: float, began: float, now: float) -> None:
+        """What ran was computed from `began` on, for which the machine's cores were asked for at `asked`."""
+        if not pending.is_prompt:
+            queued = max(0.0, asked - pending.arrived)
+            waited = began - pending.arrived - queued
+            self.timings.append(
+                StepTiming(self.order.stage, pending.position, pending.arrived, queued, waited, now - began)
+            )
 
     def is_due(self, most: float, now: float) -> bool:
         """Whether the next step will be here in a moment: it is away no longer than `most`, and not overdue."""

@@ -20,6 +20,7 @@ class Place:
         self.passed_over = 0  # batches computed without the cores
         self._state: Literal["away", "waiting", "holding"] = "away"
         self._since = 0.0
+        self._asked = 0.0
         self._is_passed_over = False
         self._longest = 0.0
 
@@ -32,8 +33,15 @@ class Place:
     def is_holding(self) -> bool:
         return self._state == "holding"
 
+    @property
+    def asked_at(self) -> float:
+        """When they were first asked for, for what runs next."""
+        return self._asked
+
     def wait(self, now: float) -> None:
         """They are asked for."""
+        if self._state == "away":
+            self._asked = now
         self._state, self._since, self._is_passed_over = "waiting", now, False
 
     def take(self) -> None:

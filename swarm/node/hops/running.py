@@ -15,11 +15,13 @@ from swarm.node.hops.hop import HopSession, Pending
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """hops, pendings: one for each of the batch's spans."""
+    """hops, pendings: one for each of the batch's spans. asked: when the machine's cores were asked for."""
 
     batch: Batch
     hops: tuple[HopSession, ...]
     pendings: tuple[Pending, ...]
+    asked: float
+    began: float
 
     def find_current(self, sessions: Mapping[tuple[str, int], HopSession]) -> list[HopSession | None]:
         """The sessions that it computes for; None for one that has ended or changed chains meanwhile."""
@@ -29,8 +31,11 @@ class Running:
         return any(one is hop for one in self.hops)
 
 
-def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float) -> Running:
-    """Take positions out of sessions' queues, to be computed together. work: sessions of one part, and how many of each."""
+def start_batch(number: int, work: Sequence[tuple[HopSession, int]], asked: float, now: float) -> Running:
+    """Take positions out of sessions' queues, to be computed together.
+
+    work: sessions of one part, and how many of each. asked: as in Running.
+    """
     spans: list[WorkSpan] = []
     inputs: list[WireTensor] = []
     pendings: list[Pending] = []
@@ -56,7 +61,7 @@ def start_batch(number: int, work: Sequence[tuple[HopSession, int]], now: float)
         runs = itertools.groupby(work, key=lambda item: (item[0].order.next, item[0].order.next_part))
         groups = tuple(sum(1 for _ in run) for _, run in runs)
     batch = Batch(number, first.model, first.part, tuple(spans), tuple(inputs), groups)
-    return Running(batch, tuple(hop for hop, _ in work), tuple(pendings))
+    return Running(batch, tuple(hop for hop, _ in work), tuple(pendings), asked, now)
 
 
 def _want(hop: HopSession, tail: Tail, pending: Pending) -> Want | None:

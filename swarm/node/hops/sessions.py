@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from swarm.messages.sessions import Refused, Renew, Renewed
+from swarm.messages.timings import AskTimings, Timings
 from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.batches import ServedPart
@@ -20,6 +21,7 @@ from swarm.node.leaving import Leaving
 from swarm.parts import Part
 from swarm.wire.events import Asker
 
+MOST_TOLD = 512  # timings in one message
 QUIET_SECONDS = 5.0  # after which a hop that is not the last takes an answer for over
 
 
@@ -183,6 +185,12 @@ class SessionTable:
                     effects += [SendClient(hop.owner, page) for page in pages_of(hop, message.have)]
                 hop.have = message.have
         return [Answer(asker, self._describe(hops, tick)), *effects]
+
+    def tell_timings(self, asker: Asker, message: AskTimings, now: float) -> Effect:
+        """What the last tokens of the asker's session spent here."""
+        steps = [step for hop in self.hops_of(message.session) if hop.owner == asker.node for step in hop.timings]
+        told = Timings(session=message.session, number=message.number, clock=now, steps=steps[-MOST_TOLD:])
+        return Answer(asker, told)
 
     def _tell(self, hops: Iterable[HopSession], tick: int) -> list[Effect]:
         """What the next renewal would answer, unasked."""

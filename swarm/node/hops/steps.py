@@ -192,7 +192,7 @@ class StepRunner:
 
     def _run(self, ready: Sequence[HopSession], now: float) -> Effect:
         work = self._schedule.choose(ready, now)
-        self._table.running = running = start_batch(next(self._batch_numbers), work, now)
+        self._table.running = running = start_batch(next(self._batch_numbers), work, self._place.asked_at, now)
         return Run(running.batch)
 
     def batch_done(self, result: BatchResult, now: float) -> Iterator[Effect]:
@@ -208,6 +208,7 @@ class StepRunner:
         done = [(hop, one) for hop, one in zip(current, running.pendings, strict=True) if hop is not None]
         for hop, pending in done:
             hop.settle(pending, share, now)
+            hop.note_timing(pending, running.asked, running.began, now)
             self._schedule.clear(hop)
         if batch.groups:
             yield from self._forward(running, result, current, now)
