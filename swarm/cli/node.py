@@ -26,7 +26,7 @@ from swarm.cli.command import (
     why_unusable,
 )
 from swarm.cli.joining import find_secret
-from swarm.cli.peers import PeerAddress, known_peers
+from swarm.cli.peers import MetricsAddress, PeerAddress, known_peers
 from swarm.cli.quantised import quantise_options, read_quantisation
 from swarm.cli.reports import Printer
 from swarm.cli.tuning import prepare_to_compute
@@ -56,6 +56,7 @@ class Options:
     name: str | None
     secret_file: Path
     new_swarm: bool
+    metrics: tuple[str, int] | None
     as_json: bool
     is_demo: bool
 
@@ -102,6 +103,11 @@ class Options:
     help="The swarm's secret; default: in your configuration directory.",
 )
 @click.option("--new-swarm", is_flag=True, help="Make a secret although another swarm is announced here.")
+@click.option(
+    "--metrics",
+    type=MetricsAddress(),
+    help="Serve this node's figures to Prometheus on this port of this machine, or on HOST:PORT.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print lines on stdout as JSON.")
 @click.option("--demo", "is_demo", is_flag=True, hidden=True)
 @version_option
@@ -121,6 +127,7 @@ def node(
     name: str | None,
     secret_file: Path | None,
     new_swarm: bool,
+    metrics: tuple[str, int] | None,
     as_json: bool,
     is_demo: bool,
 ) -> int:
@@ -145,6 +152,7 @@ def node(
             name=name,
             secret_file=secret_file or default_secret_file(),
             new_swarm=new_swarm,
+            metrics=metrics,
             as_json=as_json,
             is_demo=is_demo,
         )
@@ -205,6 +213,10 @@ def serve_offer(options: Options, offer: Offer, promise: Promise, ledger: Ledger
     process = build_node(
         offer, promise, settings, keys, name, ledger, files.served_before(name.stem), cores, printer.report
     )
+    if options.metrics is not None:
+        from swarm.node.shell.metrics import serve_metrics
+
+        serve_metrics(*options.metrics, lambda: process.machine.said)
     stop_on_signals(process.ask_stop)
     return process.run()
 

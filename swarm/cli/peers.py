@@ -24,6 +24,17 @@ class PeerAddress(click.ParamType):  # pyright: ignore[reportMissingTypeArgument
         return str(value)
 
 
+class MetricsAddress(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """PORT, of this machine alone, or HOST:PORT."""
+
+    name = "[HOST:]PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        told = f"127.0.0.1:{value}" if str(value).isdigit() else str(value)
+        host, _, port = PeerAddress().convert(told, param, ctx).rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 def known_peers(command: str, peers: Sequence[str]) -> list[str]:
     """Those whose host has an address; the user hears of the others."""
     found: list[str] = []

@@ -14,10 +14,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from swarm.client.swarm import missing_of
+from swarm.exposition import ENGINE, NodeMetrics
 from swarm.gateway.exchange import Exchange
 from swarm.messages.members import Beat
 
-ENGINE = "0"  # there is one, as far as vLLM's dashboards care
 FIRST_TOKEN_SECONDS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
@@ -58,7 +58,8 @@ class Metrics:
         self.answer_sizes = self._histogram("vllm:request_generation_tokens", "Tokens of an answer.", TOKENS)
         self.reroutes = self._counter("swarm_reroutes", "Chains that answers left for another one.")
         self.refused = self._counter("swarm_refused", "Requests that were not answered, by status.", "status")
-        self.registry.register(_Nodes(beats))
+        self.registry.register(_Coverage(beats))
+        self.registry.register(NodeMetrics(beats))
 
     def _gauge(self, name: str, told: str) -> Gauge:
         return Gauge(name, told, ["model_name", "engine"], registry=self.registry)
@@ -147,8 +148,8 @@ class AnswerMetrics:
             counter.labels(*labels).inc(self._cached_tokens)
 
 
-class _Nodes(Collector):
-    """The swarm as its nodes' last beats tell it."""
+class _Coverage(Collector):
+    """What the nodes serve together."""
 
     def __init__(self, beats: Callable[[], Sequence[Beat]]) -> None:
         self._beats = beats
@@ -158,29 +159,8 @@ class _Nodes(Collector):
         nodes = GaugeMetricFamily("swarm_nodes", "Nodes that are there.")
         nodes.add_metric([], len(beats))
         yield nodes
-        states: dict[tuple[str, str], int] = {}
-        for claim in (claim for beat in beats for claim in beat.claims):
-            states[claim.name, claim.state] = states.get((claim.name, claim.state), 0) + 1
-        claims = GaugeMetricFamily(
-            "swarm_claims", "Parts of models, by what becomes of them.", labels=["model_name", "state"]
-        )
-        for labels, count in sorted(states.items()):
-            claims.add_metric(list(labels), count)
-        yield claims
         names = {claim.model: claim.name for beat in beats for claim in beat.claims}
         missing = GaugeMetricFamily("swarm_missing_cells", "Layers and ends that nobody serves.", labels=["model_name"])
         for model, part in missing_of(beats, None).items():
             missing.add_metric([names[model]], len(part.cells))
         yield missing
-        told: tuple[tuple[str, str, Callable[[Beat], float]], ...] = (
-            ("swarm_node_sessions", "Sessions that a node has.", lambda beat: beat.sessions),
-            ("swarm_node_queue", "Steps that wait for their turn.", lambda beat: beat.queue),
-            ("swarm_node_refused", "Steps and sessions refused since it began.", lambda beat: beat.refused),
-            ("swarm_node_resent", "Steps sent again since it began.", lambda beat: beat.resent),
-            ("swarm_node_memory_free_bytes", "Memory that a node may still use.", lambda beat: beat.memory_free),
-        )
-        for name, text, read in told:
-            family = GaugeMetricFamily(name, text, labels=["node"])
-            for beat in beats:
-                family.add_metric([beat.name], read(beat))
-            yield family

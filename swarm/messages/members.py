@@ -52,6 +52,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     end_seconds: Seconds = 0.0
     prompt_seconds: Seconds = 0.0
     kv_free_positions: Count = 0
+    kv_positions: Count = 0  # that sessions may reserve in all; 0: not told
     variant: Name = ""  # how its weights are stored and computed; "": not told
     kind: Name = ""  # of processor that computes it: those of one kind round alike
     streamed: Small = 0  # layers of the part that come from disk each time they are needed
@@ -98,6 +99,8 @@ class Beat(Message, frozen=True, tag="beat"):
     dropped: Count = 0
     resent: Count = 0
     passed_over: Count = 0  # batches computed although another node had the machine's cores, and did not go on
+    moves: Count = 0  # parts that it has changed to
+    turns_waited: Count = 0  # batches before which it waited for its machine's cores
     caches: Small = 0  # that its engines hold, one a session and part
     claims: Annotated[list[Claim], Meta(max_length=16)] = []
     capacities: Annotated[list[Capacity], Meta(max_length=16)] = []

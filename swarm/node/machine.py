@@ -75,6 +75,11 @@ class NodeMachine:
     def node(self) -> str:
         return self.membership.me.node
 
+    @property
+    def said(self) -> Beat | None:
+        """The last that it said of itself; any thread may read it."""
+        return self._said
+
     def handle(self, event: Event, now: float) -> Iterable[Effect]:
         """Apply one event at `now` (seconds, monotonic); give what the shell must do, in order.
 
@@ -217,6 +222,8 @@ class NodeMachine:
             dropped=self.steps.dropped,
             resent=self.steps.resent,
             passed_over=self.steps.passed_over,
+            turns_waited=self.steps.turns_waited,
+            moves=self.moves.done,
             caches=self._tick.caches,
         )
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -51,6 +52,36 @@ def test_a_node_says_what_is_wrong_with_its_options(
     done = run_command("node", tmp_path, [*arguments, *LOOPBACK, "--no-mdns"])
     assert done.returncode == code
     assert message in done.stderr
+
+
+def test_a_node_tells_its_figures_to_prometheus(tmp_path: Path) -> None:
+    options = ["--weights", WEIGHTS, *LOOPBACK, "--port", "18990", "--no-mdns", "--part", "f", "--name", "attic"]
+    started = Node(tmp_path, [*options, "--metrics", "18989"])
+    try:
+        started.wait_ready()
+        told = scrape()
+        assert told['swarm_claims{model_name="swarm-demo",state="serving"}'] == 1
+        assert told['vllm:kv_cache_usage_perc{engine="0",model_name="swarm-demo"}'] == 0
+        for name in ("resent_total", "refused_total", "moves_total", "turns_waited_total", "sessions"):
+            assert told[f'swarm_node_{name}{{node="attic"}}'] == 0, name
+        taken = run_command("node", tmp_path, [*options[:-1], "kitchen", "--metrics", "127.0.0.1:18989"])
+        assert taken.returncode == 2
+        assert "metrics cannot be served on 127.0.0.1 port 18989" in taken.stderr
+    finally:
+        started.stop()
+
+
+def scrape() -> dict[str, float]:
+    """What is told by now: the first beat comes with the first second."""
+    lines: list[str] = []
+
+    def has_claims() -> bool:
+        with urllib.request.urlopen("http://127.0.0.1:18989/metrics", timeout=10) as answer:
+            lines[:] = answer.read().decode().splitlines()
+        return any("serving" in line for line in lines)
+
+    wait_until(has_claims, 10, "a beat says what is served")
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
 def test_a_signal_ends_a_node_within_five_seconds(tmp_path: Path) -> None:

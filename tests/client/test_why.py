@@ -114,6 +114,7 @@ def test_waiting_for_the_machines_cores_is_named() -> None:
     client = answer(simulation)
     _, culprit = explain(simulation, client)
     assert (culprit.kind, culprit.node) == ("turn", waiting)
+    assert simulation.nodes[waiting].machine.make_beat().turns_waited > TOKENS // 2
 
 
 def test_waiting_for_others_is_seen() -> None:

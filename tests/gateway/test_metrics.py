@@ -55,6 +55,7 @@ def test_the_swarm_is_told_as_its_nodes_tell_it(gateway: Gateway) -> None:
     assert told["swarm_nodes"] == told["swarm_claims serving"] == 1
     assert told["swarm_missing_cells"] == 0
     assert told["swarm_node_memory_free_bytes"] > 0
+    assert 0 <= told["vllm:kv_cache_usage_perc"] < 1
 
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "text/plain", ""])

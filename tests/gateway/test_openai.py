@@ -113,7 +113,12 @@ def test_scores_of_a_prompt_alone_are_those_of_its_tokens(client: Any) -> None:
 @pytest.mark.parametrize("path", ["chat", "completions"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_chain_and_how_long_it_took_are_told_if_asked_for(client: Any, path: str, stream: bool) -> None:
-    asked = {"model": MODEL, "max_tokens": 6, "temperature": 0, "extra_body": {"route": True, "timings": True, "why": True}}
+    asked = {
+        "model": MODEL,
+        "max_tokens": 6,
+        "temperature": 0,
+        "extra_body": {"route": True, "timings": True, "why": True},
+    }
     if path == "chat":
         told = client.chat.completions.create(messages=ASKED, stream=stream, **asked)
     else:

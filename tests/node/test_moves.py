@@ -54,6 +54,7 @@ def test_of_two_that_would_leave_the_same_layers_the_lower_id_goes(seed: int) ->
     first, second = sorted(names[:2])
     assert str(simulation.part_of(first)) == HALVES[1]
     assert simulation.part_of(second).covers(parse_part(HALVES[0], MODEL.layers))
+    assert simulation.nodes[first].machine.make_beat().moves == 1
 
 
 def test_nobody_drops_what_no_other_has_promised_to_serve() -> None:
@@ -118,6 +119,7 @@ def test_a_part_that_cannot_be_loaded_ends_the_move_and_what_was_served_still_is
     assert machine.claims.by_model[MODEL_KEY].is_moving
     machine.handle(PartFailed(MODEL_KEY, "the disk is gone"), simulation.now)
     assert not machine.claims.by_model[MODEL_KEY].is_moving
+    assert machine.make_beat().moves == 0
     assert str(simulation.part_of(names[0])) == HALVES[0]
 
 

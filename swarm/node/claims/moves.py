@@ -57,6 +57,7 @@ class MoveRunner:
         self._claims = claims
         self._sessions = sessions
         self._table = table
+        self.done = 0  # moves that came to their end
         self._moving: _Moving | None = None
         self._given = GivenHolds()
         self._obtained = ObtainedHolds()
@@ -223,7 +224,9 @@ class MoveRunner:
 
     def _finish(self, moving: _Moving, now: float) -> list[Effect]:
         """The move is over; one that did not come to its end is not tried again for a while."""
-        if self._claims.of(moving.model).held != moving.target:
+        if self._claims.of(moving.model).held == moving.target:
+            self.done += 1
+        else:
             self._order.pass_over(self._node, now)
         return self._stop(now)
 

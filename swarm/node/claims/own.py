@@ -105,6 +105,7 @@ class OwnClaims:
             hit_rate=1.0 if pace is None else pace.hit_rate,
             source_rate=0 if pace is None else int(pace.source_rate),
             loaded_bytes=self.by_model[model].loaded_bytes if state == "loading" else 0,
+            kv_positions=0 if served is None else max(0, sessions.kv_room(model)) // position_bytes,
             kv_free_positions=0 if served is None else max(0, sessions.kv_free(model)) // position_bytes,
         )
 

@@ -56,8 +56,11 @@ class SessionTable:
 
     def kv_free(self, model: ModelKey) -> int:
         """KV bytes that further sessions of a model may reserve."""
-        room = min(self.served[model].kv_capacity, self.memory.kv_room(model))
-        return room - self.memory.kv_used(model)
+        return self.kv_room(model) - self.memory.kv_used(model)
+
+    def kv_room(self, model: ModelKey) -> int:
+        """KV bytes that all sessions of a model may reserve."""
+        return min(self.served[model].kv_capacity, self.memory.kv_room(model))
 
     def uses(self, model: ModelKey, part: Part) -> bool:
         """Whether a session runs through any of these cells here."""

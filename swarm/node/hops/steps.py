@@ -32,6 +32,7 @@ class StepRunner:
 
     def __init__(self, table: SessionTable) -> None:
         self.dropped = 0  # steps that did not pass their fence
+        self.turns_waited = 0  # batches before which another node of the machine had the cores
         self.resent = 0  # outputs sent again because they may have been lost
         self._table = table
         self._schedule = Schedule(table)
@@ -173,6 +174,7 @@ class StepRunner:
         compute comes here and is computed together, and reading the weights once for all is what counts.
         """
         self._place.take()
+        self.turns_waited += was_contended
         if self._table.running is not None:  # without them: they are given on when that is done
             return []
         ready = self._schedule.find_ready(now)
