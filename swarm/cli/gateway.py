@@ -59,7 +59,8 @@ def gateway(
         shown = listening.getsockname()
         host = f"[{shown[0]}]" if ":" in shown[0] else shown[0]
         click.echo(f"swarm-gateway ready address=http://{host}:{shown[1]}")
-        serve(make_app(client, Access(key, [*own_names(), *names]), cache_dir() / "documents"), listening)
+        app = make_app(client, Access(key, [*own_names(), *names]), cache_dir() / "documents")
+        serve(app, listening, app.state.end_answers)
 
 
 def own_names() -> list[str]:

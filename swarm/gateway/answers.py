@@ -16,6 +16,7 @@ from swarm.client.news import Delivered, Failed, Finished, News, RouteTaken
 from swarm.client.swarm import Generation, SwarmClient
 from swarm.client.transcript import Turn, common_prefix
 from swarm.client.why import Why, ask_why, names_of
+from swarm.errors import PeerError, SwarmError
 from swarm.gateway.failures import failure_of
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.models import ServedModel
@@ -110,6 +111,11 @@ class Swarm:
         for one in self.resting.rest(generation, served.card.model, ids, time.monotonic()):
             one.close()
 
+    def end_all(self) -> None:
+        """The gateway is about to stop: whoever still waits for an answer hears of it."""
+        for answer in self.running:
+            answer.fail(PeerError("the gateway stops", code="LEAVING"))
+
     def close(self) -> None:
         for generation in self.resting.drop_all():
             generation.close()
@@ -173,6 +179,10 @@ class RunningAnswer:
                     self.close("error")
                     raise failure_of(error, random.random())
         return pieces
+
+    def fail(self, error: SwarmError) -> None:
+        """It cannot go on; whoever reads next is told."""
+        self._inbox.put(Failed(error))
 
     def _note_tokens(self, count: int) -> None:
         """So many have come; those that were given are none of the answer's."""

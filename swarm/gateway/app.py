@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,8 +31,6 @@ from swarm.gateway.openai.responses import KeptResponse, Responses
 from swarm.gateway.openai.stored import StoredAnswers
 from swarm.gateway.picture import Picture
 from swarm.gateway.tokenizing import Detokenize, Tokenize, TokenizerInfo
-
-log = logging.getLogger(__name__)
 
 ANTHROPIC = "/v1/messages"
 
@@ -70,8 +67,7 @@ class Endpoint:
         except (Failure, Gone):
             raise
         except Exception as error:  # a fault of ours: this caller hears of it, the others nothing
-            log.exception("request %s failed", exchange.id)
-            raise Failure(500, f"a fault in the gateway, request {exchange.id}: {type(error).__name__}") from None
+            raise exchange.fail(error) from None
 
 
 def _tell_openly(request: Request, error: Exception) -> Response:
@@ -88,7 +84,10 @@ def _form(failure: Failure, path: str, request: str) -> object:
 
 
 def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
-    """The application. cache: a directory for what nodes are asked for once."""
+    """The application. cache: a directory for what nodes are asked for once.
+
+    Its state has `end_answers`, for when the server is about to stop.
+    """
     metrics = Metrics(lambda: client.beats)
     swarm, models = Swarm(client, metrics), Models(client, cache)
 
@@ -129,6 +128,7 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
         lifespan=lifespan,
         exception_handlers={HTTPException: _tell_openly},
     )
+    app.state.end_answers = swarm.end_all
     app.router.redirect_slashes = False
     app.router.default = Endpoint(refuse, access, metrics)
     return app

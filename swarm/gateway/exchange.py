@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
@@ -19,13 +20,16 @@ from swarm.gateway.failures import Failure, headers_of
 BODY_LIMIT = 8 << 20
 BODY_SECONDS = 30.0  # for all of it
 SEND_SECONDS = 30.0  # until a caller that reads nothing is cut off
-ALIVE_SECONDS = 10.0  # between signs of life in a stream
+ALIVE_SECONDS = 10.0  # between signs of life
+SILENT_SECONDS = 60.0  # until an answer that comes all at once gives the first
 JSON_TYPE = "application/json"
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
+log = logging.getLogger(__name__)
+
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
 
@@ -88,19 +92,50 @@ class Exchange:
         await self._begin(status, {"content-type": kind, "content-length": str(len(body)), **(headers or {})})
         await self._send_piece(body, more=False)
 
+    async def send_result(self, work: Coroutine[Any, Any, object]) -> None:
+        """A whole answer, once work gives it. Raises Failure.
+
+        One that takes long begins with spaces, which JSON allows: callers hang up on who says nothing for minutes.
+        """
+        doing = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({doing}, timeout=SILENT_SECONDS)
+            if doing.done():
+                await self.send_json(200, doing.result())
+                return
+            await self._begin(200, {"content-type": JSON_TYPE})
+            while not doing.done():
+                await self._send_piece(b" ", more=True)
+                await asyncio.wait({doing}, timeout=ALIVE_SECONDS)
+            await self._send_piece(json.dumps(doing.result(), allow_nan=False).encode(), more=False)
+        finally:
+            doing.cancel()
+
     @asynccontextmanager
-    async def stream(self, sign: Callable[[], str]) -> AsyncGenerator[None]:
+    async def stream(self, sign: Callable[[], str], fault: Callable[[Failure], str]) -> AsyncGenerator[None]:
         """What is written meanwhile is a stream of events; a sign of life, while nothing is for long.
 
-        It ends with what was last given to `end_with`, so that the caller sees the end together with it.
+        It ends with what was last given to `end_with`, so that the caller sees the end together with it; or with what
+        `fault` makes of a failure.
         """
         await self._begin(200, STREAM_HEADERS)
         signs = asyncio.ensure_future(self._stay_alive(sign))
         try:
             yield
+        except Failure as failure:
+            self._last = fault(failure)
+        except Gone:
+            raise
+        except Exception as error:  # a fault of ours: this caller hears of it, the others nothing
+            self._last = fault(self.fail(error))
         finally:
             signs.cancel()
         await self._send_piece(self._last.encode(), more=False)
+
+    def fail(self, error: Exception) -> Failure:
+        """What is told of a fault in the gateway itself; its log has the rest."""
+        log.error("request %s failed", self.id, exc_info=error)
+        return Failure(500, f"a fault in the gateway, request {self.id}: {type(error).__name__}")
 
     async def write(self, text: str) -> None:
         """Some of a stream; nothing if it is empty."""

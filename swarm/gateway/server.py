@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,7 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 SEND_BUFFER = 32 << 10  # of a connection in the kernel: a caller that reads nothing is noticed after some 200 KB
 KEEP_ALIVE_SECONDS = 75  # longer than callers keep a connection that rests, or both end it at once
 HEADER_SECONDS = 15.0  # until a connection has told its first request
-STOP_SECONDS = 2
+GRACE_SECONDS = 4.0  # in which answers may come to their ends once the server is told to stop
+STOP_SECONDS = 6  # until it is gone whatever happens
 
 
 class HttpConnection(H11Protocol):
@@ -34,6 +36,19 @@ class HttpConnection(H11Protocol):
             self.transport.close()
 
 
+class HttpServer(uvicorn.Server):
+    """A server that tells those whom it still answers that it stops."""
+
+    def __init__(self, config: uvicorn.Config, end_answers: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_answers = end_answers
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        telling = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._end_answers)
+        await super().shutdown(sockets)
+        telling.cancel()
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -50,8 +65,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Until SIGTERM or SIGINT."""
+def serve(app: ASGIApp, listening: socket.socket, end_answers: Callable[[], None]) -> None:
+    """Until SIGTERM or SIGINT. end_answers: tells those whom the application still answers that it stops."""
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of pieces written to a caller that has just gone
     config = uvicorn.Config(
         app,
@@ -65,4 +80,4 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
+    asyncio.run(HttpServer(config, end_answers).serve(sockets=[listening]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +79,29 @@ def test_a_caller_that_goes_away_leaves_nothing_behind(gateway: Gateway, is_stre
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
     wait_for(lambda: count_sessions(gateway) == before, 5)
+
+
+def test_whoever_is_still_answered_when_the_gateway_stops_is_told(tmp_path: Path) -> None:
+    """The only node stands still, so that the answer cannot come to its end in the time that there is left."""
+    node = Node(tmp_path, ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--part", "f", "--port", str(PORTS[0])])
+    node.wait_ready()
+    gateway = Gateway(tmp_path, ADDRESSES[:1])
+    try:
+        connection = gateway.connect()
+        connection.request("POST", CHAT, json.dumps({**LONG, "max_tokens": 480}).encode())
+        answer = connection.getresponse()
+        lines = iter(answer)
+        assert next(lines).startswith(b"data: {")
+        node.process.send_signal(signal.SIGSTOP)
+        gateway.process.terminate()
+        *_, last, _, done, _ = lines
+        assert "the gateway stops" in json.loads(last[6:])["error"]["message"]
+        assert done == b"data: [DONE]\n"
+        gateway.process.wait(5)
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+        node.stop()
+        gateway.stop()
 
 
 def wait_for(is_so: Any, seconds: float) -> None:

@@ -134,7 +134,7 @@ def test_a_caller_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
         exchange = caller.exchange()
 
         async def stream() -> None:
-            async with exchange.stream(lambda: ""):
+            async with exchange.stream(lambda: "", str):
                 await exchange.write("a")
                 caller.reads.clear()
                 await exchange.write("b")
@@ -152,7 +152,7 @@ def test_a_stream_gives_signs_of_life_only_while_it_is_quiet(monkeypatch: pytest
     async def test() -> None:
         caller = Caller()
         exchange = caller.exchange()
-        async with exchange.stream(lambda: ": alive\n\n"):
+        async with exchange.stream(lambda: ": alive\n\n", str):
             for _ in range(6):
                 await exchange.write("x")
                 await asyncio.sleep(0.05)
@@ -163,6 +163,44 @@ def test_a_stream_gives_signs_of_life_only_while_it_is_quiet(monkeypatch: pytest
         assert caller.heard.endswith(b"end")
         assert [message.get("more_body") for message in caller.sent][-1] is False
         assert dict(caller.sent[0]["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [Failure(503, "no chain"), ZeroDivisionError()], ids=["failure", "fault"])
+def test_a_stream_that_cannot_go_on_says_so(error: Exception) -> None:
+    async def test() -> None:
+        caller = Caller()
+        async with caller.exchange().stream(lambda: "", lambda failure: f"last words {failure.status}"):
+            raise error
+        assert caller.heard == f"last words {error.status if isinstance(error, Failure) else 500}".encode()
+        assert caller.sent[-1]["more_body"] is False
+
+    run(test)
+
+
+def test_an_answer_that_takes_long_begins_with_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(module, "ALIVE_SECONDS", 0.05)
+
+    async def give(seconds: float) -> dict[str, int]:
+        await asyncio.sleep(seconds)
+        if seconds > 0.5:
+            raise Failure(503, "no chain")
+        return {"found": 5}
+
+    async def test() -> None:
+        at_once, late, broken = Caller(), Caller(), Caller()
+        await at_once.exchange().send_result(give(0.0))
+        assert at_once.heard == b'{"found": 5}'
+        await late.exchange().send_result(give(0.3))
+        assert late.heard.startswith(b"  ")
+        assert json.loads(late.heard) == {"found": 5}
+        exchange = broken.exchange()
+        with pytest.raises(Failure):
+            await exchange.send_result(give(0.6))
+        assert exchange.has_begun
+        assert broken.heard.strip() == b"", "the connection is cut: nothing is taken for the answer"
 
     run(test)
 

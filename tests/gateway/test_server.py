@@ -28,7 +28,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 def address(monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
     listening = server.listen("127.0.0.1", 0)
-    threading.Thread(target=server.serve, args=(app, listening), daemon=True).start()
+    threading.Thread(target=server.serve, args=(app, listening, lambda: None), daemon=True).start()
     return listening.getsockname()
 
 

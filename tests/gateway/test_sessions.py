@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.client.transcript import common_prefix
 from swarm.gateway.sessions import REST_SECONDS, RestingSessions
 
 
@@ -39,3 +45,10 @@ def test_those_that_have_rested_longest_are_given_up() -> None:
     assert sessions.tire(REST_SECONDS + 1.5) == ["b"]
     assert sessions.drop_all() == ["c"]
     assert sessions.drop_all() == []
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40), st.integers(0, 40))
+def test_what_two_conversations_share_is_counted(left: list[int], right: list[int], shared: int) -> None:
+    right = left[:shared] + right
+    expected = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+    assert common_prefix(left, tuple(right)) == expected

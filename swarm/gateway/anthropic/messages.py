@@ -142,7 +142,7 @@ class Messages:
         )
         with closing(self._swarm.begin(served, ask)) as answer:
             reply = _Reply(exchange, served.card.name, answer, prompt, stops)
-            await (reply.stream() if asked.stream else reply.send())
+            await (reply.stream() if asked.stream else exchange.send_result(reply.whole()))
 
 
 class _Reply:
@@ -160,7 +160,7 @@ class _Reply:
         self._blocks = 0  # that have begun
         self._is_thought: bool | None = None  # of the block under way; None: there is none
 
-    async def send(self) -> None:
+    async def whole(self) -> dict[str, Any]:
         """All at once."""
         said: list[Said] = []
         while not self._answer.finish:
@@ -171,23 +171,19 @@ class _Reply:
         if thought:
             content.append({"type": "thinking", "thinking": thought, "signature": ""})
         content.append({"type": "text", "text": "".join(text for text, is_thought in said if not is_thought)})
-        await self._exchange.send_json(200, {**self._message(content), **self._end()})
+        return {**self._message(content), **self._end()}
 
     async def stream(self) -> None:
         """As it comes."""
         pieces = await self._answer.wait_for_place()
-        async with self._exchange.stream(lambda: PING):
+        async with self._exchange.stream(lambda: PING, self._fail):
             await self._write("message_start", message={**self._message([]), **self._end()})
-            try:
-                while True:
-                    await self._tell(self._spoken.read(pieces))
-                    if self._answer.finish:
-                        break
-                    pieces = await self._answer.read()
-                await self._tell(self._spoken.finish(self._answer.rest))
-            except Failure as failure:
-                self._exchange.end_with(event(anthropic_form(failure, self._exchange.id), "error"))
-                return
+            while True:
+                await self._tell(self._spoken.read(pieces))
+                if self._answer.finish:
+                    break
+                pieces = await self._answer.read()
+            await self._tell(self._spoken.finish(self._answer.rest))
             if self._is_thought is not False:
                 await self._begin_block(is_thought=False)  # an answer has a text, if only an empty one
             await self._end_block()
@@ -195,6 +191,9 @@ class _Reply:
             delta = {name: told[name] for name in ("stop_reason", "stop_sequence")}
             await self._write("message_delta", delta=delta, usage=told["usage"])
             self._exchange.end_with(event({"type": "message_stop"}, "message_stop"))
+
+    def _fail(self, failure: Failure) -> str:
+        return event(anthropic_form(failure, self._exchange.id), "error")
 
     async def _tell(self, said: Sequence[Said]) -> None:
         for text, is_thought in said:

@@ -14,9 +14,9 @@ from swarm.client.prompts import Message
 from swarm.gateway.answers import Ask, RunningAnswer, Swarm, together
 from swarm.gateway.drawing import at_least
 from swarm.gateway.exchange import Exchange, event
-from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
+from swarm.gateway.failures import unsupported, wrong
 from swarm.gateway.models import Models, ServedModel, Talk
-from swarm.gateway.openai.fields import DONE, SIGN, Drawing, likeliest, usage
+from swarm.gateway.openai.fields import DONE, SIGN, Drawing, last_words, likeliest, usage
 from swarm.gateway.spoken import Said, Spoken
 from swarm.gateway.tokens import describe
 
@@ -147,7 +147,7 @@ class Chat:
             answers = [begun.enter_context(closing(self._swarm.begin(served, ask))) for ask in asks]
             choices = [_Choice(number, answer, served, prompt.is_thinking) for number, answer in enumerate(answers)]
             reply = _Reply(exchange, asked, served.card.name, choices)
-            await (reply.stream() if asked.stream else reply.send())
+            await (reply.stream() if asked.stream else exchange.send_result(reply.whole()))
 
 
 class _Choice:
@@ -180,11 +180,10 @@ class _Reply:
         self._choices = choices
         self._common = {"id": f"chatcmpl-{exchange.id}", "created": int(time.time()), "model": model}
 
-    async def send(self) -> None:
+    async def whole(self) -> dict[str, Any]:
         """All at once."""
         told = await together(self._collect(choice) for choice in self._choices)
-        whole = {**self._common, "object": "chat.completion", "choices": told, "usage": self._usage()}
-        await self._exchange.send_json(200, whole)
+        return {**self._common, "object": "chat.completion", "choices": told, "usage": self._usage()}
 
     async def _collect(self, choice: _Choice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
@@ -205,16 +204,10 @@ class _Reply:
     async def stream(self) -> None:
         """As it comes."""
         begun = await together(choice.answer.wait_for_place() for choice in self._choices)
-        async with self._exchange.stream(lambda: SIGN):
+        async with self._exchange.stream(lambda: SIGN, last_words):
             for choice in self._choices:
                 await self._write(choice, {"role": "assistant", "content": ""})
-            try:
-                await together(
-                    self._follow(choice, pieces) for choice, pieces in zip(self._choices, begun, strict=True)
-                )
-            except Failure as failure:
-                self._exchange.end_with(event(openai_form(failure)) + DONE)
-                return
+            await together(self._follow(choice, pieces) for choice, pieces in zip(self._choices, begun, strict=True))
             last = {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
             self._exchange.end_with((event(last) if self._wants_usage else "") + DONE)
 

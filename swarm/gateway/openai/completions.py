@@ -13,9 +13,9 @@ from swarm.client.answer import Piece
 from swarm.gateway.answers import Ask, RunningAnswer, Swarm, together
 from swarm.gateway.drawing import at_least
 from swarm.gateway.exchange import Exchange, event
-from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
+from swarm.gateway.failures import unsupported, wrong
 from swarm.gateway.models import Models, ServedModel
-from swarm.gateway.openai.fields import DONE, SIGN, Drawing, likeliest, usage
+from swarm.gateway.openai.fields import DONE, SIGN, Drawing, last_words, likeliest, usage
 from swarm.gateway.tokens import finite, likeliest_by_text, spell
 from swarm.messages.sampling import Sampling
 from swarm.messages.steps import Score
@@ -88,7 +88,7 @@ class Completions:
                 for number, (ids, sampling) in enumerate(itertools.product(prompts, samplings))
             ]
             reply = _Reply(exchange, asked, served.card.name, choices, sum(map(len, prompts)))
-            await (reply.stream() if asked.stream else reply.send())
+            await (reply.stream() if asked.stream else exchange.send_result(reply.whole()))
 
     async def _encode(self, served: ServedModel, prompt: str | list[int]) -> list[int]:
         """The ids of a prompt. Raises Failure for one that cannot be."""
@@ -250,10 +250,10 @@ class _Reply:
             "model": model,
         }
 
-    async def send(self) -> None:
+    async def whole(self) -> dict[str, Any]:
         """All at once."""
         told = await together(self._collect(choice) for choice in self._choices)
-        await self._exchange.send_json(200, {**self._common, "choices": told, "usage": self._usage()})
+        return {**self._common, "choices": told, "usage": self._usage()}
 
     async def _collect(self, choice: _Choice) -> dict[str, Any]:
         text, rows = choice.begin()
@@ -270,14 +270,8 @@ class _Reply:
     async def stream(self) -> None:
         """As it comes."""
         begun = await together(choice.wait_for_place() for choice in self._choices)
-        async with self._exchange.stream(lambda: SIGN):
-            try:
-                await together(
-                    self._follow(choice, pieces) for choice, pieces in zip(self._choices, begun, strict=True)
-                )
-            except Failure as failure:
-                self._exchange.end_with(event(openai_form(failure)) + DONE)
-                return
+        async with self._exchange.stream(lambda: SIGN, last_words):
+            await together(self._follow(choice, pieces) for choice, pieces in zip(self._choices, begun, strict=True))
             last = {**self._common, "choices": [], "usage": self._usage()}
             self._exchange.end_with((event(last) if self._wants_usage else "") + DONE)
 

@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from swarm.gateway.answers import RunningAnswer
 from swarm.gateway.drawing import read_sampling, read_stops
-from swarm.gateway.failures import unsupported, wrong
+from swarm.gateway.exchange import event
+from swarm.gateway.failures import Failure, openai_form, unsupported, wrong
 from swarm.messages.sampling import SAMPLING_RANGES, Sampling
 from swarm.messages.sessions import MOST_LIKELIEST
 
@@ -82,6 +83,11 @@ class Drawing(Struct, frozen=True, kw_only=True):
         asked = {name: getattr(self, name) for name in SAMPLING_RANGES if name != "seed"}
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
         return [read_sampling(asked, defaults, seed + number) for number in range(self.choices)]
+
+
+def last_words(failure: Failure) -> str:
+    """The end of a stream that cannot go on."""
+    return event(openai_form(failure)) + DONE
 
 
 def likeliest(name: str, count: int) -> int:

@@ -73,7 +73,7 @@ class Responses:
         )
         with closing(self._swarm.begin(served, ask)) as answer:
             reply = _Reply(exchange, asked, served, answer, prompt)
-            await (reply.stream() if asked.stream else reply.send())
+            await (reply.stream() if asked.stream else exchange.send_result(reply.whole()))
             if asked.store is not False and reply.is_over:
                 spoken = [*said, Message("assistant", reply.text)]
                 self._stored.keep(reply.id, spoken, reply.response(), time.monotonic())
@@ -100,35 +100,39 @@ class _Reply:
         self._open: bool | None = None  # whether the item under way is thought; None: there is none
         self._failure: Failure | None = None
 
-    async def send(self) -> None:
+    async def whole(self) -> dict[str, Any]:
         """All at once."""
         while not self._answer.finish:
             self._take(await self._read())
         self._take(self._spoken.finish(self._answer.rest))
         self.is_over = True
-        await self._exchange.send_json(200, self.response())
+        return self.response()
 
     async def stream(self) -> None:
         """As it comes."""
         said = self._spoken.read(await self._answer.wait_for_place())
-        async with self._exchange.stream(self._sign):
+        async with self._exchange.stream(self._sign, self._fail):
             await self._write("response.created", response=self.response())
             await self._write("response.in_progress", response=self.response())
-            try:
-                while True:
-                    await self._tell(said)
-                    if self._answer.finish:
-                        break
-                    said = await self._read()
-                await self._tell(self._spoken.finish(self._answer.rest))
-                if self._open is not False:
-                    await self._begin_item(is_thought=False)  # an answer has a text, if only an empty one
-                await self._end_item()
-                self.is_over = True
-            except Failure as failure:
-                self._failure = failure
-            response = self.response()
-            self._exchange.end_with(self._event(f"response.{response['status']}", response=response))
+            while True:
+                await self._tell(said)
+                if self._answer.finish:
+                    break
+                said = await self._read()
+            await self._tell(self._spoken.finish(self._answer.rest))
+            if self._open is not False:
+                await self._begin_item(is_thought=False)  # an answer has a text, if only an empty one
+            await self._end_item()
+            self.is_over = True
+            self._exchange.end_with(self._last_event())
+
+    def _fail(self, failure: Failure) -> str:
+        self._failure = failure
+        return self._last_event()
+
+    def _last_event(self) -> str:
+        response = self.response()
+        return self._event(f"response.{response['status']}", response=response)
 
     async def _read(self) -> list[Said]:
         pieces = await self._answer.read()
