@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,10 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import structs
+
 from swarm.client.news import Delivered
 from swarm.client.swarm import ClientSettings, SwarmClient
 from swarm.client.transcript import Turn
 from swarm.keys import SwarmKeys, derive_keys, new_identity
+from swarm.messages.files import DocumentCard
 from swarm.messages.sampling import Sampling
 from swarm.node.effects import Report
 from swarm.node.shell.cores import Cores
@@ -78,10 +82,12 @@ def make_node(
     port: int = 17700,
     pause: Callable[[float], None] = time.sleep,
     cores: str | None = None,
+    tokenizer: str | None = None,
 ) -> IntegerNode:
     """A node, not started yet.
 
     budget_layers: how many layers it may claim, where `part` does not say. cores: what nodes of one machine take turns by.
+    tokenizer: a tokenizer.json for those who speak to it in words.
     """
     identity = new_identity()
     reports: list[Report] = []
@@ -100,6 +106,11 @@ def make_node(
         budget=budget_layers * 100,
         models=(LocalModel(model.key, "integers", CellCosts(model.layers, 0, 100, 0), KV_LAYER_BYTES),),
     )
+    card, documents = model.card, dict[str, Path]()
+    if tokenizer is not None:
+        data = Path(tokenizer).read_bytes()
+        named = DocumentCard(hashlib.sha256(data).hexdigest(), len(data))
+        card, documents = structs.replace(card, documents={"tokenizer.json": named}), {named.digest: Path(tokenizer)}
     placement = {} if part is None else {model.key: parse_part(part, model.layers)}
     settings = NodeSettings(hosts=hosts, port=port, peers=peers, use_mdns=use_mdns, placement=placement)
     process = NodeProcess(
@@ -107,8 +118,8 @@ def make_node(
         keys,
         identity,
         me,
-        {model.model: model.card},
-        {},
+        {model.model: card},
+        documents,
         lambda on_layer: IntegerLoader(model, kv_capacity, on_layer, pause),
         report,
         Cores(None if cores is None else Path(cores)),

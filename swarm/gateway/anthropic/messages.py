@@ -177,9 +177,10 @@ class _Reply:
         """As it comes."""
         pieces = await self._answer.wait_for_place()
         async with self._exchange.stream(lambda: PING, self._fail):
-            await self._write("message_start", message={**self._message([]), **self._end()})
+            await self._write("message_start", message={**self._message([]), **self._begin()})
             while True:
-                await self._tell(self._spoken.read(pieces))
+                for piece in pieces:  # one by one, whatever has come together: the same bytes each time
+                    await self._tell(self._spoken.read([piece]))
                 if self._answer.finish:
                     break
                 pieces = await self._answer.read()
@@ -230,8 +231,12 @@ class _Reply:
             "content": list(content),
         }
 
+    def _begin(self) -> dict[str, Any]:
+        """The same before it has begun."""
+        return {"stop_reason": None, "stop_sequence": None, "usage": self._usage(0)}
+
     def _end(self) -> dict[str, Any]:
-        """Why it ended, if it has, and how many tokens there were so far."""
+        """Why it ended, and how many tokens there were."""
         answer = self._answer
         stop = answer.answer.stopped_by
         reason = STOP_REASONS.get(answer.finish)
@@ -240,10 +245,14 @@ class _Reply:
         return {
             "stop_reason": "stop_sequence" if stop else reason,
             "stop_sequence": stop,
-            "usage": {
-                "input_tokens": len(answer.ask.ids) - answer.cached_tokens,
-                "cache_creation_input_tokens": 0,
-                "cache_read_input_tokens": answer.cached_tokens,
-                "output_tokens": len(answer.answer.ids),
-            },
+            "usage": self._usage(len(answer.answer.ids)),
+        }
+
+    def _usage(self, answered: int) -> dict[str, int]:
+        answer = self._answer
+        return {
+            "input_tokens": len(answer.ask.ids) - answer.cached_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": answer.cached_tokens,
+            "output_tokens": answered,
         }

@@ -213,9 +213,10 @@ class _Reply:
 
     async def _follow(self, choice: _Choice, pieces: Sequence[Piece]) -> None:
         while True:
-            delta, scores = choice.read(pieces)
-            if delta or scores:
-                await self._write(choice, delta, scores)
+            for piece in pieces:  # one by one, whatever has come together: the same bytes each time
+                delta, scores = choice.read([piece])
+                if delta or scores:
+                    await self._write(choice, delta, scores)
             if choice.answer.finish:
                 break
             pieces = await choice.answer.read()

@@ -283,10 +283,13 @@ class _Reply:
                 await self._exchange.write(event({**chunk, "usage": None} if self._wants_usage else chunk))
 
         await write(*choice.begin())
-        while not choice.finish:
-            await write(*choice.describe(pieces))
+        while True:
+            for piece in pieces:  # one by one, whatever has come together: the same bytes each time
+                await write(*choice.describe([piece]))
+            if choice.finish:
+                break
             pieces = await choice.read()
-        text, rows = choice.describe(pieces)
+        text, rows = choice.describe([])
         await write(text + choice.rest, rows, choice.finish)
 
     def _usage(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from swarm.client.answer import Piece
 from swarm.client.prompts import Message
 from swarm.gateway.answers import Ask, RunningAnswer, Swarm
 from swarm.gateway.drawing import at_least, read_sampling
@@ -103,22 +104,23 @@ class _Reply:
     async def whole(self) -> dict[str, Any]:
         """All at once."""
         while not self._answer.finish:
-            self._take(await self._read())
+            self._take(self._read(await self._answer.read()))
         self._take(self._spoken.finish(self._answer.rest))
         self.is_over = True
         return self.response()
 
     async def stream(self) -> None:
         """As it comes."""
-        said = self._spoken.read(await self._answer.wait_for_place())
+        pieces = await self._answer.wait_for_place()
         async with self._exchange.stream(self._sign, self._fail):
             await self._write("response.created", response=self.response())
             await self._write("response.in_progress", response=self.response())
             while True:
-                await self._tell(said)
+                for piece in pieces:  # one by one, whatever has come together: the same bytes each time
+                    await self._tell(self._read([piece]))
                 if self._answer.finish:
                     break
-                said = await self._read()
+                pieces = await self._answer.read()
             await self._tell(self._spoken.finish(self._answer.rest))
             if self._open is not False:
                 await self._begin_item(is_thought=False)  # an answer has a text, if only an empty one
@@ -134,8 +136,7 @@ class _Reply:
         response = self.response()
         return self._event(f"response.{response['status']}", response=response)
 
-    async def _read(self) -> list[Said]:
-        pieces = await self._answer.read()
+    def _read(self, pieces: Sequence[Piece]) -> list[Said]:
         self._scores += [
             describe(self._served.tokenizer, piece.token, piece.score) for piece in pieces if piece.score is not None
         ]
