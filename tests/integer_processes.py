@@ -29,6 +29,7 @@ class Process:
     popen: subprocess.Popen[str]
     node: str
     address: str
+    part: str = ""  # as it was told
 
     def leave(self) -> None:
         """Politely."""
@@ -47,7 +48,7 @@ def start_node(
     command = [*prefix, sys.executable, "-m", "tests.integer_node", part, address, port, given, *peers]
     popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert popen.stdout is not None
-    return Process(popen, *popen.stdout.readline().split())
+    return Process(popen, *popen.stdout.readline().split(), part)
 
 
 def end_nodes(nodes: Sequence[Process]) -> None:

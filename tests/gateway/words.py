@@ -29,24 +29,31 @@ def save_words(path: Path) -> None:
 class Words:
     """Nodes and their gateway. parts: what nodes serve, one each; others may take the place of those that die."""
 
-    def __init__(self, home: Path, model: IntegerModel, parts: Sequence[str], first: int) -> None:
-        """first: the number of the first node, of which its port is made."""
+    def __init__(self, home: Path, model: IntegerModel, parts: Sequence[str], first: int, **options: int) -> None:
+        """first: the number of the first node, of which its port is made. options: of make_node."""
         self.model = model
         self.nodes: list[Process] = []
         self._numbers = itertools.count(first)
+        self._options = options
+        self._home = home
         self._tokenizer = home / "tokenizer.json"
         save_words(self._tokenizer)
-        secret = home / "secret"
-        secret.write_text(f"swarm1-{SECRET.hex()}\n")
-        secret.chmod(0o600)
+        self._secret = home / "secret"
+        self._secret.write_text(f"swarm1-{SECRET.hex()}\n")
+        self._secret.chmod(0o600)
         for part in parts:
             self.add(part)
-        peers = [node.address for node in self.nodes]
-        self.gateway = Gateway(home, peers, ["--secret-file", str(secret)])
+        self.gateway = self.open_gateway()
+
+    def open_gateway(self) -> Gateway:
+        """In place of one that is gone, if there was one."""
+        peers = [node.address for node in self.nodes if node.popen.poll() is None]
+        self.gateway = Gateway(self._home, peers, ["--secret-file", str(self._secret)])
+        return self.gateway
 
     def add(self, part: str) -> Process:
         peers = [node.address for node in self.nodes if node.popen.poll() is None]
-        node = start_node(part, next(self._numbers), self.model, peers, tokenizer=str(self._tokenizer))
+        node = start_node(part, next(self._numbers), self.model, peers, tokenizer=str(self._tokenizer), **self._options)
         self.nodes.append(node)
         return node
 
@@ -59,9 +66,9 @@ class Words:
 
 
 @contextmanager
-def words(home: Path, model: IntegerModel, parts: Sequence[str], first: int) -> Iterator[Words]:
+def words(home: Path, model: IntegerModel, parts: Sequence[str], first: int, **options: int) -> Iterator[Words]:
     """They all end with it."""
-    made = Words(home, model, parts, first)
+    made = Words(home, model, parts, first, **options)
     try:
         yield made
         assert not made.gateway.errors
