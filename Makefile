@@ -6,16 +6,18 @@
 # make demo MODEL=toy  the same with a toy of 2.5M parameters that is here already
 # make test            format, lint, types, floors, tests, simulated swarms
 # make test-long       the tests that take a minute each or fetch the real model
+# make test-clients  programs that others wrote (lm-eval, llm, schemathesis) against a gateway; installs them into .venv-clients
 # make simulate        SEEDS=200 histories of simulated swarms; SEED=17 replays one
 # make demo-model      train and convert the demo model anew (minutes)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 INSTALLING := installing torch and what it needs into $(VENV): 1 to 6 GB, some minutes, once
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-long lint types floors pytest simulate format demo-model clean
+.PHONY: demo test test-long test-clients lint types floors pytest simulate format demo-model clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m swarm.demo $(if $(MODEL),--model $(MODEL)) $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(WEB),--web $(WEB)) $(if $(PROMPT),"$(PROMPT)")
@@ -39,6 +41,9 @@ pytest: $(VENV)/installed-dev
 
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m long
+
+test-clients: $(VENV)/installed-dev $(CLIENTS)/installed
+	$(BIN)/python -m pytest -m clients
 
 simulate: $(VENV)/installed-dev
 	$(BIN)/python -m swarm.testing $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
@@ -67,5 +72,10 @@ $(VENV)/installed-dev: $(VENV)/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/installed
 
+$(CLIENTS)/installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) build *.egg-info

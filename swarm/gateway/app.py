@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,20 +18,22 @@ from swarm.client.swarm import SwarmClient
 from swarm.errors import SwarmError
 from swarm.gateway.access import Access
 from swarm.gateway.answers import Swarm
-from swarm.gateway.anthropic.messages import CountTokens, Messages
-from swarm.gateway.exchange import Exchange, Gone, Handler
+from swarm.gateway.anthropic.messages import CountTokens, Messages, MessagesRequest, TalkRequest
+from swarm.gateway.description import STREAMED, Described, Description
+from swarm.gateway.exchange import JSON_TYPE, Exchange, Gone, Handler
 from swarm.gateway.failures import Failure, anthropic_form, failure_of, openai_form
-from swarm.gateway.files import Files
+from swarm.gateway.files import KINDS, Files
 from swarm.gateway.health import Health
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.models import Models
-from swarm.gateway.openai.chat import Chat
-from swarm.gateway.openai.completions import Completions
+from swarm.gateway.openai.chat import Chat, ChatRequest
+from swarm.gateway.openai.completions import CompletionRequest, Completions
 from swarm.gateway.openai.listing import Listing
 from swarm.gateway.openai.responses import KeptResponse, Responses
+from swarm.gateway.openai.responses_request import ResponsesRequest
 from swarm.gateway.openai.stored import StoredAnswers
 from swarm.gateway.picture import Picture
-from swarm.gateway.tokenizing import Detokenize, Tokenize, TokenizerInfo
+from swarm.gateway.tokenizing import Detokenize, DetokenizeRequest, Tokenize, TokenizeRequest, TokenizerInfo
 
 ANTHROPIC = "/v1/messages"
 
@@ -91,7 +94,18 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
     metrics = Metrics(lambda: client.beats)
     swarm, models = Swarm(client, metrics), Models(client, cache)
 
-    def route(path: str, method: str, handler: Handler, *, is_open: bool = False) -> BaseRoute:
+    described: list[Described] = []
+
+    def route(
+        path: str,
+        method: str,
+        handler: Handler,
+        form: type[Struct] | None = None,
+        *kinds: str,
+        is_open: bool = False,
+    ) -> BaseRoute:
+        """form: of the body; kinds: of what is answered, where that is not JSON alone."""
+        described.append(Described(path, method, form, kinds or (JSON_TYPE,)))
         return Route(path, Endpoint(handler, access, metrics, is_open=is_open), methods=[method])
 
     async def refuse(exchange: Exchange) -> None:
@@ -107,22 +121,23 @@ def make_app(client: SwarmClient, access: Access, cache: Path) -> Starlette:
     kept = KeptResponse(stored)
     app = Starlette(
         routes=[
-            route("/", "GET", Files()),
-            route("/page/{name}", "GET", Files()),
+            route("/", "GET", Files(), None, "text/html"),
+            route("/page/{name}", "GET", Files(), None, *KINDS.values()),
+            route("/openapi.json", "GET", Description(described)),
             route("/swarm", "GET", Picture(swarm, models)),
             route("/health", "GET", Health(client), is_open=True),
             route("/v1/models", "GET", listing),
             route("/v1/models/{model:path}", "GET", listing),
-            route("/v1/chat/completions", "POST", Chat(swarm, models)),
-            route("/v1/completions", "POST", Completions(swarm, models)),
-            route("/v1/responses", "POST", Responses(swarm, models, stored)),
+            route("/v1/chat/completions", "POST", Chat(swarm, models), ChatRequest, *STREAMED),
+            route("/v1/completions", "POST", Completions(swarm, models), CompletionRequest, *STREAMED),
+            route("/v1/responses", "POST", Responses(swarm, models, stored), ResponsesRequest, *STREAMED),
             route("/v1/responses/{response}", "GET", kept),
             route("/v1/responses/{response}", "DELETE", kept),
-            route(f"{ANTHROPIC}/count_tokens", "POST", CountTokens(models)),
-            route(ANTHROPIC, "POST", Messages(swarm, models)),
-            route("/metrics", "GET", metrics),
-            route("/tokenize", "POST", Tokenize(models)),
-            route("/detokenize", "POST", Detokenize(models)),
+            route(f"{ANTHROPIC}/count_tokens", "POST", CountTokens(models), TalkRequest),
+            route(ANTHROPIC, "POST", Messages(swarm, models), MessagesRequest, *STREAMED),
+            route("/metrics", "GET", metrics, None, "text/plain"),
+            route("/tokenize", "POST", Tokenize(models), TokenizeRequest),
+            route("/detokenize", "POST", Detokenize(models), DetokenizeRequest),
             route("/tokenizer_info", "GET", TokenizerInfo(models)),
         ],
         lifespan=lifespan,

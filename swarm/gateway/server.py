@@ -76,7 +76,7 @@ def serve(app: ASGIApp, listening: socket.socket, end_answers: Callable[[], None
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        log_level="warning",
+        log_level="error",  # what is no HTTP is worth no line: anybody may send any number of it
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )

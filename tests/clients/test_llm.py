@@ -39,4 +39,5 @@ def test_it_answers_and_goes_on(served: Served, tmp_path: Path, model: str) -> N
     assert second.strip()
     logged = json.loads(run(tmp_path, served, "logs", "list", "--json", "-n", "0"))
     assert {entry["response"] for entry in logged} == {first.rstrip("\n"), second.rstrip("\n")}
-    assert [entry["output_tokens"] for entry in logged] == [12, 12]
+    counted = None if model == "swarm-text" else 12  # of such a model it asks for no count
+    assert [entry["output_tokens"] for entry in logged] == [counted, counted]
