@@ -59,10 +59,11 @@ class SwarmSide:
         self._options_of_each = options_of_each or [()] * len(parts)
         self._folder = folder
         self._nodes: list[subprocess.Popen[str]] = []
+        self._ids: list[str] = []  # of the nodes
         self.ready_seconds: list[float] = []  # that each node has taken from its start
         self._options = ["--weights", str(weights), "--host", HOST]
         self._options += ["--no-mdns", "--device", "auto", "--port", str(port), *options]
-        self._environment = {**os.environ, **{f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "STATE")}}
+        self.environment = {**os.environ, **{f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "STATE")}}
 
     def __enter__(self) -> SwarmSide:
         try:
@@ -73,13 +74,13 @@ class SwarmSide:
         return self
 
     def _start(self) -> None:
-        addresses: list[str] = []
+        self.addresses: list[str] = []
         for part, program, options in zip(self._parts, self._programs, self._options_of_each, strict=True):
             own = [*program, *self._options, *options, "--part", str(part)]
-            addresses.append(self._start_node(part, own, addresses))
+            self.addresses.append(self._start_node(part, own, self.addresses))
         secret = read_secret(self._folder / "CONFIG" / "swarm" / "secret")
         assert secret is not None
-        settings = ClientSettings(hosts=[HOST], peers=addresses, use_mdns=False)
+        settings = ClientSettings(hosts=[HOST], peers=self.addresses, use_mdns=False)
         self.client = SwarmClient(settings, derive_keys(secret), new_identity())
         self.client.__enter__()
         self.card: ModelCard = self.client.card(self.client.find_model(None, READY_SECONDS))
@@ -87,13 +88,14 @@ class SwarmSide:
     def _start_node(self, part: Part, own: Sequence[str], peers: Sequence[str]) -> str:
         command = [sys.executable, "-m", *own, *(word for peer in peers for word in ("--peer", peer))]
         start = time.perf_counter()
-        node = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
+        node = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
         self._nodes.append(node)
         assert node.stdout is not None
         line = node.stdout.readline()
         if "ready" not in line:
             raise RuntimeError(f'the node for "{part}" did not start')
         self.ready_seconds.append(time.perf_counter() - start)
+        self._ids.append(line.partition("id=")[2].partition(" ")[0])
         return line.strip().rpartition("tcp://")[2]
 
     def __exit__(self, *_: object) -> None:
@@ -104,10 +106,20 @@ class SwarmSide:
         for node in self._nodes:
             node.wait(10)
 
+    def kill(self, node: str) -> None:
+        """The node of that id is gone, without a word."""
+        self._nodes[self._ids.index(node)].kill()
+
+    def stream(self, prompt_tokens: int, new_tokens: int, seed: int, note: Callable[[float], None]) -> None:
+        """One answer to a new prompt; each token is noted by perf_counter when it comes."""
+        with self._generation() as generation:
+            self._run(generation, self.make_prompt(prompt_tokens, seed), new_tokens, note)
+
     def _generation(self) -> Generation:
         return self.client.open_generation(self.card)
 
-    def _prompt(self, tokens: int, seed: int) -> list[int]:
+    def make_prompt(self, tokens: int, seed: int) -> list[int]:
+        """Token ids that are no ends of anything."""
         rng = random.Random(seed)
         return [rng.randrange(12, self.card.vocabulary) for _ in range(tokens)]
 
@@ -137,7 +149,7 @@ class SwarmSide:
     def measure_stream(self, prompt_tokens: int, new_tokens: int, seed: int) -> StreamFigures:
         """One stream alone: first a prompt for its first token, then a turn that decodes behind it."""
         generation = self._generation()
-        ids = self._prompt(prompt_tokens, seed)
+        ids = self.make_prompt(prompt_tokens, seed)
         times: list[float] = []
         started = time.perf_counter()
         ids += self._run(generation, ids, 1, times.append)
@@ -161,7 +173,7 @@ class SwarmSide:
         generation = self._generation()
         times: list[float] = []
         started = time.perf_counter()
-        self._run(generation, self._prompt(tokens, seed), 1, times.append)
+        self._run(generation, self.make_prompt(tokens, seed), 1, times.append)
         generation.cancel()
         return tokens / (times[0] - started)
 
@@ -175,7 +187,7 @@ class SwarmSide:
 
         def work(index: int) -> None:
             generation = self._generation()
-            turn = self._turn(self._prompt(prompt_tokens, seed + index), MOST_TOKENS)
+            turn = self._turn(self.make_prompt(prompt_tokens, seed + index), MOST_TOKENS)
             for event in generation.generate(turn):
                 if isinstance(event, Delivered):
                     times[index] += [time.perf_counter()] * len(event.ids)
@@ -196,13 +208,13 @@ class SwarmSide:
         """How many times longer a running stream's median gap is while a long prompt of another prefills."""
         times: list[float] = []
         running, other = self._generation(), self._generation()
-        stream = threading.Thread(target=lambda: self._run(running, self._prompt(16, seed), 400, times.append))
+        stream = threading.Thread(target=lambda: self._run(running, self.make_prompt(16, seed), 400, times.append))
         stream.start()
         while len(times) < 40:
             threading.Event().wait(0.01)
         started = time.perf_counter()
         arrived: list[float] = []
-        self._run(other, self._prompt(prompt_tokens, seed + 1), 1, arrived.append)
+        self._run(other, self.make_prompt(prompt_tokens, seed + 1), 1, arrived.append)
         running.cancel()
         other.cancel()
         before = [at for at in times if at < started][5:]

@@ -226,6 +226,28 @@ def batch(layers: int, hidden: int, prompts: int, rounds: int, folder: Path | No
 
 
 @bench.command()
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A sepweight directory with a tokenizer, for the nodes.",
+)
+@click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measured rounds, in turn.")
+@click.option("--against", type=click.Choice(["transformers"]), help="Its static batches, in turn with streams.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def gateway(weights: Path, nodes: int, rounds: int, against: str | None, as_json: bool) -> None:
+    """What swarm-gateway costs over NODES node processes: a token, the first one, 64 streams, a second turn."""
+    bound_spins()
+    from swarm.bench.gateway import GatewayPlan
+    from swarm.bench.gateway import run as measure
+
+    with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
+        plan = GatewayPlan(nodes=nodes, rounds=rounds, has_rival=against is not None)
+        _print(measure(plan, weights, Path(folder), _say), as_json)
+
+
+@bench.command()
 @click.option("--nodes", type=click.IntRange(1, 1000), default=200, show_default=True)
 @click.option("--layers", type=click.IntRange(1), default=120, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Random swarms.")

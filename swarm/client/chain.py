@@ -132,13 +132,14 @@ class Chain:
         if state is None:
             return
         state.heard = now
-        if message.tick != state.tick:
+        goes_on = message.tick != state.tick
+        if goes_on:
             state.tick, state.tick_moved = message.tick, now
         state.lost = frozenset(message.lost)
         state.is_draining = message.is_draining
-        if message.known > self._known or any(
-            self.cached.get(stage) != cached for stage, cached in message.cached.items()
-        ):
+        has_more = any(self.cached.get(stage) != cached for stage, cached in message.cached.items())
+        # One of very many waits for long: as long as the node computes for others, its turn comes.
+        if message.known > self._known or has_more or (message.is_waiting and goes_on):
             self.note_progress(now)
         self.cached.update(message.cached)
         self._known = max(self._known, message.known)

@@ -105,6 +105,7 @@ class Renewed(Message, frozen=True, tag="renewed"):
     busy_seconds: Seconds = 0.0  # spent computing for this session here
     lost: Annotated[list[NodeId], Meta(max_length=64)] = []
     is_draining: bool = False  # this node will soon stop to serve what the session uses here
+    is_waiting: bool = False  # its steps are here, and will run when their turn comes
 
 
 class Resend(Message, frozen=True, tag="resend"):

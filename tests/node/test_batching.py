@@ -129,6 +129,27 @@ def test_a_chunk_on_a_card_takes_what_more_tokens_cost_and_not_what_the_first_on
     assert chunk_tokens(1e-3, None, 0.2) == 200  # no chunk is as short as a step should be: it may take as long again
 
 
+def test_where_many_wait_a_chunk_is_worth_what_it_costs_besides() -> None:
+    each, chunk, decode = 3e-4, 0.035, 0.012
+    assert chunk_tokens(each, decode, chunk) == 16  # one stream and one prompt: the stream is hardly slowed down
+    assert chunk_tokens(each, decode, chunk, crowd=1.0) == 16
+    assert chunk_tokens(each, decode, chunk, crowd=2.0) == 116
+    assert chunk_tokens(each, decode, chunk, crowd=60.0) == 216, "a step takes no longer than a tenth of a second"
+    assert chunk_tokens(each, 4 * decode, chunk) == 64, "of a longer step it may take as large a share"
+
+
+def test_what_a_further_session_costs_is_learned_from_batches_with_prompts_and_without() -> None:
+    pace = Pace()
+    pace.layer_seconds, pace.chunk_seconds, pace.prompt_seconds = 1e-3, 3e-3, 3e-5
+    for _ in range(40):
+        pace.note(mixed(0, 5), result(10 * (1e-3 + 4 * 2e-4)))
+    assert pace.session_seconds == pytest.approx(2e-4, rel=0.01)
+    assert pace.decode_seconds(10, 5) == pytest.approx(0.018, rel=0.01)
+    for _ in range(40):
+        pace.note(mixed(50, 5), result(10 * (3e-3 + 50 * 3e-5 + 5 * 1e-4)))
+    assert pace.session_seconds == pytest.approx(1e-4, rel=0.01)
+
+
 def test_short_prompts_on_a_busy_machine_do_not_make_the_chunks_of_a_long_one_small() -> None:
     pace = Pace()
     pace.layer_seconds, pace.chunk_seconds, pace.prompt_seconds = 8e-4, 8e-4, 3e-5
@@ -153,6 +174,14 @@ def prompt(tokens: int, layers: int) -> Batch:
     part = Part(layers, begin=True, ranges=((0, layers),))
     span = WorkSpan("someone", 1, 0, 0, tokens, 200, is_prompt=True, want=None)
     return Batch(1, ModelKey("1" * 32, "float32"), part, (span,), (ids_tensor(list(range(tokens))),), (1,))
+
+
+def mixed(prompt_tokens: int, steps: int) -> Batch:
+    """A prompt's chunk, if it has tokens, and decode steps through ten layers."""
+    spans = [WorkSpan(f"step {number}", 1, 0, 9, 1, 200, is_prompt=False, want=None) for number in range(steps)]
+    if prompt_tokens:
+        spans.append(WorkSpan("someone", 1, 0, 0, prompt_tokens, 200, is_prompt=True, want=None))
+    return Batch(1, ModelKey("1" * 32, "float32"), Part(12, ranges=((0, 10),)), tuple(spans), (), (len(spans),))
 
 
 def result(seconds: float) -> BatchResult:

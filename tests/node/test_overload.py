@@ -14,6 +14,8 @@ from swarm.messages.tensors import ids_tensor
 from swarm.node.batches import MOST_SESSIONS
 from swarm.node.hops import opening
 from swarm.testing.integer_model import IntegerModel
+from swarm.testing.network import Weather
+from swarm.testing.simulator import Simulation
 from swarm.wire.codec import encode
 from tests.hostile import Raw
 from tests.integer_processes import node_processes
@@ -51,6 +53,20 @@ def test_beyond_its_room_a_node_refuses_and_the_admitted_finish(monkeypatch: pyt
     assert set(refusals) == {"OVERLOADED"}
     assert len(answers) + len(refusals) == 10 * ROOM
     assert max(most) <= ROOM
+
+
+def test_one_of_many_waits_for_its_turn_without_giving_its_chain_up() -> None:
+    """The last of these prompts has no token for more than half a minute."""
+    model = IntegerModel(layers=30, layer_seconds=0.0008, token_seconds=0.00012)
+    simulation = Simulation(1, model, Weather())
+    first = simulation.add_node("b 0-15")
+    simulation.add_node("15-30 e", beside=first)
+    simulation.run(5)
+    clients = [simulation.clients[simulation.ask(range(index, index + 200), 24)] for index in range(64)]
+    simulation.run(120, simulation.are_answered)
+    simulation.check_answers()
+    assert max(client.times[1] - client.times[0] for client in clients) > 35
+    assert {client.machine.attempts for client in clients} == {1}
 
 
 def test_ten_times_the_sessions_take_no_more_memory_than_those_that_are_admitted() -> None:

@@ -10,6 +10,9 @@ from swarm.node.batches import LARGEST_CHUNK, Batch, BatchResult, ServedPart, Wo
 
 STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled
+# Of what a chunk costs whatever is in it, at least, where many wait: a piece of 8 tokens took 40 ms and its tokens 3, so that
+# the last of 64 prompts of 64 tokens began after more than a minute.
+CROWD_SHARE = 0.5
 SMALLEST_CHUNK = 8
 MOST_SPANS = 512
 LEARNING = 0.2  # share of what a pace takes over from a further chunk
@@ -72,18 +75,26 @@ def misses_first_prompt(candidates: Sequence[Candidate], chosen: Sequence[tuple[
     return first is not None and all(key != first.key for key, _ in chosen)
 
 
-def chunk_tokens(token_seconds: float, decode_seconds: float | None, chunk_seconds: float = 0.0) -> int:
+def chunk_tokens(
+    token_seconds: float, decode_seconds: float | None, chunk_seconds: float = 0.0, crowd: float = 1.0
+) -> int:
     """How many prompt tokens a batch may hold.
 
     token_seconds: measured cost of one more prompt token at this hop (0: not measured); chunk_seconds: of a chunk besides.
     decode_seconds: what a decode batch takes here if others are decoding, else None; their tokens should come at most about
-    twice as slowly, and what a chunk costs besides they pay for anyway.
+    twice as slowly, and what a chunk costs besides they pay for anyway. crowd: prompts that wait, for each session that
+    decodes; where that is more than one, they take more of each step, and enough for what a chunk costs besides.
     """
     if token_seconds <= 0:
         return 64
     # Where what a chunk costs besides takes longer than that, its tokens may take as long again: layers come from disk.
     alone = chunk_seconds if chunk_seconds >= STEP_SECONDS else STEP_SECONDS - chunk_seconds
-    limit = alone if decode_seconds is None else min(alone, DECODE_SHARE * decode_seconds)
+    if decode_seconds is None:
+        limit = alone
+    elif crowd > 1:
+        limit = min(alone, crowd * max(DECODE_SHARE * decode_seconds, CROWD_SHARE * chunk_seconds))
+    else:
+        limit = min(alone, DECODE_SHARE * decode_seconds)
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(limit / token_seconds)))
 
 
@@ -95,14 +106,15 @@ def _is_plain_prompt(span: WorkSpan) -> bool:
 class Pace:
     """Running measurements of what a model costs here: one token in one layer, in the end, a prompt's in one layer.
 
-    compute_seconds: of one token in one layer, what is no waiting for a disk. chunk_seconds: what a prompt's chunk costs in
+    compute_seconds: of one token in one layer, what is no waiting for a disk. session_seconds: what each further session's
+    token costs in one layer. chunk_seconds: what a prompt's chunk costs in
     one layer besides its tokens. stall_seconds: of a batch, that layers from disk were waited for; hit_rate: of these
     layers, what share was there in time; source_rate: bytes a second that they come with.
     """
 
     def __init__(self) -> None:
         self.layer_seconds = self.end_seconds = self.prompt_seconds = self.chunk_seconds = 0.0
-        self.compute_seconds = self.stall_seconds = self.source_rate = 0.0
+        self.compute_seconds = self.stall_seconds = self.source_rate = self.session_seconds = 0.0
         self.hit_rate = 1.0
         self._streamed = 0
 
@@ -117,9 +129,13 @@ class Pace:
         self.prompt_seconds = self.prompt_seconds or served.prompt_seconds
         self.chunk_seconds = self.chunk_seconds or served.chunk_seconds
 
-    def chunk(self, layers: int, decode_seconds: float | None = None) -> int:
-        """How many prompt tokens a batch may hold in so many layers; decode_seconds as for chunk_tokens."""
-        return chunk_tokens(layers * self.prompt_seconds, decode_seconds, layers * self.chunk_seconds)
+    def chunk(self, layers: int, decode_seconds: float | None = None, crowd: float = 1.0) -> int:
+        """How many prompt tokens a batch may hold in so many layers; decode_seconds, crowd as for chunk_tokens."""
+        return chunk_tokens(layers * self.prompt_seconds, decode_seconds, layers * self.chunk_seconds, crowd)
+
+    def decode_seconds(self, layers: int, sessions: int) -> float:
+        """A token of each of so many sessions through so many layers."""
+        return layers * (self.layer_seconds + (sessions - 1) * self.session_seconds)
 
     def mean_prompt_seconds(self, layers: int) -> float:
         """One token of a long prompt through one layer, where a node computes so many of them."""
@@ -141,6 +157,18 @@ class Pace:
             self.compute_seconds += LEARNING / 2 * (computing / layers - self.compute_seconds)
         elif all(_is_plain_prompt(span) for span in batch.spans) and batch.tokens >= 16:
             self._note_chunk(seconds / layers, batch.tokens)
+        else:
+            self._note_sessions(batch.spans, seconds / layers)
+
+    def _note_sessions(self, spans: Sequence[WorkSpan], seconds: float) -> None:
+        """What is left of a batch's time is the further sessions' that decode in it."""
+        tokens = sum(span.length for span in spans if span.is_prompt)
+        steps = sum(not span.is_prompt for span in spans)
+        base, further = (
+            (self.chunk_seconds + tokens * self.prompt_seconds, steps) if tokens else (self.layer_seconds, steps - 1)
+        )
+        if further > 0:
+            self.session_seconds += LEARNING * (max(0.0, seconds - base) / further - self.session_seconds)
 
     def _note_chunk(self, seconds: float, tokens: int) -> None:
         """The line through a chunk's costs is stretched as a whole: most of a short one is not its tokens' doing, and what

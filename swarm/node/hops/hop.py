@@ -140,6 +140,11 @@ class HopSession:
         """Whether another prompt chunk may be run and sent on, if `chunks` may be on the way to the next hop."""
         return self.tail is not None or sum(kept.is_prompt for kept in self.kept) < chunks
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are steps that only wait for their turn."""
+        return bool(self.queue) and (not self.queue[0].is_prompt or self.has_room(1))
+
     def find_kept(self, stop: int) -> Kept | None:
         """The chunk of a prompt that ended there, while the next hop may lack it."""
         return next((kept for kept in self.kept if kept.is_prompt and kept.stop == stop), None)

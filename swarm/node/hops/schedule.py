@@ -115,7 +115,7 @@ class Schedule:
         if len(ready) == 1 and not ready[0].queue[0].is_prompt:
             return [(ready[0], ready[0].queue[0].length)]
         prompts = [hop for hop in ready if hop.queue[0].is_prompt]
-        prompt_tokens = self._prompt_tokens(prompts, now)
+        prompt_tokens = self._prompt_tokens(prompts, len(ready) - len(prompts), now)
         candidates = [
             Candidate(
                 hop.key,
@@ -154,11 +154,16 @@ class Schedule:
         token_seconds = hop.part.layer_count * (pace.layer_seconds / prompt_tokens + pace.prompt_seconds)
         return pending.arrived + pending.arrived_length * token_seconds * prompts
 
-    def _prompt_tokens(self, prompts: Sequence[HopSession], now: float) -> int:
-        """How much of the waiting prompts may run now without stalling those who decode."""
+    def _prompt_tokens(self, prompts: Sequence[HopSession], steps: int, now: float) -> int:
+        """How much of the waiting prompts may run now without stalling those who decode. steps: of these, that are here.
+
+        Where more wait for their first token than decode, their share grows, or the last would wait for minutes.
+        """
         if not prompts:
             return 0
         pace = self._table.paces[prompts[0].model]
         layers = max(1, prompts[0].part.layer_count)
-        decode_seconds = layers * pace.layer_seconds if self._count_decoding(now) else None
-        return pace.chunk(layers, decode_seconds)
+        decoding = self._count_decoding(now)
+        if not decoding:
+            return pace.chunk(layers)
+        return pace.chunk(layers, pace.decode_seconds(layers, max(1, steps)), len(prompts) / decoding)

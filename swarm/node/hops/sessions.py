@@ -214,6 +214,7 @@ class SessionTable:
             busy_seconds=sum(hop.busy_seconds for hop in hops),
             lost=sorted({hop.order.next for hop in hops} - self.links - {self.node}),
             is_draining=any(self.is_draining(hop) for hop in hops),
+            is_waiting=any(hop.is_waiting for hop in hops),
         )
 
     def sweep(self, now: float) -> list[Effect]:
