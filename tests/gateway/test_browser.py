@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.demo_model import ANSWER, QUESTION
-from tests.gateway.serving import ADDRESSES, MODEL, Gateway, find_busy, start_two
+from tests.demo_model import ANSWER, LOOPBACK, QUESTION, WEIGHTS
+from tests.gateway.serving import ADDRESSES, MODEL, PORTS, Gateway, find_busy, start_two
 from tests.processes import Node, stop_all
 
 CHROMIUM = shutil.which("chromium")
@@ -131,7 +131,9 @@ def make_longer(page: Page) -> None:
     page.route("**/v1/chat/completions", change)
 
 
-def test_a_node_that_dies_in_mid_answer_changes_no_word_of_it(page: Page, served: Gateway, nodes: list[Node]) -> None:
+def test_a_node_that_dies_in_mid_answer_changes_no_word_of_it(
+    page: Page, served: Gateway, nodes: list[Node], home: Path
+) -> None:
     expect(page.locator(".machine")).to_have_count(2)
     asked = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], **LONG}
     told = served.ask("/v1/chat/completions", asked)[2]["choices"][0]["message"]["content"]
@@ -146,6 +148,12 @@ def test_a_node_that_dies_in_mid_answer_changes_no_word_of_it(page: Page, served
     expect(page.locator(".about")).to_contain_text("changed chains once", timeout=30_000)
     kept = page.locator("html").evaluate("() => localStorage.getItem('swarm-talks')")
     assert json.loads(kept)[0]["messages"][-1]["content"] == told
+    (left,) = (node for node in nodes if node.process.poll() is None)
+    port = PORTS[nodes.index(left) - 1]  # where the other one was
+    options = ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--port", str(port), "--name", "newcomer"]
+    nodes.append(Node(home, [*options, "--peer", left.wait_ready()[4], "--part", "2-6 e"]))
+    nodes[-1].wait_ready()
+    expect(page.locator(".machine .what", has_text="2-6 e")).to_be_visible(timeout=2500)
 
 
 def wait_for_text(page: Page, before: str) -> str:

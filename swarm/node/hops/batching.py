@@ -10,7 +10,7 @@ from swarm.node.batches import LARGEST_CHUNK, Batch, BatchResult, ServedPart, Wo
 
 STEP_SECONDS = 0.1  # a batch with prompt tokens should take no longer, so that it stalls nobody
 DECODE_SHARE = 0.4  # of a decode step; at 0.5 a stream on three nodes slowed by 2.6 times while 1,500 tokens prefilled
-# Of what a chunk costs whatever is in it, at least, where many wait: a piece of 8 tokens took 40 ms and its tokens 3, so that
+# Of what a chunk costs whatever is in it, at least, where many wait. Pieces of 8 tokens took 40 ms, their tokens 3 of these:
 # the last of 64 prompts of 64 tokens began after more than a minute.
 CROWD_SHARE = 0.5
 SMALLEST_CHUNK = 8
