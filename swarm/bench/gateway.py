@@ -39,6 +39,7 @@ class GatewayPlan:
     prompt_tokens: int = 64
     new_tokens: int = 96
     streams: int = 64
+    tokens_of_many: int = 32  # of each of these
     rival_streams: int = 16
     conversation_tokens: int = 4000
     has_rival: bool = False
@@ -145,11 +146,10 @@ def _measure(
 ) -> dict[str, float]:
     """The same work by either way; every prompt is a new one, so that nothing is cached."""
     seed = 10_000 * number
-    direct, through = _ask_nodes(plan, side, 1, seed)[0], _ask_gateway(plan, side, gateway, 1, seed + 1)[0]
-    many, many_through = (
-        _ask_nodes(plan, side, plan.streams, seed + 100),
-        _ask_gateway(plan, side, gateway, plan.streams, seed + 1100),
-    )
+    one, more = plan.new_tokens, plan.tokens_of_many
+    direct, through = _ask_nodes(plan, side, 1, one, seed)[0], _ask_gateway(plan, side, gateway, 1, one, seed + 1)[0]
+    many = _ask_nodes(plan, side, plan.streams, more, seed + 100)
+    many_through = _ask_gateway(plan, side, gateway, plan.streams, more, seed + 1100)
     figures = {
         "token_ms": 1000 * direct.gap,
         "gateway_token_ms": 1000 * through.gap,
@@ -164,7 +164,7 @@ def _measure(
     }
     if rival is not None:
         static = rival.measure(plan.rival_streams, plan.prompt_tokens, plan.new_tokens)["decode_tokens_per_second"]
-        ours = _speed_together(_ask_gateway(plan, side, gateway, plan.rival_streams, seed + 2100))
+        ours = _speed_together(_ask_gateway(plan, side, gateway, plan.rival_streams, one, seed + 2100))
         figures |= {
             "rival_static_tokens_per_second": static,
             "gateway_streams_tokens_per_second": ours,
@@ -173,12 +173,12 @@ def _measure(
     return figures
 
 
-def _ask_nodes(plan: GatewayPlan, side: SwarmSide, count: int, seed: int) -> list[Streamed]:
+def _ask_nodes(plan: GatewayPlan, side: SwarmSide, count: int, tokens: int, seed: int) -> list[Streamed]:
     streams = [Streamed(0.0) for _ in range(count)]
 
     def work(number: int) -> None:
         streams[number].asked = time.perf_counter()
-        side.stream(plan.prompt_tokens, plan.new_tokens, seed + number, streams[number].times.append)
+        side.stream(plan.prompt_tokens, tokens, seed + number, streams[number].times.append)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -188,8 +188,10 @@ def _ask_nodes(plan: GatewayPlan, side: SwarmSide, count: int, seed: int) -> lis
     return streams
 
 
-def _ask_gateway(plan: GatewayPlan, side: SwarmSide, gateway: GatewaySide, count: int, seed: int) -> list[Streamed]:
-    asked = {"model": side.card.name, "max_tokens": plan.new_tokens, "temperature": 0, "ignore_eos": True}
+def _ask_gateway(
+    plan: GatewayPlan, side: SwarmSide, gateway: GatewaySide, count: int, tokens: int, seed: int
+) -> list[Streamed]:
+    asked = {"model": side.card.name, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     prompts = [side.make_prompt(plan.prompt_tokens, seed + number) for number in range(count)]
     return gateway.stream("/v1/completions", [{**asked, "prompt": prompt} for prompt in prompts])
 

@@ -3,6 +3,7 @@
 import { find, make } from "./elements.js";
 
 const REFRESH_MILLISECONDS = 1000;
+const FASTEST = 1e10; // bytes a second: nodes of one machine have no link that could be measured
 
 export function watchSwarm(onChange) {
   let isAsking = false;
@@ -76,7 +77,7 @@ function describeLinks(node, names) {
   const others = Object.keys(names).filter((other) => other !== node.node && other in node.rtts);
   return others.map((other) => {
     const rate = node.bytes_per_second[other];
-    const parts = [`${(1000 * node.rtts[other]).toFixed(1)} ms there and back`, ...(rate ? [`${size(rate)}/s`] : [])];
+    const parts = [`${(1000 * node.rtts[other]).toFixed(1)} ms there and back`, ...(rate && rate < FASTEST ? [`${size(rate)}/s`] : [])];
     return `⇄ ${names[other]}: ${parts.join(", ")}`;
   });
 }
