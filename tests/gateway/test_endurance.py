@@ -24,6 +24,13 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 REQUESTS = 2000
 GROWN_BYTES = 4_000_000  # sixty-four sessions that rest keep their conversations' ids
 GROWN_DESCRIPTORS = 8  # connections that rest for the next request
+LONG = {
+    "model": NAME,
+    "messages": [{"role": "user", "content": "w1"}],
+    "max_tokens": 3000,
+    "temperature": 0,
+    "stream": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +91,13 @@ def test_ten_times_as_much_as_there_is_room_for_is_refused_and_comes_by_trying_a
 
 
 def test_a_gateway_that_is_killed_leaves_the_nodes_nothing_and_another_one_serves(swarm: Words) -> None:
-    body = {
-        "model": NAME,
-        "messages": [{"role": "user", "content": "w1"}],
-        "max_tokens": 3000,
-        "temperature": 0,
-        "stream": True,
-    }
     connection = swarm.gateway.connect()
-    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    connection.request("POST", "/v1/chat/completions", json.dumps(LONG))
     assert next(iter(connection.getresponse())).startswith(b"data: {")
     swarm.gateway.process.kill()
     swarm.gateway.process.wait()
     swarm.open_gateway()
-    status, _, told = swarm.gateway.ask("/v1/chat/completions", {**body, "max_tokens": 5, "stream": False})
+    status, _, told = swarm.gateway.ask("/v1/chat/completions", {**LONG, "max_tokens": 5, "stream": False})
     assert status == 200
     assert told["choices"][0]["message"]["content"].split() == [f"w{one}" for one in MODEL.answer([1], 5)]
 
@@ -109,21 +109,14 @@ def test_a_gateway_that_is_killed_leaves_the_nodes_nothing_and_another_one_serve
 
 def test_readers_that_read_nothing_hold_nobody_up(swarm: Words) -> None:
     """Twenty of them, each with a long answer; another caller's comes as always."""
-    body = {
-        "model": NAME,
-        "messages": [{"role": "user", "content": "w1"}],
-        "max_tokens": 3000,
-        "temperature": 0,
-        "stream": True,
-    }
-    data = json.dumps(body).encode()
+    data = json.dumps(LONG).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n".encode()
     deaf = [socket.create_connection(swarm.gateway.address, 5) for _ in range(20)]
     for one in deaf:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         one.sendall(head + data)
     begun = time.monotonic()
-    status, _, _ = swarm.gateway.ask("/v1/chat/completions", {**body, "max_tokens": 20, "stream": False})
+    status, _, _ = swarm.gateway.ask("/v1/chat/completions", {**LONG, "max_tokens": 20, "stream": False})
     assert status == 200
     assert time.monotonic() - begun < 10
     memory = psutil.Process(swarm.gateway.process.pid).memory_info().rss
