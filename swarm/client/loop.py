@@ -193,6 +193,8 @@ class ClientLoop:
         for knock in knocks:
             if knock.is_over:
                 self._dialer.give_up(knock.address)
+                if any(channel == "control" for _, channel in self._up):
+                    self._knocks.leave_to_others(knock.address)
             else:
                 self._dialer.dial(knock.address, "control", now)
 

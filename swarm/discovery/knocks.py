@@ -108,6 +108,12 @@ class Knocks:
         else:
             self._known.pop(address, None)
 
+    def leave_to_others(self, address: str) -> None:
+        """Nobody answers where a member was; others will tell where it is when it is back."""
+        known = self._known.get(address)
+        if known is not None and known.rank == "vouched" and known.state == "waiting":
+            del self._known[address]
+
     # What to do -------------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Knock]:

@@ -78,6 +78,20 @@ def test_a_connection_that_broke_is_left_to_mend_for_a_while() -> None:
     assert len(tried) > 10, "a swarm that was parted for minutes finds together again"
 
 
+def test_where_others_tell_who_is_where_a_member_that_is_gone_is_knocked_at_no_more() -> None:
+    knocks = Knocks()
+    for address in ("gone:1", "there:1"):
+        knocks.answered(address, 0.0)
+    knocks.name("named:1", 0.0)
+    knocks.broke("gone:1", 1.0)
+    knocks.leave_to_others("gone:1")  # it is given a while to come back by itself
+    assert knocks.advance(1.0 + DOWN_SECONDS + 0.1) == [Knock("gone:1", is_over=True), Knock("named:1")]
+    for address in ("gone:1", "there:1", "named:1"):
+        knocks.leave_to_others(address)
+    later = [knock for at in range(40, 4000, 10) for knock in knocks.advance(float(at))]
+    assert {knock.address for knock in later} == {"named:1"}
+
+
 def test_a_flood_of_hints_takes_few_connections_and_little_memory() -> None:
     knocks, door = Knocks(), Door()
     for number in range(5000):

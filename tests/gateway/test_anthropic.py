@@ -12,6 +12,7 @@ from anthropic import Anthropic
 
 from tests.demo_model import ANSWER, QUESTION
 from tests.gateway.serving import MODEL, Gateway
+from tests.swarms import wait_until
 
 ASKED = [{"role": "user", "content": QUESTION}]
 GREEDY = {"temperature": 0}  # the library has no name for it any more
@@ -28,6 +29,12 @@ def client(gateway: Gateway) -> Iterator[Any]:
 def test_models_are_listed(client: Any) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).display_name == MODEL
+
+
+def test_a_stream_that_is_closed_ends_the_answer(client: Any, gateway: Gateway) -> None:
+    with client.messages.stream(model=MODEL, max_tokens=400, messages=ASKED, extra_body={"temperature": 2}) as stream:
+        next(iter(stream.text_stream))
+    wait_until(lambda: gateway.ask("/swarm")[2]["answers"] == [], 2, "nobody is answered any more")
 
 
 def test_a_conversation_is_answered(client: Any) -> None:

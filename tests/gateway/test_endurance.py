@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from anthropic import Anthropic
 from openai import OpenAI
 
 from swarm.testing.integer_model import IntegerModel
@@ -65,13 +66,17 @@ def test_ten_times_as_much_as_there_is_room_for_is_refused_and_comes_by_trying_a
     room = 4 * 100 * 12 * 8  # four whole contexts, a number a layer and position
     with words(tmp_path_factory.mktemp("overload"), model, ["f"], 640, kv_capacity=room) as swarm:
         refused = Counter[str]()
-        texts: dict[int, str] = {}
+        texts: dict[int, Any] = {}
 
         def ask(number: int) -> None:
-            asked: Any = {"model": NAME, "messages": [{"role": "user", "content": f"w{number} w1"}], "temperature": 0}
-            with OpenAI(base_url=f"{swarm.gateway.url}/v1", api_key="any", max_retries=20) as client:
-                answer = client.chat.completions.create(**asked, max_tokens=60)
-            texts[number] = answer.choices[0].message.content or ""
+            asked: Any = {"model": NAME, "messages": [{"role": "user", "content": f"w{number} w1"}], "max_tokens": 60}
+            if number % 2:
+                with OpenAI(base_url=f"{swarm.gateway.url}/v1", api_key="any", max_retries=20) as client:
+                    texts[number] = client.chat.completions.create(**asked, temperature=0).choices[0].message.content
+            else:
+                with Anthropic(base_url=swarm.gateway.url, api_key="any", max_retries=20) as other:
+                    answer = other.messages.create(**asked, extra_body={"temperature": 0})
+                texts[number] = answer.content[0].text
 
         callers = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
         for caller in callers:

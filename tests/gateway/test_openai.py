@@ -12,6 +12,7 @@ from openai import OpenAI
 
 from tests.demo_model import ANSWER, QUESTION
 from tests.gateway.serving import MODEL, Gateway
+from tests.swarms import wait_until
 
 ASKED = [{"role": "user", "content": QUESTION}]
 
@@ -47,6 +48,14 @@ def test_a_stream_says_the_same_piece_by_piece(client: Any) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["stop"]
     assert len(chunks) > 10
     assert (last.choices, last.usage.completion_tokens) == ([], 18)
+
+
+def test_a_stream_that_is_closed_ends_the_answer(client: Any, gateway: Gateway) -> None:
+    with client.chat.completions.create(
+        model=MODEL, messages=ASKED, max_tokens=480, stream=True, n=8, extra_body={"ignore_eos": True}
+    ) as stream:
+        next(stream)
+    wait_until(lambda: gateway.ask("/swarm")[2]["answers"] == [], 2, "nobody is answered any more")
 
 
 def test_the_next_turn_computes_only_what_is_new(client: Any) -> None:

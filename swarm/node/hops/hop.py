@@ -19,6 +19,10 @@ from swarm.wire.events import Asker
 LEASE_SECONDS = 4.5
 IDLE_SECONDS = 600.0
 RETURN_SHARE = 1.5  # of what a step was away last: later than that it is not waited for
+# Since its last step here; later a session has come to its end, or its steps take so long that it notices no prompt.
+DECODING_SECONDS = 2.0
+LEAST_DECODING_SECONDS = 0.3
+OVERDUE = 4.0  # times as long as its last step was away, and the next one is not coming
 MOST_IDS = 4096  # in one message
 MOST_SCORED_IDS = 128  # with how likely they and others were
 
@@ -190,6 +194,13 @@ class HopSession:
     def is_due(self, most: float, now: float) -> bool:
         """Whether the next step will be here in a moment: it is away no longer than `most`, and not overdue."""
         return self.away_seconds <= most and self._is_awaited(now)
+
+    def is_decoding(self, now: float) -> bool:
+        """Whether its answer goes on, and would be held up by another's prompt."""
+        if self.is_finished:
+            return False
+        patience = min(DECODING_SECONDS, max(LEAST_DECODING_SECONDS, OVERDUE * self.away_seconds))
+        return bool(self.queue and not self.queue[0].is_prompt) or self.decoded + patience > now
 
     def returns_within(self, seconds: float, now: float) -> bool:
         """Whether the next step will be here so soon, by when the last one was; not if it is overdue."""

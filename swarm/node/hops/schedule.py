@@ -22,7 +22,6 @@ CHUNKS_WHILE_OTHERS_DECODE = 1
 # long, and they wait for all of it. Steps that are away for more than this share of it compute elsewhere meanwhile.
 LONG_SECONDS = 0.3
 AWAY_SHARE = 0.5
-DECODING_SECONDS = 2.0  # a session that decoded this recently would notice a long prompt
 
 
 class Schedule:
@@ -139,7 +138,7 @@ class Schedule:
         return sum(not hop.queue[0].is_prompt for hop in ready) < self._count_decoding(now)
 
     def _count_decoding(self, now: float) -> int:
-        return sum(hop.decoded + DECODING_SECONDS > now for hop in self._table.sessions.values())
+        return sum(hop.is_decoding(now) for hop in self._table.sessions.values())
 
     def _due(self, hop: HopSession, prompt_tokens: int, prompts: int) -> float:
         """When its next step would be done if `prompts` of them had equal shares of batches with `prompt_tokens` each.
