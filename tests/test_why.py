@@ -99,7 +99,7 @@ def ask_patiently(swarm: SwarmClient) -> None:
 
 
 @pytest.mark.lan
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not lan.is_possible(), reason=lan.REASON)
 def test_a_slowed_link_is_named(tmp_path: Path) -> None:
     make_secret(tmp_path / "secret")

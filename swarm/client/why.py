@@ -18,7 +18,7 @@ from swarm.messages.timings import MOST_TIMINGS, AskTimings, Timings
 from swarm.plan.view import read_planned
 
 ASKED_SECONDS = 1.0  # for one answer: a node that is gone tells nothing
-EXCHANGES = 4  # with each node: the quickest says best how its clock stands to ours
+EXCHANGES = 5  # with each node: the quickest says best how its clock stands to ours, and the last brings the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ def _read(swarm: SwarmClient, node: str, session: str) -> list[Reading]:
             return isinstance(message, Timings) and (message.session, message.number) == (session, number)
 
         sent = time.monotonic()
-        told = swarm.ask(node, AskTimings(session=session, number=number), matches, ASKED_SECONDS)
+        asked = AskTimings(session=session, number=number, wants_steps=number == EXCHANGES - 1)
+        told = swarm.ask(node, asked, matches, ASKED_SECONDS)
         if not isinstance(told, Timings):
             break
         readings.append(Reading(sent, time.monotonic(), told.clock, told.steps))

@@ -27,10 +27,13 @@ class StepTiming(Struct, frozen=True, array_like=True):
 
 
 class AskTimings(Message, frozen=True, tag="ask-timings"):
-    """When did the last tokens of my session pass, please."""
+    """What does your clock say, please, and when did the last tokens of my session pass."""
 
     session: SessionId
     number: Count
+    wants_steps: bool = (
+        True  # else the answer is short: on a slow link a long one comes late, and the clock seems to lag
+    )
 
 
 class Timings(Message, frozen=True, tag="timings"):

@@ -81,6 +81,7 @@ def test_a_caller_that_goes_away_leaves_nothing_behind(gateway: Gateway, is_stre
     wait_for(lambda: count_sessions(gateway) == before, 5)
 
 
+@pytest.mark.long
 def test_whoever_is_still_answered_when_the_gateway_stops_is_told(tmp_path: Path) -> None:
     """The only node stands still, so that the answer cannot come to its end in the time that there is left."""
     node = Node(tmp_path, ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--part", "f", "--port", str(PORTS[0])])

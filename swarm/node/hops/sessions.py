@@ -191,7 +191,8 @@ class SessionTable:
 
     def tell_timings(self, asker: Asker, message: AskTimings, now: float) -> Effect:
         """What the last tokens of the asker's session spent here."""
-        steps = [step for hop in self.hops_of(message.session) if hop.owner == asker.node for step in hop.timings]
+        hops = [hop for hop in self.hops_of(message.session) if message.wants_steps and hop.owner == asker.node]
+        steps = [step for hop in hops for step in hop.timings]
         told = Timings(session=message.session, number=message.number, clock=now, steps=steps[-MOST_TOLD:])
         return Answer(asker, told)
 
