@@ -128,10 +128,7 @@ def run(plan: GatewayPlan, weights: Path, folder: Path, say: Callable[[str], Non
     parts = split_evenly(decoder, plan.nodes)
     with contextlib.ExitStack() as stack:
         say(f"starting {plan.nodes} nodes, one more for the last part, and a gateway")
-        each = [("--name", f"n{number}") for number in range(len(parts) + 1)]
-        side = stack.enter_context(
-            SwarmSide(weights, [*parts, parts[-1]], folder / "nodes", PORT, options_of_each=each)
-        )
+        side = stack.enter_context(SwarmSide(weights, [*parts, parts[-1]], folder / "nodes", PORT))
         gateway = stack.enter_context(GatewaySide(side))
         rival = None
         if plan.has_rival:
@@ -228,7 +225,7 @@ def _speed_together(streams: Sequence[Streamed]) -> float:
 def _talk(
     plan: GatewayPlan, side: SwarmSide, gateway: GatewaySide, number: int, kill: Callable[[str], None] | None = None
 ) -> dict[str, float]:
-    """Two turns of a conversation; `kill` ends a node of that name between them."""
+    """Two turns of a conversation; `kill` ends the node of an id between them."""
     prompt = side.make_prompt(plan.conversation_tokens, 77_000 + number)
     asked = {"model": side.card.name, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
     (first,) = gateway.stream("/v1/completions", [{**asked, "prompt": prompt}])

@@ -14,6 +14,13 @@ from swarm.cli.command import run, version_option
 from swarm.cli.quantised import quantise_options
 from swarm.cli.tuning import bound_spins
 
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A sepweight directory with a tokenizer, for the nodes.",
+)
+
 
 @click.group(name="swarm-bench", context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
@@ -84,12 +91,7 @@ def decode(
 
 
 @bench.command()
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="A sepweight directory with a tokenizer, for the nodes.",
-)
+@weights_option
 @click.option(
     "--reference",
     type=click.Path(path_type=Path, file_okay=False),
@@ -226,12 +228,7 @@ def batch(layers: int, hidden: int, prompts: int, rounds: int, folder: Path | No
 
 
 @bench.command()
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="A sepweight directory with a tokenizer, for the nodes.",
-)
+@weights_option
 @click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measured rounds, in turn.")
 @click.option("--against", type=click.Choice(["transformers"]), help="Its static batches, in turn with streams.")

@@ -60,8 +60,8 @@ def find_remedy(waterfall: Waterfall, culprit: Culprit, members: Sequence[Planne
     known = with_figures(sorted(members, key=lambda member: member.key))
     used = {(times.hop.node, times.hop.variant) for times in waterfall.hops}
     seen = [_as_measured(member, waterfall) if (member.node, member.variant) in used else member for member in known]
-    choices = [_without_link(seen, known, culprit.target, waterfall)] if culprit.kind == "link" else []
-    choices += [seen, *([_without_link(seen, known, culprit.node, waterfall)] if culprit.kind == "link" else [])]
+    ends = [culprit.target, culprit.node] if culprit.kind == "link" else []
+    choices = [*(_without_link(seen, known, node, waterfall) for node in ends), seen]
     here = _best(choices, layers)
     most = (1 - GAIN) * waterfall.seconds
     if here is not None and here.seconds <= most:

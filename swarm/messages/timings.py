@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from swarm.messages.base import Count, Message, Seconds, SessionId, Small
 
 MOST_TIMINGS = 64  # of one hop: the newest
+MOST_TOLD = 512  # in one message
 Clock = Annotated[float, Meta(ge=0, le=1e10)]  # seconds, by a clock that only the node itself can read
 
 
@@ -42,4 +43,4 @@ class Timings(Message, frozen=True, tag="timings"):
     session: SessionId
     number: Count
     clock: Clock
-    steps: Annotated[list[StepTiming], Meta(max_length=512)]
+    steps: Annotated[list[StepTiming], Meta(max_length=MOST_TOLD)]

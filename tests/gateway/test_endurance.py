@@ -101,7 +101,7 @@ def test_a_gateway_that_is_killed_leaves_the_nodes_nothing_and_another_one_serve
     assert next(iter(connection.getresponse())).startswith(b"data: {")
     swarm.gateway.process.kill()
     swarm.gateway.process.wait()
-    swarm.open_gateway()
+    swarm.gateway = swarm.open_gateway()
     status, _, told = swarm.gateway.ask("/v1/chat/completions", {**LONG, "max_tokens": 5, "stream": False})
     assert status == 200
     assert told["choices"][0]["message"]["content"].split() == [f"w{one}" for one in MODEL.answer([1], 5)]

@@ -46,14 +46,16 @@ class Words:
         self.gateway = self.open_gateway()
 
     def open_gateway(self) -> Gateway:
-        """In place of one that is gone, if there was one."""
-        peers = [node.address for node in self.nodes if node.popen.poll() is None]
-        self.gateway = Gateway(self._home, peers, ["--secret-file", str(self._secret)])
-        return self.gateway
+        """Of the nodes that there are."""
+        return Gateway(self._home, self._addresses, ["--secret-file", str(self._secret)])
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [node.address for node in self.nodes if node.popen.poll() is None]
 
     def add(self, part: str) -> Process:
-        peers = [node.address for node in self.nodes if node.popen.poll() is None]
-        node = start_node(part, next(self._numbers), self.model, peers, tokenizer=str(self._tokenizer), **self._options)
+        options = {"tokenizer": str(self._tokenizer), **self._options}
+        node = start_node(part, next(self._numbers), self.model, self._addresses, **options)
         self.nodes.append(node)
         return node
 

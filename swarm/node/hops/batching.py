@@ -89,12 +89,10 @@ def chunk_tokens(
         return 64
     # Where what a chunk costs besides takes longer than that, its tokens may take as long again: layers come from disk.
     alone = chunk_seconds if chunk_seconds >= STEP_SECONDS else STEP_SECONDS - chunk_seconds
-    if decode_seconds is None:
-        limit = alone
-    elif crowd > 1:
-        limit = min(alone, crowd * max(DECODE_SHARE * decode_seconds, CROWD_SHARE * chunk_seconds))
-    else:
-        limit = min(alone, DECODE_SHARE * decode_seconds)
+    limit = alone
+    if decode_seconds is not None:
+        share = DECODE_SHARE * decode_seconds
+        limit = min(alone, share if crowd <= 1 else crowd * max(share, CROWD_SHARE * chunk_seconds))
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(limit / token_seconds)))
 
 

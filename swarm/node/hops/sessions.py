@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from swarm.messages.sessions import Refused, Renew, Renewed
-from swarm.messages.timings import AskTimings, Timings
+from swarm.messages.timings import MOST_TOLD, AskTimings, Timings
 from swarm.models import ModelKey
 from swarm.node.account import MemoryAccount
 from swarm.node.batches import ServedPart
@@ -21,7 +21,6 @@ from swarm.node.leaving import Leaving
 from swarm.parts import Part
 from swarm.wire.events import Asker
 
-MOST_TOLD = 512  # timings in one message
 QUIET_SECONDS = 5.0  # after which a hop that is not the last takes an answer for over
 
 
