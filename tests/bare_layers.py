@@ -49,9 +49,8 @@ def filled(part: DecoderPart, positions: int, length: int) -> Span:
     """New positions of a session that has so many in its cache, and may have as many as the context."""
     cache = part.new_cache()
     decoder = part.decoder
-    shape = (decoder.kv_heads, positions, decoder.head_dim)
+    shape = (2, decoder.kv_heads, positions, decoder.head_dim)
     for layer in part.part.layers:
-        keys = torch.zeros(shape, dtype=part.dtype, device=part.device.where)
-        cache.write(layer, keys, keys)
+        cache.write(layer, torch.zeros(shape, dtype=part.dtype, device=part.device.where))
     cache.advance(positions)
     return Span(cache, length)

@@ -130,8 +130,8 @@ class _LayerCache:
     def extend(self, reserve: int) -> None:
         self._positions = max(self._positions, reserve)
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return self._part.new_cache(self._positions, [layer]).write(layer, keys, values)
+    def write(self, layer: int, fresh: Tensor) -> Tensor:
+        return self._part.new_cache(self._positions, [layer]).write(layer, fresh)
 
     def advance(self, count: int) -> None:
         """It is done."""

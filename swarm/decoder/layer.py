@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.attention import attend, part_queries, rotate, split_fused
+from swarm.decoder.attention import attend, attend_together, part_queries, rotate, split_fused
 from swarm.decoder.block import Block
 from swarm.decoder.cache import KvCache
+from swarm.decoder.calls import Call, Calls
 from swarm.decoder.description import Decoder
 from swarm.decoder.linear import Linear
 from swarm.decoder.norms import join_head_norms
 from swarm.decoder.positions import Rotation
-from swarm.decoder.sights import Sight
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: Mapping[str, Activation] = {
@@ -40,10 +40,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the positions of a packed tensor mean to the layers: rotations by rope, and by window what each span's see."""
+    """What the positions of a packed tensor mean to the layers: rotations by rope, and by window who sees what."""
 
     rotations: Mapping[int, Rotation]
-    sights: Mapping[int | None, Sequence[Sequence[Sight]]]
+    calls: Mapping[int | None, Calls]
 
 
 class Layer(Block):
@@ -100,22 +100,27 @@ class Layer(Block):
         return self.down(self.activation(inner))
 
     def _attend(self, fused: Tensor, spans: Sequence[Span], view: View) -> Tensor:
-        """What concerns all rows alike is done at once, the cache and attention by span."""
+        """What concerns all rows alike is done at once, attention by call, the cache by span."""
         turned, values = split_fused(self.decoder, fused)
         if self.head_norm is not None:
             turned = self.head_norm(turned)
         if self.kind.rope is not None:
             turned = rotate(turned, view.rotations[self.kind.rope])
         queries, keys = part_queries(self.decoder, turned)
-        keys, values = keys.transpose(0, 1), values.transpose(0, 1)
-        outputs: list[Tensor] = []
-        row = 0
-        for span, sights in zip(spans, view.sights[self.kind.window], strict=True):
-            stop = row + span.length
-            k, v = span.cache.write(self.number, keys[:, row:stop], values[:, row:stop])
-            outputs.append(attend(self.decoder, queries[row:stop], k, v, sights))
-            row = stop
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        fresh = torch.stack((keys, values)).transpose(1, 2)
+        calls = view.calls[self.kind.window]
+        outputs = [self._call(one, queries[one.rows], fresh[:, :, one.rows], spans) for one in calls.calls]
+        attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return attended if calls.order is None else attended[calls.order]
+
+    def _call(self, call: Call, queries: Tensor, fresh: Tensor, spans: Sequence[Span]) -> Tensor:
+        """queries: [rows, kv heads, group, d]; fresh: keys and values, [2, kv heads, rows, d]."""
+        caches = [spans[number].cache for number in call.spans]
+        if len(caches) == 1:
+            keys, values = caches[0].write(self.number, fresh)
+            return attend(self.decoder, queries, keys, values, call.sights)
+        written = [cache.write(self.number, one) for cache, one in zip(caches, fresh.split(1, dim=2), strict=True)]
+        return attend_together(self.decoder, queries, torch.stack(written), call.sights[0])
 
 
 class Head(Block):

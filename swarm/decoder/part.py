@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.cache import ContiguousCache, KvCache, Scratch
+from swarm.decoder.cache import ContiguousCache, KvCache
+from swarm.decoder.calls import Calls, plan_calls
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
 from swarm.decoder.layer import Head, Span, View
@@ -70,14 +71,13 @@ class DecoderPart(nn.Module):
         scale = decoder.embedding_scale
         self._embedding_scale = torch.tensor(scale, dtype=dtype).item() if decoder.rounds_embedding_scale else scale
         self._tables = PositionTables(decoder, dtype, device)
-        self._scratch = Scratch(decoder, dtype, device)
         self._kinds = {decoder.kind(number) for number in part.layers}
 
     def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> KvCache:
         """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""
         wanted = self.part.layers if layers is None else layers
         positions = reserve or self.decoder.context
-        return ContiguousCache(self.decoder, wanted, positions, self.dtype, self.device, self._scratch)
+        return ContiguousCache(self.decoder, wanted, positions, self.dtype, self.device)
 
     @torch.inference_mode()
     def forward(self, inputs: Tensor | Sequence[int], cache: KvCache | None = None) -> Tensor:
@@ -149,10 +149,12 @@ class DecoderPart(nn.Module):
 
     def _view(self, spans: Sequence[Span]) -> View:
         ranges = [(span.cache.length, span.cache.length + span.length) for span in spans]
-        return View(
-            {kind.rope: self._tables.rotation(kind.rope, ranges) for kind in self._kinds if kind.rope is not None},
-            {
-                window: [look_back(self.decoder, self._tables, *one, self.dtype, window) for one in ranges]
-                for window in {kind.window for kind in self._kinds}
-            },
-        )
+        lengths = [span.length for span in spans]
+        rotations = {
+            kind.rope: self._tables.rotation(kind.rope, ranges) for kind in self._kinds if kind.rope is not None
+        }
+        calls: dict[int | None, Calls] = {}
+        for window in {kind.window for kind in self._kinds}:
+            sights = [look_back(self.decoder, self._tables, *one, self.dtype, window) for one in ranges]
+            calls[window] = plan_calls(self.decoder, lengths, sights, self.dtype.itemsize)
+        return View(rotations, calls)

@@ -16,7 +16,7 @@ from swarm.decoder.crossing import Lane
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import ALIGNMENT, Cpu
 from swarm.decoder.direct import DIRECT_STEP
-from swarm.decoder.int8_linear import PackedInt8Linear
+from swarm.decoder.int8_linear import PackedInt8Linear, UnpackedInt8Linear, WideningInt8Linear
 from swarm.decoder.layer import Head, Layer
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.schemes import quantisation_named
@@ -85,11 +85,20 @@ def test_of_smaller_matrices_as_much_is_held_as_a_node_says(
 
 
 def _bytes_of(module: Module) -> int:
-    """Of its own tensors, and of the sums that a packed int8 matrix hides."""
+    """Of its own tensors, and of the sums of a packed int8 matrix, which no tensor shows.
+
+    Where this processor has no such kernels, neither sums nor zero points are there; a node counts them all the same.
+    """
     own = {id(one): one for one in vars(module).values() if isinstance(one, Tensor)} | {
         id(one): one for one in module._parameters.values() if one is not None
     }
-    hidden = 4 * len(module.scales) if isinstance(module, PackedInt8Linear) else 0
+    match module:
+        case PackedInt8Linear():
+            hidden = 4 * len(module.scales)
+        case UnpackedInt8Linear() | WideningInt8Linear():
+            hidden = 8 * len(module.scales)
+        case _:
+            hidden = 0
     return hidden + sum(one.nbytes for one in own.values())
 
 

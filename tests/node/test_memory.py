@@ -100,8 +100,7 @@ def run_batch(config: Decoder, lengths: list[int]) -> Storages:
         spans: list[Span] = []
         for length in lengths:
             cache = part.new_cache()
-            filled = torch.empty(config.kv_heads, config.context, config.head_dim, dtype=dtype)
-            cache.write(0, filled, filled)
+            cache.write(0, torch.empty(2, config.kv_heads, config.context, config.head_dim, dtype=dtype))
             cache.advance(config.context - length)
             spans.append(Span(cache, length))
         hidden = torch.empty(sum(lengths), config.hidden, dtype=dtype)

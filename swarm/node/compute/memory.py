@@ -9,6 +9,7 @@ from swarm.decoder.description import KEY_BLOCK, Decoder, Slot
 from swarm.decoder.device import Device
 from swarm.decoder.forms import Forms
 from swarm.decoder.plain import PLAIN
+from swarm.decoder.sharing import MOST_SHARED_BYTES
 from swarm.errors import RequestError
 from swarm.node.batches import LARGEST_CHUNK, MOST_SESSIONS, SAMPLED_ROWS
 from swarm.parts import Part
@@ -127,19 +128,20 @@ def _vector_bytes(slots: Iterable[Slot], item: int, norm_item: int) -> int:
 def running_bytes(decoder: Decoder, item: int) -> int:
     """Scratch while the largest batch runs: a prompt's chunk, and a token of every other session.
 
-    Tables of positions, and activations of one layer and masks, or logits of a few rows while tokens are drawn from them.
-    item: bytes of a number.
+    Tables of positions, and activations of one layer, masks and what shares a call of attention, or logits of a few rows
+    while tokens are drawn from them. item: bytes of a number.
     """
     tokens = LARGEST_CHUNK + MOST_SESSIONS
-    attention = 2 * decoder.fused_width + 2 * decoder.heads * decoder.head_dim
-    activations = tokens * (max(2 * decoder.mlp_width, attention) + 4 * decoder.hidden)
+    keys = decoder.context + KEY_BLOCK
+    together = min(MOST_SHARED_BYTES // item, MOST_SESSIONS * keys * decoder.cache_bytes(1))
+    attention = tokens * (2 * decoder.fused_width + 2 * decoder.heads * decoder.head_dim) + together
+    activations = max(tokens * 2 * decoder.mlp_width, attention) + tokens * 4 * decoder.hidden
     windows = len({kind.window for kind in decoder.kinds})
-    masks = (windows * LARGEST_CHUNK + (tokens if decoder.alibi else 0)) * (decoder.context + KEY_BLOCK)
+    masks = (windows * LARGEST_CHUNK + (tokens if decoder.alibi else 0)) * keys
     width = decoder.heads if decoder.alibi else sum(2 * rope.rotated for rope in decoder.ropes)
     tables = 2 * width * max(512, decoder.context)  # their length is a power of two
-    block = 2 * decoder.kv_heads * KEY_BLOCK * decoder.head_dim
     drawing = SAMPLED_ROWS * decoder.vocabulary * LOGIT_BYTES + tokens * decoder.hidden * item
-    return (tables + block) * item + max((activations + masks) * item, drawing)
+    return tables * item + max((activations + masks) * item, drawing)
 
 
 def check_budget(name: str, memory: ModelMemory, budget: int) -> None:
