@@ -37,7 +37,7 @@ from swarm.wire.polling import Polling
 TICK_SECONDS = 0.1
 REFRESH_SECONDS = 1.0
 ROUTELESS_REFRESH_SECONDS = 0.25  # while a session waits for a chain
-MOST_NOTED = 256  # foreign swarms, and addresses where nobody answers: anyone can announce any number
+MOST_NOTED = 256  # foreign swarms, addresses where nobody answers, and those of nodes that did: there may be any number
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +155,7 @@ class ClientLoop:
             self._knock(self._knocks.advance(now), now)
             self._refresh(now)
             self._table.forget_dead(now)
+            self._lost = {node: lost for node, lost in self._lost.items() if node in self._table}
         self._calls.forget_late(now)
         for machine in list(self._generations):
             if machine.phase == "over":
@@ -269,7 +270,7 @@ class ClientLoop:
             self._lost.pop(node, None)
             self._table.mark_found(node)
             self._knock(self._knocks.answered(address, now), now)
-            self.reached = [*(known for known in self.reached if known != address), address]
+            self.reached = [*(known for known in self.reached if known != address), address][-MOST_NOTED:]
             self._dialer.send(node, "control", AskPeers())
             self._calls.link_up(node)
             if self._wants_data(node):

@@ -110,6 +110,7 @@ class Exchange:
             await self._send_piece(json.dumps(doing.result(), allow_nan=False).encode(), more=False)
         finally:
             doing.cancel()
+            await asyncio.wait({doing})
 
     @asynccontextmanager
     async def stream(self, sign: Callable[[], str], fault: Callable[[Failure], str]) -> AsyncGenerator[None]:

@@ -52,7 +52,7 @@ NEW = [1, 1, 1, 1, 1, 9, 1, 1, 1, 1, 1]  # positions a step: one is in the middl
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("head_dim", [64, 80, 128])
+@pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (12, 3), (2, 2), (4, 4)])
 def test_who_shares_a_call_has_the_bits_it_has_alone(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

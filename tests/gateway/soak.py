@@ -28,6 +28,7 @@ CALLERS = 4
 CHANGE_SECONDS = (3.0, 8.0)  # between two changes of the swarm
 REST_SECONDS = 0.05  # of a caller between two requests
 WARM_REQUESTS = 400  # after which memory is held against what it is at the end
+STRETCHES = 6
 
 
 @dataclass
@@ -39,16 +40,25 @@ class Seen:
     changes: Counter[str] = field(default_factory=Counter[str])
     warm: tuple[int, int] = (0, 0)  # bytes and descriptors of the gateway
     last: tuple[int, int] = (0, 0)
+    most: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # of each stretch of the time
 
     @property
     def requests(self) -> int:
         return self.answers.total()
 
+    def note(self, stretch: int, used: tuple[int, int]) -> None:
+        """Bytes and descriptors now, in a stretch of the time."""
+        while len(self.most) <= stretch:
+            self.most.append((0, 0))
+        (size, count), (most_bytes, most_count) = used, self.most[stretch]
+        self.most[stretch] = max(size, most_bytes), max(count, most_count)
+
     def describe(self) -> str:
         grown, opened = (after - before for before, after in zip(self.warm, self.last, strict=True))
         return (
             f"{self.requests} requests {dict(self.answers)}, {len(self.failed)} failed; changes {dict(self.changes)}; "
-            f"gateway {self.last[0] / 1e6:.1f} MB ({grown / 1e6:+.1f}), {self.last[1]} descriptors ({opened:+d})"
+            f"gateway {self.last[0] / 1e6:.1f} MB ({grown / 1e6:+.1f}), {self.last[1]} descriptors ({opened:+d}); at most "
+            + ", ".join(f"{size / 1e6:.1f} MB {count}" for size, count in self.most)
         )
 
 
@@ -122,10 +132,13 @@ def run(
     threads = [Caller(swarm, seen, seed + number, rest_seconds, is_over) for number in range(callers)]
     for caller in threads:
         caller.start()
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
+    end = begun + seconds
     change = time.monotonic() + CHANGE_SECONDS[0]
     while time.monotonic() < end and seen.requests < most:
         time.sleep(0.1)
+        stretch = int(STRETCHES * (time.monotonic() - begun) / seconds)
+        seen.note(stretch, (process.memory_info().rss, process.num_fds()))
         if not seen.warm[0] and seen.requests >= WARM_REQUESTS:
             seen.warm = process.memory_info().rss, process.num_fds()
         if has_changes and time.monotonic() > change:
