@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from swarm.decoder.description import Decoder
@@ -102,6 +101,9 @@ def name_causal_mask(queries: Tensor, keys: int) -> Tensor:
 
     queries: [..., rows, d].
     """
+    # Two thirds as long to import as torch itself, and no CPU needs it.
+    from torch.nn.attention.bias import causal_lower_right
+
     return causal_lower_right(queries.shape[-2], keys)
 
 

@@ -10,7 +10,7 @@ import torch
 from swarm.bench.checkpoint import make_checkpoint, read_decoder
 from swarm.bench.shapes import Shape
 from swarm.decoder import forms
-from swarm.decoder.linear import BesideLinear
+from swarm.decoder.linear import BesideLinear, has_kernels
 from swarm.decoder.schemes import quantisation_named
 from swarm.families import family_named
 from swarm.loading import init_part
@@ -67,7 +67,9 @@ def test_a_head_in_pieces_gives_the_same_logits(
 
 @pytest.mark.parametrize("form", ["plain", "int8/int8"])
 def test_a_head_is_made_beside_little_else(form: str, tmp_path: Path) -> None:
-    shape = Shape(layers=4, hidden=512, heads=8, vocabulary=100_000)
+    """In a dtype for which this processor has kernels: plain matrices of another are used as they are stored."""
+    dtype = "bfloat16" if has_kernels(torch.bfloat16) else "float32"
+    shape = Shape(layers=4, hidden=512, heads=8, vocabulary=100_000, dtype=dtype)
     make_checkpoint(shape, tmp_path)
     whole, cut = (
         peak_memory(LOAD.format(directory=str(tmp_path), form=form, numbers=numbers)) for numbers in (1 << 30, 4 << 20)

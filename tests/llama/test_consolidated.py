@@ -35,6 +35,7 @@ PARAMS: dict[str, Any] = {
     "multiple_of": 16,
     "norm_eps": 1e-6,
 }
+ROUNDING = 2e-5  # of logits up to 3 in float32: processors' kernels differ by half of that
 
 
 def interleave(matrix: Tensor, heads: int) -> Tensor:
@@ -80,7 +81,9 @@ def test_shards_become_the_model_that_they_were(shards: int, embedding_by_token:
     model = save_consolidated(tmp_path / "meta", shards, embedding_by_token=embedding_by_token)
     convert(tmp_path / "meta", tmp_path / "weights")
     with torch.inference_mode():
-        assert torch.allclose(init_part(tmp_path / "weights", "f")(IDS), model(IDS[None]).logits[0], atol=1e-5, rtol=0)
+        assert torch.allclose(
+            init_part(tmp_path / "weights", "f")(IDS), model(IDS[None]).logits[0], atol=ROUNDING, rtol=0
+        )
 
 
 def test_a_slowed_rotation_is_read(tmp_path: Path) -> None:
@@ -97,7 +100,9 @@ def test_a_slowed_rotation_is_read(tmp_path: Path) -> None:
     convert(tmp_path / "meta", tmp_path / "weights")
     assert read_manifest(tmp_path / "weights").config["max_position_embeddings"] == 131072
     with torch.inference_mode():
-        assert torch.allclose(init_part(tmp_path / "weights", "f")(IDS), model(IDS[None]).logits[0], atol=1e-5, rtol=0)
+        assert torch.allclose(
+            init_part(tmp_path / "weights", "f")(IDS), model(IDS[None]).logits[0], atol=ROUNDING, rtol=0
+        )
 
 
 @pytest.mark.parametrize(
