@@ -36,7 +36,7 @@ class DemoModel:
 
 
 def toy() -> DemoModel:
-    """2.5M parameters that know sixty answers about the project. The whole model, its KV and scratch need 9.8 MB."""
+    """2.5M parameters that know sixty answers about the project. The whole model, its KV and scratch need 10.1 MB."""
     return DemoModel(Path(str(resources.files("swarm.demo").joinpath("model"))), "8.4MB", "8.4MB", "")
 
 
