@@ -40,7 +40,7 @@ pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 test-long: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long --timeout 400
 
 test-clients: $(VENV)/installed-dev $(CLIENTS)/installed
 	$(BIN)/python -m pytest -m clients

@@ -20,7 +20,7 @@ from tests.gateway.soak import MODEL, PARTS, run
 from tests.gateway.words import NAME, Words, words
 from tests.swarms import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.long
 
 REQUESTS = 2000
 GROWN_BYTES = 4_000_000  # sixty-four sessions that rest keep their conversations' ids

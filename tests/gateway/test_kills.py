@@ -16,7 +16,7 @@ from swarm.testing.integer_model import IntegerModel
 from tests.gateway.words import NAME, Words, words
 from tests.swarms import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.long
 
 MODEL = IntegerModel(layer_seconds=0.0004)
 PARTS = ["b 0-6", "6-12 e"]
