@@ -132,7 +132,11 @@ def test_a_node_stays_within_its_memory_through_sessions_moves_and_a_death(
                 wait_for_claims(
                     tmp_path,
                     19210,
-                    lambda claims: len(claims) == 2 and all(one[1] == "serving" and one[2] < 4 for one in claims),
+                    lambda claims: (
+                        len(claims) == 2
+                        and all(state == "serving" for _, state, _ in claims)
+                        and sum(streamed for _, _, streamed in claims) <= LAYERS // 2
+                    ),
                 )
                 time.sleep(3)
                 peaks = [read_peak(first)]
