@@ -138,9 +138,10 @@ def run(
     while time.monotonic() < end and seen.requests < most:
         time.sleep(0.1)
         stretch = int(STRETCHES * (time.monotonic() - begun) / seconds)
-        seen.note(stretch, (process.memory_info().rss, process.num_fds()))
+        used = process.memory_info().rss, process.num_fds()
+        seen.note(stretch, used)
         if not seen.warm[0] and seen.requests >= WARM_REQUESTS:
-            seen.warm = process.memory_info().rss, process.num_fds()
+            seen.warm = used
         if has_changes and time.monotonic() > change:
             seen.changes[_change(swarm, rng)] += 1
             change = time.monotonic() + rng.uniform(*CHANGE_SECONDS)

@@ -81,9 +81,7 @@ def test_shards_become_the_model_that_they_were(shards: int, embedding_by_token:
     model = save_consolidated(tmp_path / "meta", shards, embedding_by_token=embedding_by_token)
     convert(tmp_path / "meta", tmp_path / "weights")
     with torch.inference_mode():
-        assert torch.allclose(
-            init_part(tmp_path / "weights", "f")(IDS), model(IDS[None]).logits[0], atol=ROUNDING, rtol=0
-        )
+        assert torch.allclose(init_part(tmp_path / "weights", "f")(IDS), model(IDS[None]).logits[0], atol=1e-5, rtol=0)
 
 
 def test_a_slowed_rotation_is_read(tmp_path: Path) -> None:
