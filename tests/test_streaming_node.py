@@ -18,7 +18,7 @@ QUESTION = "Say the words after: one two three"
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
+    return Path(shutil.copytree(WEIGHTS, tmp_path / "weights", ignore=shutil.ignore_patterns("packed")))
 
 
 def ask(folder: Path, weights: Path, port: int, options: list[str]) -> tuple[dict[str, object], list[str]]:
