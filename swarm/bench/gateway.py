@@ -127,8 +127,8 @@ def run(plan: GatewayPlan, weights: Path, folder: Path, say: Callable[[str], Non
     decoder = read_decoder(weights)
     parts = split_evenly(decoder, plan.nodes)
     with contextlib.ExitStack() as stack:
-        say(f"starting {plan.nodes} nodes, one more for the last part, and a gateway")
-        side = stack.enter_context(SwarmSide(weights, [*parts, parts[-1]], folder / "nodes", PORT))
+        say(f"starting {plan.nodes} nodes and a gateway")
+        side = stack.enter_context(SwarmSide(weights, parts, folder / "nodes", PORT))
         gateway = stack.enter_context(GatewaySide(side))
         rival = None
         if plan.has_rival:
@@ -136,7 +136,8 @@ def run(plan: GatewayPlan, weights: Path, folder: Path, say: Callable[[str], Non
             rival = Rival(weights)
             stack.callback(rival.close)
         figures = measure_rounds(plan.rounds, lambda number: _measure(plan, side, gateway, rival, number), say)
-        say("a long conversation")
+        say("a long conversation, with one more node for the last part")
+        side.add_node(parts[-1])
         figures |= measure_rounds(2, lambda number: _talk(plan, side, gateway, number), say)
         return figures | _talk(plan, side, gateway, 99, side.kill)
 

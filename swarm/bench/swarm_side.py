@@ -76,8 +76,7 @@ class SwarmSide:
     def _start(self) -> None:
         self.addresses: list[str] = []
         for part, program, options in zip(self._parts, self._programs, self._options_of_each, strict=True):
-            own = [*program, *self._options, *options, "--part", str(part)]
-            self.addresses.append(self._start_node(part, own, self.addresses))
+            self._start_node(part, [*program, *self._options, *options])
         secret = read_secret(self._folder / "CONFIG" / "swarm" / "secret")
         assert secret is not None
         settings = ClientSettings(hosts=[HOST], peers=self.addresses, use_mdns=False)
@@ -85,8 +84,14 @@ class SwarmSide:
         self.client.__enter__()
         self.card: ModelCard = self.client.card(self.client.find_model(None, READY_SECONDS))
 
-    def _start_node(self, part: Part, own: Sequence[str], peers: Sequence[str]) -> str:
-        command = [sys.executable, "-m", *own, *(word for peer in peers for word in ("--peer", peer))]
+    def add_node(self, part: Part) -> None:
+        """One more of swarm-node, beside those that serve already."""
+        self._start_node(part, ["swarm.cli", "node", *self._options])
+
+    def _start_node(self, part: Part, own: Sequence[str]) -> None:
+        """own: the program, and its options."""
+        peers = (word for peer in self.addresses for word in ("--peer", peer))
+        command = [sys.executable, "-m", *own, "--part", str(part), *peers]
         start = time.perf_counter()
         node = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
         self._nodes.append(node)
@@ -96,7 +101,7 @@ class SwarmSide:
             raise RuntimeError(f'the node for "{part}" did not start')
         self.ready_seconds.append(time.perf_counter() - start)
         self._ids.append(line.partition("id=")[2].partition(" ")[0])
-        return line.strip().rpartition("tcp://")[2]
+        self.addresses.append(line.strip().rpartition("tcp://")[2])
 
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "client"):
