@@ -7,7 +7,7 @@ import pytest
 from swarm.messages.members import AskPeers, Claim
 from swarm.messages.sessions import Refused
 from swarm.node.claims.holds import HOLD_SECONDS
-from swarm.node.claims.order import DRAIN_SECONDS, STUCK_SECONDS
+from swarm.node.claims.order import DRAIN_SECONDS, STUCK_SECONDS, MoveOrder
 from swarm.node.effects import Answer
 from swarm.node.events import PartFailed
 from swarm.node.machine import NodeMachine
@@ -121,6 +121,20 @@ def test_a_part_that_cannot_be_loaded_ends_the_move_and_what_was_served_still_is
     assert not machine.claims.by_model[MODEL_KEY].is_moving
     assert machine.make_beat().moves == 0
     assert str(simulation.part_of(names[0])) == HALVES[0]
+
+
+def test_whose_move_failed_is_counted_on_again_once_nodes_come_or_go() -> None:
+    """It may have failed for want of the one that is gone, and nobody else may have what that one served."""
+    order, mover, other = MoveOrder(), make_beat("a"), make_beat("b")
+    order.watch([mover, other], 1.0)
+    order.pass_over(mover.node, 1.0)
+    order.watch([other, mover], 2.0)
+    assert order.is_passed_over(mover.node, 2.0)
+    order.watch([mover], 3.0)
+    assert not order.is_passed_over(mover.node, 3.0)
+    order.pass_over(mover.node, 3.0)
+    order.watch([mover, make_beat("b", incarnation=other.incarnation + 1)], 4.0)
+    assert not order.is_passed_over(mover.node, 4.0)
 
 
 def test_a_beat_that_claims_what_no_model_has_is_refused() -> None:

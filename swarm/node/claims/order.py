@@ -42,9 +42,17 @@ class MoveOrder:
         self._due: dict[str, tuple[Move, float]] = {}  # by model: whose move is first, since when
         self._passed: dict[str, float] = {}  # node → until when
         self._moves: dict[tuple[str, str, str, str], _SeenMove] = {}  # by node, model, variant and state
+        self._members: set[tuple[str, int]] = set()  # nodes and their incarnations
 
     def watch(self, beats: Sequence[Beat], now: float) -> None:
-        """Note who loads or drains, and since when without progress. beats: of all nodes, this one included."""
+        """Note who loads or drains, and since when without progress. beats: of all nodes, this one included.
+
+        Where nodes have come or gone nobody is passed over any more: a move may have failed for want of just these.
+        """
+        members = {(beat.node, beat.incarnation) for beat in beats}
+        if members != self._members:
+            self._members = members
+            self._passed.clear()
         known, self._moves = self._moves, {}
         for beat in beats:
             for claim in beat.claims:
