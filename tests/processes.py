@@ -13,7 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tests.forked import ForkedProcess
+
 DEMO = Path(str(resources.files("swarm.demo").joinpath("model")))
+PROGRAM = ("swarm.cli",)
+ENTER = ["ip", "netns", "exec"]  # and the name of a network namespace
 READY = re.compile(r'swarm-node ready id=(\w+) part="([^"]+)" model=(\S+)(?: streamed=\d+)? address=tcp://(\S+)')
 
 
@@ -46,17 +50,27 @@ class Node:
         home: Path,
         arguments: Sequence[str],
         prefix: Sequence[str] = (),
-        program: Sequence[str] = ("swarm.cli",),
+        program: Sequence[str] = PROGRAM,
+        *,
+        is_forked: bool = True,
     ) -> None:
-        """prefix: a command that runs the node somewhere else, such as `ip netns exec NAME`. program: another module."""
+        """prefix: a command that runs the node somewhere else, such as `ip netns exec NAME`. program: another module.
+
+        is_forked: whether a process may become the node that has made its imports already.
+        """
         self.lines: list[str] = []
         self.errors: list[str] = []
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", *program, "node", *arguments],
-            env=environment(home),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        is_simple = program == PROGRAM and (not prefix or prefix[:-1] == ENTER)
+        self.process = (
+            ForkedProcess(arguments, environment(home), prefix[-1] if prefix else None)
+            if is_forked and is_simple
+            else subprocess.Popen(
+                [*prefix, sys.executable, "-m", *program, "node", *arguments],
+                env=environment(home),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
         self._ready = threading.Event()
         for stream, lines in ((self.process.stdout, self.lines), (self.process.stderr, self.errors)):
