@@ -25,7 +25,7 @@ from typing import Any
 from swarm.bench.checkpoint import read_decoder, split_evenly
 from swarm.bench.rival import Rival
 from swarm.bench.rounds import measure_rounds
-from swarm.bench.swarm_side import HOST, SwarmSide
+from swarm.bench.swarm_side import HOST, SwarmSide, rate_together
 
 PORT = 19700
 REST_SECONDS = 0.5  # until nodes take the answer before for over, and spare it nothing
@@ -163,7 +163,8 @@ def _measure(
     }
     if rival is not None:
         static = rival.measure(plan.rival_streams, plan.prompt_tokens, plan.new_tokens)["decode_tokens_per_second"]
-        ours = _speed_together(_ask_gateway(plan, side, gateway, plan.rival_streams, one, seed + 2100))
+        streams = _ask_gateway(plan, side, gateway, plan.rival_streams, one, seed + 2100)
+        ours = rate_together([one.times for one in streams])
         figures |= {
             "rival_static_tokens_per_second": static,
             "gateway_streams_tokens_per_second": ours,
@@ -215,12 +216,6 @@ def _speed(streams: Sequence[Streamed]) -> float:
     """Tokens a second of all, from the first question to the last token."""
     begun, ended = min(one.asked for one in streams), max(one.times[-1] for one in streams)
     return sum(len(one.times) for one in streams) / (ended - begun)
-
-
-def _speed_together(streams: Sequence[Streamed]) -> float:
-    """Likewise while all of them decode."""
-    begun, ended = max(one.times[0] for one in streams), min(one.times[-1] for one in streams)
-    return sum(begun < at <= ended for one in streams for at in one.times) / (ended - begun)
 
 
 def _talk(

@@ -205,9 +205,7 @@ class SwarmSide:
             thread.start()
         for thread in threads:
             thread.join()
-        start = max(stream[0] for stream in times)
-        stop = min(stream[-1] for stream in times)
-        return sum(1 for stream in times for at in stream if start < at <= stop) / (stop - start)
+        return rate_together(times)
 
     def measure_disturbance(self, prompt_tokens: int, seed: int) -> float:
         """How many times longer a running stream's median gap is while a long prompt of another prefills."""
@@ -234,6 +232,17 @@ def anonymous_bytes(pid: int | str) -> int:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) << 10
     return 0
+
+
+def rate_together(times: Sequence[Sequence[float]]) -> float:
+    """Tokens a second of several streams while all of them decode. times: of each stream's tokens.
+
+    Each counts from the first to the last of its own tokens in that time: streams whose tokens come together do not come in
+    the same moment, and a step that is cut off at the end of some would be one of few.
+    """
+    start, stop = max(stream[0] for stream in times), min(stream[-1] for stream in times)
+    inside = [[at for at in stream if start <= at <= stop] for stream in times]
+    return sum((len(some) - 1) / (some[-1] - some[0]) for some in inside if len(some) > 1)
 
 
 def _tokens_together(times: Sequence[Sequence[float]]) -> int:
