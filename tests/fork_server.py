@@ -16,6 +16,7 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -42,43 +43,61 @@ class Request(msgspec.Struct):
     namespace: str | None
 
 
-def fork_as_asked(control: socket.socket) -> Request | None:
-    """Until nobody can ask any more. Returns in each child what it has become, with its standard streams in place.
+class Child(NamedTuple):
+    """One that has been forked, and where it is told how it fares."""
 
-    With a request come the ends of three pipes: standard output and error, and where it is told how the child fares.
-    """
-    reports: dict[int, tuple[int, int]] = {}  # by pidfd: a child's pid, and where its end is told
-    with selectors.PollSelector() as selector:
+    pid: int
+    report: int
+
+
+def fork_as_asked(control: socket.socket) -> Request | None:
+    """Until nobody can ask any more. Returns in each child what it has become, with its standard streams in place."""
+    with selectors.PollSelector() as selector:  # of who asks, and of children by pidfd
         selector.register(control, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                if key.fd in reports:
+                if isinstance(key.data, Child):
                     selector.unregister(key.fd)
-                    pid, report = reports.pop(key.fd)
                     os.close(key.fd)
-                    tell(report, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-                    os.close(report)
+                    tell_end(key.data)
                     continue
-                asked, (out, err, report) = receive(control)
-                if asked is None:
+                said, fds, _, _ = socket.recv_fds(control, MOST_BYTES, 3)
+                if not said:
                     return None
-                pid = os.fork()
-                if not pid:
-                    become(asked, out, err)
-                    control.close()
-                    for fd in (report, *reports, *(end for _, end in reports.values())):
-                        os.close(fd)
-                    return asked
-                os.close(out)
-                os.close(err)
-                tell(report, pid)
-                reports[child := os.pidfd_open(pid)] = pid, report
-                selector.register(child, selectors.EVENT_READ)
+                child = fork(*fds)
+                if child is None:
+                    close_all(selector)
+                    return become(msgspec.json.decode(said, type=Request))
+                selector.register(os.pidfd_open(child.pid), selectors.EVENT_READ, child)
 
 
-def receive(control: socket.socket) -> tuple[Request | None, list[int]]:
-    said, fds, _, _ = socket.recv_fds(control, MOST_BYTES, 3)
-    return (msgspec.json.decode(said, type=Request), fds) if said else (None, [-1] * 3)
+def fork(out: int, err: int, report: int) -> Child | None:
+    """A child, or None in it. Ends of three pipes: its standard output and error, and where it is told how it fares."""
+    pid = os.fork()
+    if not pid:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.close(report)
+    os.close(out)
+    os.close(err)
+    if not pid:
+        return None
+    tell(report, pid)
+    return Child(pid, report)
+
+
+def tell_end(child: Child) -> None:
+    """That it has ended, and how."""
+    tell(child.report, os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]))
+    os.close(child.report)
+
+
+def close_all(selector: selectors.BaseSelector) -> None:
+    """In a child: what is its parent's."""
+    for key in selector.get_map().values():
+        os.close(key.fd)
+        if isinstance(key.data, Child):
+            os.close(key.data.report)
 
 
 def tell(report: int, number: int) -> None:
@@ -88,11 +107,8 @@ def tell(report: int, number: int) -> None:
         return
 
 
-def become(request: Request, out: int, err: int) -> None:
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.close(out)
-    os.close(err)
+def become(request: Request) -> Request:
+    """Be where and what is asked for, but for the node itself."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request.environment)
@@ -100,6 +116,7 @@ def become(request: Request, out: int, err: int) -> None:
     os.chdir(request.directory)
     if request.namespace is not None:
         enter(Path("/run/netns") / request.namespace)
+    return request
 
 
 def enter(namespace: Path) -> None:
@@ -118,9 +135,11 @@ def main() -> None:
         import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "threads are lost by a fork"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if request := fork_as_asked(socket.socket(fileno=int(sys.argv[1]))):
+    control = socket.socket(fileno=int(sys.argv[1]))
+    if request := fork_as_asked(control):
         from swarm.cli.node import main
 
+        control.detach()  # closed already
         sys.argv = ["swarm-node", *request.arguments]
         main()
 

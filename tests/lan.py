@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tests.processes import ENTER
+
 _numbers = itertools.count()  # of the LANs that this process has made, none of which sees another
 REASON = "needs root and iproute2: hosts are network namespaces"
 
@@ -36,7 +38,7 @@ class Host:
     def prefix(self) -> list[str]:
         """Put before a command, it runs there."""
         limit = ["prlimit", f"--nofile={self.files}:{self.files}"] if self.files else []
-        return ["ip", "netns", "exec", self.name, *limit]
+        return [*ENTER, self.name, *limit]
 
     def cut(self) -> None:
         """Pull the cable: what is under way is lost, and no connection hears of it."""

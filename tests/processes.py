@@ -60,18 +60,17 @@ class Node:
         """
         self.lines: list[str] = []
         self.errors: list[str] = []
-        is_simple = program == PROGRAM and (not prefix or prefix[:-1] == ENTER)
-        self.process = (
-            ForkedProcess(arguments, environment(home), prefix[-1] if prefix else None)
-            if is_forked and is_simple
-            else subprocess.Popen(
+        self.process: subprocess.Popen[str] | ForkedProcess
+        if is_forked and program == PROGRAM and (not prefix or prefix[:-1] == ENTER):
+            self.process = ForkedProcess(arguments, environment(home), prefix[-1] if prefix else None)
+        else:
+            self.process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", *program, "node", *arguments],
                 env=environment(home),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-        )
         self._ready = threading.Event()
         for stream, lines in ((self.process.stdout, self.lines), (self.process.stderr, self.errors)):
             threading.Thread(target=self._collect, args=(stream, lines), daemon=True).start()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.decoder.packed_folder import FOLDER
 from tests.demo_model import LOOPBACK, WEIGHTS
 from tests.processes import Node, chat_json, run_command
 
@@ -18,7 +19,7 @@ QUESTION = "Say the words after: one two three"
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(WEIGHTS, tmp_path / "weights", ignore=shutil.ignore_patterns("packed")))
+    return Path(shutil.copytree(WEIGHTS, tmp_path / "weights", ignore=shutil.ignore_patterns(FOLDER)))
 
 
 def ask(folder: Path, weights: Path, port: int, options: list[str]) -> tuple[dict[str, object], list[str]]:

@@ -79,7 +79,7 @@ class SwarmSide:
             self._start_node(part, [*program, *self._options, *options])
         secret = read_secret(self._folder / "CONFIG" / "swarm" / "secret")
         assert secret is not None
-        settings = ClientSettings(hosts=[HOST], peers=self.addresses, use_mdns=False)
+        settings = ClientSettings(hosts=[HOST], peers=list(self.addresses), use_mdns=False)
         self.client = SwarmClient(settings, derive_keys(secret), new_identity())
         self.client.__enter__()
         self.card: ModelCard = self.client.card(self.client.find_model(None, READY_SECONDS))
@@ -242,7 +242,7 @@ def rate_together(times: Sequence[Sequence[float]]) -> float:
     """
     start, stop = max(stream[0] for stream in times), min(stream[-1] for stream in times)
     inside = [[at for at in stream if start <= at <= stop] for stream in times]
-    return sum((len(some) - 1) / (some[-1] - some[0]) for some in inside if len(some) > 1)
+    return sum((len(some) - 1) / (some[-1] - some[0]) for some in inside if some and some[-1] > some[0])
 
 
 def _tokens_together(times: Sequence[Sequence[float]]) -> int:

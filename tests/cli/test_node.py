@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,19 +19,19 @@ from tests.demo_model import LOOPBACK, WEIGHTS
 from tests.processes import Node, peak_memory, run_command
 from tests.swarms import wait_until
 
+Program = partial(Node, is_forked=False)
+
 
 def test_a_node_without_a_secret_that_sees_a_swarm_says_how_to_join(tmp_path: Path) -> None:
-    first = Node(tmp_path / "a", ["--weights", WEIGHTS, *LOOPBACK, "--port", "18970", "--part", "f"], is_forked=False)
+    first = Program(tmp_path / "a", ["--weights", WEIGHTS, *LOOPBACK, "--port", "18970", "--part", "f"])
     try:
         first.wait_ready()
         refused = run_command("node", tmp_path / "b", ["--weights", WEIGHTS, *LOOPBACK, "--port", "18980"])
         assert refused.returncode == EXIT_NO_SECRET
         assert "ssh OTHER-MACHINE" in refused.stderr
         assert "--new-swarm" in refused.stderr
-        own = Node(
-            tmp_path / "b",
-            ["--weights", WEIGHTS, *LOOPBACK, "--port", "18980", "--new-swarm", "--part", "f"],
-            is_forked=False,
+        own = Program(
+            tmp_path / "b", ["--weights", WEIGHTS, *LOOPBACK, "--port", "18980", "--new-swarm", "--part", "f"]
         )
         own.wait_ready()
         own.stop()
@@ -60,7 +61,7 @@ def test_a_node_says_what_is_wrong_with_its_options(
 
 def test_a_node_tells_its_figures_to_prometheus(tmp_path: Path) -> None:
     options = ["--weights", WEIGHTS, *LOOPBACK, "--port", "18990", "--no-mdns", "--part", "f", "--name", "attic"]
-    started = Node(tmp_path, [*options, "--metrics", "18989"], is_forked=False)
+    started = Program(tmp_path, [*options, "--metrics", "18989"])
     try:
         started.wait_ready()
         told = scrape()
@@ -89,10 +90,8 @@ def scrape() -> dict[str, float]:
 
 
 def test_a_signal_ends_a_node_within_five_seconds(tmp_path: Path) -> None:
-    started = Node(
-        tmp_path,
-        ["--weights", WEIGHTS, *LOOPBACK, "--port", "18990", "--no-mdns", "--part", "f", "--json"],
-        is_forked=False,
+    started = Program(
+        tmp_path, ["--weights", WEIGHTS, *LOOPBACK, "--port", "18990", "--no-mdns", "--part", "f", "--json"]
     )
     wait_until(lambda: bool(started.lines), 30, "the node is ready")
     assert json.loads(started.lines[0])["event"] == "ready"
@@ -115,7 +114,7 @@ def test_memory_stays_under_the_cap(megabytes: int, asked: list[str], is_whole: 
 
     make_checkpoint(Shape(layers=12, hidden=1024, heads=16, vocabulary=20000), tmp_path / "weights")
     options = ["--weights", str(tmp_path / "weights"), *LOOPBACK, "--port", "19010", "--no-mdns"]
-    started = Node(tmp_path, [*options, "--memory", f"{megabytes}MB", *asked], is_forked=False)
+    started = Program(tmp_path, [*options, "--memory", f"{megabytes}MB", *asked])
     process = psutil.Process(started.process.pid)
     peak = 0
 

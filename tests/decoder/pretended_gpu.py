@@ -152,7 +152,7 @@ def inner_of(tensor: Tensor) -> Tensor:
 
 
 def for_each_tensor(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """A value with its tensors changed: one, or several in a sequence. A third of the time of torch's tree_map."""
+    """A value with its tensors changed: one, or several in a sequence. Quicker than torch's tree_map."""
     if isinstance(value, Tensor):
         return change(value)
     return type(value)([for_each_tensor(change, one) for one in value]) if isinstance(value, list | tuple) else value
