@@ -15,6 +15,7 @@ from swarm.decoder.description import Decoder, Slot
 from swarm.decoder.device import Device
 from swarm.decoder.direct import DirectFile
 from swarm.decoder.forms import Forms, Joint
+from swarm.decoder.half_linear import can_move, make_resident
 from swarm.decoder.layer import Head, Layer
 from swarm.decoder.linear import BesideLinear, Linear, PlainLinear
 from swarm.decoder.norms import make_norm
@@ -148,10 +149,11 @@ class Builder:
             self._trim()
         return embed, layers, head, streamed
 
-    def _layer(self, number: int) -> Generator[int, None, Layer]:
+    def _layer(self, number: int, *, moves: bool = False) -> Generator[int, None, Layer]:
+        """moves: it will lie in a buffer."""
         filled: dict[str, nn.Module] = {}
         for role, slots in self.decoder.fillings.items():
-            filled[role] = yield from self._fill(layer_key(number), slots)
+            filled[role] = yield from self._fill(layer_key(number), slots, moves=moves)
         layer = Layer(self.decoder, number, filled)
         self._trim()
         return layer
@@ -166,7 +168,8 @@ class Builder:
     ) -> Generator[int, None, tuple[PackedLayers, Mapping[int, Hashable], Sequence[LayerBuffer]]]:
         """Pack those layers that are not yet; and find so many buffers that any of them may be read into.
 
-        old: what is loaded and used meanwhile: its buffers are taken, then the memory of layers that it keeps so far.
+        old: what is loaded and used meanwhile: its buffers are taken, then the memory of layers that it keeps so far, where
+        those can move.
         Raises RequestError if layers cannot be streamed.
         """
         if self.device.is_host and not has_views():
@@ -175,14 +178,15 @@ class Builder:
         kinds = {number: self.forms.kind_of(self.decoder, number) for number in numbers}
         taken = [] if old.streamed is None else list(old.streamed.buffers)[:count]
         buffers = taken if all(kind in buffer.layouts for buffer in taken for kind in kinds.values()) else []
+        movable = {number: layer for number, layer in old.resident.items() if can_move(layer)}
         seen = {kind: layout for buffer in buffers for kind, layout in buffer.layouts.items()}
-        for number in sorted(numbers, key=lambda number: (number not in old.resident, number)):
-            kind, kept = kinds[number], old.resident.get(number)
+        for number in sorted(numbers, key=lambda number: (number not in movable, number)):
+            kind, kept = kinds[number], movable.get(number)
             lacking = [buffer for buffer in buffers if kind not in buffer.layouts]
             if len(buffers) == count and not lacking and packed.has(number, seen[kind].size):
                 yield self.store.manifest.files[layer_key(number)].bytes
                 continue
-            buffer = LayerBuffer(kind, (yield from self._layer(number)) if kept is None else kept, lane)
+            buffer = LayerBuffer(kind, (yield from self._layer(number, moves=True)) if kept is None else kept, lane)
             layout, data = buffer.layouts[kind], buffer.bytes_of(kind)
             if layout.form != seen.setdefault(kind, layout).form:
                 raise RequestError(f"layer {number} is not made of the same tensors as others in its form")
@@ -199,7 +203,7 @@ class Builder:
         for kind, number in {kinds[number]: number for number in numbers}.items():
             for buffer in buffers:
                 if kind not in buffer.layouts:
-                    buffer.adopt(kind, Layout((yield from self._layer(number))))
+                    buffer.adopt(kind, Layout((yield from self._layer(number, moves=True))))
         return packed, kinds, buffers
 
     def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:
@@ -212,10 +216,10 @@ class Builder:
         made_of = {number: files[layer_key(number)].sha256 for number in numbers}
         return PackedLayers(self.store.directory, made_of, facts)
 
-    def _fill(self, key: str, slots: Sequence[Slot]) -> Generator[int, None, nn.Module]:
+    def _fill(self, key: str, slots: Sequence[Slot], *, moves: bool = False) -> Generator[int, None, nn.Module]:
         """What slots' tensors make; a matrix at a time, so that memory peaks at one beyond what is kept.
 
-        slots: one, or several matrices to be joined.
+        slots: one, or several matrices to be joined. moves: the numbers will lie elsewhere.
         """
         biases: list[Tensor] = []
         for slot in slots:
@@ -232,8 +236,10 @@ class Builder:
         linears: list[Linear] = []
         for joint, own in zip(joints, _part_rows(bias, [joint.rows for joint in joints]), strict=True):
             tensors = yield from self._packed(key, joint)
-            linears.append(joint.scheme.make(tensors, own, self.dtype, self.device))
+            linear = joint.scheme.make(tensors, own, self.dtype, self.device)
             del tensors  # before the next ones are read
+            linears.append(linear if moves else make_resident(linear, self.device))
+            del linear
         return linears[0] if len(linears) == 1 else BesideLinear(linears)
 
     def _packed(self, key: str, joint: Joint) -> Generator[int, None, Mapping[str, Tensor]]:

@@ -201,4 +201,5 @@ class Forms:
         """Of the matrices of a role. dtype: that is computed in."""
         stored, item = ITEM_BYTES[self._manifest.dtype], ITEM_BYTES[dtype]
         each = [joint.costs(stored, item, device) for joint in self.products(key, slots, device)]
-        return MatrixCosts(sum(one.resident for one in each), max(one.making for one in each))
+        moves = all(one.moves for one in each)
+        return MatrixCosts(sum(one.resident for one in each), max(one.making for one in each), moves)

@@ -1,4 +1,4 @@
-"""Matrices stored as they are: computed with so, or reordered where the device's kernels want it."""
+"""Matrices stored as they are: computed with so, or in another order where the device's kernels want it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from swarm.decoder.device import Device
+from swarm.decoder.half import half_bytes, may_be_half, packing_bytes
 from swarm.decoder.scheme import MatrixCosts
 from swarm.sepweight.manifest import PLAIN_NAME, TensorEntry
 
@@ -39,6 +40,9 @@ class PlainScheme:
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
         rows, columns = shape
+        if may_be_half(shape, item, device):
+            making = rows * columns * (item + (stored if stored != item else 0)) + packing_bytes(shape)
+            return MatrixCosts(half_bytes(shape), making, moves=False)
         copies = item * device.has_reordered + (stored if stored != item else 0)
         return MatrixCosts(rows * columns * item, rows * columns * copies)
 

@@ -21,6 +21,13 @@ def has_tiles() -> bool:
     return "amx_bf16" in _read_processor()[1]
 
 
+@cache
+def has_half_kernels() -> bool:
+    """Whether products of 16-bit numbers are FBGEMM's: with AVX2, where there is no AVX-512 for oneDNN's."""
+    flags = _read_processor()[1]
+    return {"avx2", "fma", "f16c"} <= flags and "avx512bw" not in flags
+
+
 def _read_processor() -> tuple[str, set[str]]:
     """Its name and flags, where the system tells."""
     try:

@@ -31,10 +31,14 @@ def tile_bytes(shape: tuple[int, int], item: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MatrixCosts:
-    """Bytes on the device: that a matrix takes, and those that making it, or a product with it, takes besides."""
+    """Bytes on the device: that a matrix takes, and those that making it, or a product with it, takes besides.
+
+    moves: whether it can become the memory that others are read into.
+    """
 
     resident: int
     making: int
+    moves: bool = True
 
 
 class Scheme(StoredScheme, Protocol):

@@ -99,6 +99,8 @@ def model_memory(manifest: Manifest, decoder: Decoder, forms: Forms, dtype: str 
     kv = min(decoder.context, RESERVED_POSITIONS) * decoder.cache_bytes(item)
     running = device.own_bytes + running_bytes(decoder, item)
     making = max(matrix.making for matrix in matrices)
+    if not all(matrix.moves for matrix in matrices):  # what layers are read into is made beside those that are kept
+        making = max(making, layer)
     head_making = max(0, head.making - running - making)  # it is loaded once, mostly before anything runs
     shared = begin if forms.is_tied else 0  # in a part that has both
     return ModelMemory(

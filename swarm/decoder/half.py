@@ -1,0 +1,29 @@
+"""Which matrices FBGEMM multiplies with (swarm.decoder.half_linear), and what that costs. Imports no torch."""
+
+from __future__ import annotations
+
+from swarm.decoder.device import Device
+from swarm.decoder.processor import has_half_kernels
+
+HALF_BYTES, WIDE_BYTES = 2, 4  # of a float16, and of a float32 number
+ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
+LEAST_NUMBERS = 512 * 512  # smaller matrices are left as they are: half of what is packed might be padding
+PIECE_NUMBERS = 8 << 20  # of a matrix are packed by one thread
+PIECES_AT_ONCE = 4
+
+
+def may_be_half(shape: tuple[int, int], item: int, device: Device) -> bool:
+    """Whether a matrix [out, in] may be packed for FBGEMM. item: bytes of a number."""
+    is_large = shape[0] * shape[1] >= LEAST_NUMBERS and shape[1] >= COLUMN_BLOCK
+    return device.is_host and item == HALF_BYTES and is_large and has_half_kernels()
+
+
+def half_bytes(shape: tuple[int, int]) -> int:
+    """That a packed matrix takes."""
+    rows, columns = (-(-size // block) * block for size, block in zip(shape, (ROW_BLOCK, COLUMN_BLOCK), strict=True))
+    return rows * columns * HALF_BYTES
+
+
+def packing_bytes(shape: tuple[int, int]) -> int:
+    """That packing a matrix takes beside it."""
+    return min(shape[0] * shape[1], PIECES_AT_ONCE * PIECE_NUMBERS) * WIDE_BYTES
