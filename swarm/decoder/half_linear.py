@@ -37,7 +37,7 @@ class HalfLinear(Linear):
         rows, columns = weight.shape
         low, high = torch.aminmax(weight)
         exponent = LARGEST_EXPONENT - math.frexp(max(-low.item(), high.item()))[1]
-        self._shrink = 2.0**-exponent  # of activations: by what the matrix is multiplied with
+        self._shrink = torch.tensor([2.0**-exponent])  # for activations: the matrix is multiplied with the inverse
         step = max(ROW_BLOCK, PIECE_NUMBERS // columns // ROW_BLOCK * ROW_BLOCK)
         biases = [None] * rows if bias is None else bias.float().split(step)
         pieces = list(zip(weight.split(step), biases, strict=False))
@@ -49,9 +49,9 @@ class HalfLinear(Linear):
                 self._packed += pool.map(torch.ops.quantized.linear_prepack_fp16, *zip(*few, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape
-        wide = x.new_zeros((-(-rows // ROWS) * ROWS, columns), dtype=torch.float32)
-        torch.mul(x, self._shrink, out=wide[:rows])
+        rows = x.shape[0]
+        lacking = -rows % ROWS
+        wide = (torch.cat([x, *[x[:1]] * lacking]) if lacking else x) * self._shrink
         if len(self._packed) == 1:
             return _multiply(wide, self._packed[0])[:rows].to(x.dtype)
         y, start = x.new_empty((rows, self._rows)), 0

@@ -37,7 +37,18 @@ def chosen(candidates: list[Candidate], prompt_tokens: int, *, prompt_leads: boo
 def test_decode_steps_go_first_and_prompts_fill_what_is_left() -> None:
     waiting = [candidate("long", 1.0, 100), candidate("one", 3.0), candidate("short", 2.0, 10), candidate("two", 4.0)]
     assert chosen(waiting, 32) == {"one": 1, "two": 1, "long": 32}
+    assert chosen(waiting, 104) == {"one": 1, "two": 1, "long": 100, "short": 10}
+    waiting[2] = candidate("short", 2.0, 90)
     assert chosen(waiting, 105) == {"one": 1, "two": 1, "long": 100, "short": 5}
+
+
+def test_a_short_rest_of_a_prompt_goes_along() -> None:
+    """As a batch of its own it would take nearly as long as what is before it. No batch is larger than any may be."""
+    assert chosen([candidate("one", 1.0, 75)], 60) == {"one": 75}
+    assert chosen([candidate("one", 1.0, 76)], 60) == {"one": 60}
+    assert chosen([candidate("one", 1.0, LARGEST_CHUNK)], LARGEST_CHUNK - 8) == {"one": LARGEST_CHUNK}
+    assert chosen([candidate("one", 1.0, LARGEST_CHUNK + 1)], LARGEST_CHUNK - 8) == {"one": LARGEST_CHUNK - 8}
+    assert chosen([candidate("one", 1.0, LARGEST_CHUNK + 1)], LARGEST_CHUNK) == {"one": LARGEST_CHUNK}
 
 
 def test_what_is_due_first_runs_first() -> None:
