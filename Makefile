@@ -17,14 +17,19 @@ CLIENTS := .venv-clients
 INSTALLING := installing torch and what it needs into $(VENV): 1 to 6 GB, some minutes, once
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-long test-clients lint types floors pytest simulate format demo-model clean
+.PHONY: demo test test-long test-clients lint types floors pytest pytest-talking pytest-computing simulate format demo-model clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m swarm.demo $(if $(MODEL),--model $(MODEL)) $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(WEB),--web $(WEB)) $(if $(PROMPT),"$(PROMPT)")
 
 SEEDS ?= 200
 
-test: lint types floors pytest simulate
+# What opens no ports runs beside the rest, of which most waits for something, and gives way to it.
+COMPUTING := tests/decoder tests/falcon tests/llama tests/plan tests/sepweight tests/testing
+ASIDE := GOMP_SPINCOUNT=10000 nice -n 19
+
+test: lint types floors
+	@$(MAKE) --no-print-directory --jobs 2 pytest-talking pytest-computing simulate
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -39,6 +44,13 @@ floors: $(VENV)/installed-dev
 pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
+pytest-talking: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(COMPUTING:%=--ignore %)
+
+pytest-computing: $(VENV)/installed-dev
+	@mkdir -p build
+	@$(ASIDE) $(BIN)/python -m pytest $(COMPUTING) > build/computing.log 2>&1; status=$$?; cat build/computing.log; exit $$status
+
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m long --timeout 400
 
@@ -46,7 +58,7 @@ test-clients: $(VENV)/installed-dev $(CLIENTS)/installed
 	$(BIN)/python -m pytest -m clients
 
 simulate: $(VENV)/installed-dev
-	$(BIN)/python -m swarm.testing $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	$(ASIDE) $(BIN)/python -m swarm.testing $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
