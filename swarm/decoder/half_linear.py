@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeGuard, cast
 
@@ -26,6 +27,7 @@ from swarm.decoder.linear import Linear, PlainLinear, has_kernels
 
 ROWS = 3  # that a product has a multiple of
 LARGEST_EXPONENT = 15  # float16 ends at 65,504
+MOST_EXPONENT = 100  # float32 ends at 2^128
 
 
 class HalfLinear(Linear):
@@ -34,36 +36,32 @@ class HalfLinear(Linear):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """weight: [out, in], not kept."""
         super().__init__()
-        rows, columns = weight.shape
+        self._rows, columns = weight.shape
         low, high = torch.aminmax(weight)
-        exponent = LARGEST_EXPONENT - math.frexp(max(-low.item(), high.item()))[1]
+        exponent = min(MOST_EXPONENT, LARGEST_EXPONENT - math.frexp(max(-low.item(), high.item()))[1])
         self._shrink = torch.tensor([2.0**-exponent])  # for activations: the matrix is multiplied with the inverse
         step = max(ROW_BLOCK, PIECE_NUMBERS // columns // ROW_BLOCK * ROW_BLOCK)
-        biases = [None] * rows if bias is None else bias.float().split(step)
-        pieces = list(zip(weight.split(step), biases, strict=False))
-        self._rows = rows
+        pieces = weight.split(step)
+        biases = [None] * len(pieces) if bias is None else bias.float().split(step)
+        self._multiply = cast(Callable[[Tensor, Any], Tensor], torch.ops.quantized.linear_dynamic_fp16.default)
         self._packed: list[Any] = []
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:  # a core takes 15 ns a number
-            for at in range(0, len(pieces), PIECES_AT_ONCE):
-                few = [(some.float().mul_(2.0**exponent), own) for some, own in pieces[at : at + PIECES_AT_ONCE]]
-                self._packed += pool.map(torch.ops.quantized.linear_prepack_fp16, *zip(*few, strict=True))
+            for few in (slice(at, at + PIECES_AT_ONCE) for at in range(0, len(pieces), PIECES_AT_ONCE)):
+                wide = [piece.float().mul_(2.0**exponent) for piece in pieces[few]]
+                self._packed += pool.map(torch.ops.quantized.linear_prepack_fp16, wide, biases[few])
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
         lacking = -rows % ROWS
         wide = (torch.cat([x, *[x[:1]] * lacking]) if lacking else x) * self._shrink
         if len(self._packed) == 1:
-            return _multiply(wide, self._packed[0])[:rows].to(x.dtype)
+            return self._multiply(wide, self._packed[0])[:rows].to(x.dtype)
         y, start = x.new_empty((rows, self._rows)), 0
         for packed in self._packed:
-            some = _multiply(wide, packed)[:rows]
+            some = self._multiply(wide, packed)[:rows]
             y[:, start : start + some.shape[1]] = some
             start += some.shape[1]
         return y
-
-
-def _multiply(wide: Tensor, packed: Any) -> Tensor:
-    return cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(wide, packed))
 
 
 def make_resident(linear: Linear, device: Device) -> Linear:
