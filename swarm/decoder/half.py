@@ -7,7 +7,7 @@ from swarm.decoder.processor import has_half_kernels
 
 HALF_BYTES, WIDE_BYTES = 2, 4  # of a float16, and of a float32 number
 ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
-LEAST_NUMBERS = 512 * 512  # smaller matrices are left as they are: half of what is packed might be padding
+LEAST_NUMBERS = 512 * 512  # smaller matrices take little time either way
 PIECE_NUMBERS = 4 << 20  # of a matrix are packed by one thread
 PIECES_AT_ONCE = 2
 

@@ -5,8 +5,8 @@ unless it is less than 2^-31 of the matrix' largest: what is lost of such a one 
 rounds away. Sums are made in float32, as everywhere.
 
 A row has the same bits in any company: blocks of three to six rows add their products in one order, blocks of one and two
-in another, and none of those is left of a multiple of three (1 to 360 rows, one core and two). What is packed cannot be
-looked into, nor made of bytes that lie somewhere: layers that come from disk are computed with torch's general code.
+in another, and none of those is left of a multiple of three (1 to 1,100 rows, one core and two). What is packed cannot
+be looked into, nor made of bytes that lie somewhere: layers that come from disk are computed with torch's general code.
 """
 
 from __future__ import annotations
