@@ -14,7 +14,7 @@ from torch import Tensor
 from swarm.decoder.builder import Streaming
 from swarm.decoder.device import Cpu
 from swarm.decoder.half import may_be_half, packing_bytes
-from swarm.decoder.half_linear import HalfLinear, can_move
+from swarm.decoder.half_linear import HalfLinear, _has_half_kernels, can_move
 from swarm.decoder.linear import PlainLinear
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
@@ -25,6 +25,9 @@ from swarm.loading import init_part
 from tests.decoder.pretended_gpu import PretendedGpu
 from tests.llama.members import save_sepweight
 
+pytestmark = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="this torch is built without FBGEMM"
+)
 HALVES = [torch.bfloat16, torch.float16]
 SHAPES = [(960, 576), (576, 1536), (2048, 2048), (300, 1000)]
 ROWS = 126  # its kernels take 120 rows, and begin anew
@@ -80,6 +83,11 @@ def need_half_kernels() -> None:
         pytest.skip("FBGEMM has other kernels where there is AVX-512, and they are not used there")
 
 
+def test_this_machine_uses_what_it_has() -> None:
+    need_half_kernels()
+    assert all(_has_half_kernels(dtype) for dtype in HALVES)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_row_has_the_same_bits_in_any_company(shape: tuple[int, int], threads: int) -> None:
@@ -117,6 +125,7 @@ for shape in {shapes}:
 
 def test_what_one_takes_is_what_it_is_reckoned_to() -> None:
     """In a process of its own: whatever another test has freed may be taken first."""
+    need_half_kernels()
     told = subprocess.run(
         [sys.executable, "-c", MEASURE.format(shapes=SHAPES)], capture_output=True, text=True, check=True, timeout=100
     )
@@ -141,6 +150,7 @@ def test_which_matrices_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Wide enough, on a machine with AVX2 and no AVX-512, whatever this one has."""
     monkeypatch.setattr("swarm.decoder.half.has_half_kernels", lambda: True)
+    monkeypatch.setattr("swarm.decoder.half_linear._has_half_kernels", lambda dtype: True)
     for module in ("linear", "half_linear"):
         monkeypatch.setattr(f"swarm.decoder.{module}.has_kernels", lambda dtype: dtype is torch.float32)
     save_sepweight("qwen2", tmp_path / "weights", dtype="bfloat16", **SIZES)
