@@ -7,15 +7,17 @@ from swarm.decoder.processor import has_half_kernels
 
 HALF_BYTES, WIDE_BYTES = 2, 4  # of a float16, and of a float32 number
 ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
-LEAST_NUMBERS = 512 * 512  # smaller matrices take little time either way
+LEAST_NUMBERS = 1 << 20  # smaller matrices take little time either way
+MOST_PADDING = 1 / 8  # of what is packed: a head of 576 columns would take 1.78 times its bytes
 PIECE_NUMBERS = 4 << 20  # of a matrix are packed by one thread
 PIECES_AT_ONCE = 2
 
 
 def may_be_half(shape: tuple[int, int], item: int, device: Device) -> bool:
     """Whether a matrix [out, in] may be packed for FBGEMM. item: bytes of a number."""
-    is_large = shape[0] * shape[1] >= LEAST_NUMBERS and shape[1] >= COLUMN_BLOCK
-    return device.is_host and item == HALF_BYTES and is_large and has_half_kernels()
+    numbers = shape[0] * shape[1]
+    is_worth_it = numbers >= LEAST_NUMBERS and numbers * HALF_BYTES >= (1 - MOST_PADDING) * half_bytes(shape)
+    return device.is_host and item == HALF_BYTES and is_worth_it and has_half_kernels()
 
 
 def half_bytes(shape: tuple[int, int]) -> int:

@@ -134,11 +134,12 @@ def test_what_one_takes_is_what_it_is_reckoned_to() -> None:
 
 def test_which_matrices_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swarm.decoder.half.has_half_kernels", lambda: True)
-    assert may_be_half((576, 576), 2, Cpu())
-    assert not may_be_half((576, 576), 4, Cpu())
-    assert not may_be_half((192, 768), 2, Cpu())
-    assert not may_be_half((4096, 256), 2, Cpu())
-    assert not may_be_half((576, 576), 2, PretendedGpu())
+    assert may_be_half((2048, 2048), 2, Cpu())
+    assert may_be_half((4544, 4544), 2, Cpu())
+    assert not may_be_half((2048, 2048), 4, Cpu())
+    assert not may_be_half((576, 1536), 2, Cpu())
+    assert not may_be_half((49152, 576), 2, Cpu())
+    assert not may_be_half((2048, 2048), 2, PretendedGpu())
     costs = PLAIN.costs((2048, 2048), 2, 2, Cpu())
     assert (costs.resident, costs.moves) == (2048 * 2048 * 2, False)
     assert costs.making == 2048 * 2048 * 2 + packing_bytes((2048, 2048)) == 2048 * 2048 * 6
@@ -150,6 +151,7 @@ def test_which_matrices_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Wide enough, on a machine with AVX2 and no AVX-512, whatever this one has."""
     monkeypatch.setattr("swarm.decoder.half.has_half_kernels", lambda: True)
+    monkeypatch.setattr("swarm.decoder.half.LEAST_NUMBERS", 512 * 512)
     monkeypatch.setattr("swarm.decoder.half_linear._has_half_kernels", lambda dtype: True)
     for module in ("linear", "half_linear"):
         monkeypatch.setattr(f"swarm.decoder.{module}.has_kernels", lambda dtype: dtype is torch.float32)
