@@ -16,8 +16,8 @@ PIECES_AT_ONCE = 2
 def may_be_half(shape: tuple[int, int], item: int, device: Device) -> bool:
     """Whether a matrix [out, in] may be packed for FBGEMM. item: bytes of a number."""
     numbers = shape[0] * shape[1]
-    is_worth_it = numbers >= LEAST_NUMBERS and numbers * HALF_BYTES >= (1 - MOST_PADDING) * half_bytes(shape)
-    return device.is_host and item == HALF_BYTES and is_worth_it and has_half_kernels()
+    has_gain = numbers >= LEAST_NUMBERS and numbers * HALF_BYTES >= (1 - MOST_PADDING) * half_bytes(shape)
+    return device.is_host and item == HALF_BYTES and has_gain and has_half_kernels()
 
 
 def half_bytes(shape: tuple[int, int]) -> int:

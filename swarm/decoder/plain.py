@@ -39,12 +39,11 @@ class PlainScheme:
         return tensors["weight"].float()
 
     def costs(self, shape: tuple[int, int], stored: int, item: int, device: Device) -> MatrixCosts:
-        rows, columns = shape
+        numbers = shape[0] * shape[1]
+        making = numbers * (item * device.has_reordered + (stored if stored != item else 0))
         if may_be_half(shape, item, device):
-            making = rows * columns * (item + (stored if stored != item else 0)) + packing_bytes(shape)
-            return MatrixCosts(half_bytes(shape), making, moves=False)
-        copies = item * device.has_reordered + (stored if stored != item else 0)
-        return MatrixCosts(rows * columns * item, rows * columns * copies)
+            return MatrixCosts(half_bytes(shape), making + packing_bytes(shape), moves=False)
+        return MatrixCosts(numbers * item, making)
 
     def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:
         from swarm.decoder.linear import plain_linear
