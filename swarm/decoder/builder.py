@@ -15,7 +15,7 @@ from swarm.decoder.description import Decoder, Slot
 from swarm.decoder.device import Device
 from swarm.decoder.direct import DirectFile
 from swarm.decoder.forms import Forms, Joint
-from swarm.decoder.half_linear import can_move, make_resident
+from swarm.decoder.half_linear import as_half, can_move
 from swarm.decoder.layer import Head, Layer
 from swarm.decoder.linear import BesideLinear, Linear, PlainLinear
 from swarm.decoder.norms import make_norm
@@ -238,7 +238,7 @@ class Builder:
             tensors = yield from self._packed(key, joint)
             linear = joint.scheme.make(tensors, own, self.dtype, self.device)
             del tensors  # before the next ones are read
-            linears.append(linear if moves else make_resident(linear, self.device))
+            linears.append(as_half(linear, self.device, moves=moves))
             del linear
         return linears[0] if len(linears) == 1 else BesideLinear(linears)
 

@@ -1,4 +1,4 @@
-"""Which matrices FBGEMM multiplies with (swarm.decoder.half_linear), and what that costs. Imports no torch."""
+"""Which matrices are multiplied as float16 numbers (swarm.decoder.half_linear), and what that costs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,25 +7,35 @@ from swarm.decoder.processor import has_half_kernels
 
 HALF_BYTES, WIDE_BYTES = 2, 4  # of a float16, and of a float32 number
 ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
-LEAST_NUMBERS = 1 << 20  # smaller matrices take little time either way
-MOST_PADDING = 1 / 8  # of what is packed: a head of 576 columns would take 1.78 times its bytes
-PIECE_NUMBERS = 4 << 20  # of a matrix are packed by one thread
+# Of one row, smaller matrices take longer so: each block of columns is a call.
+LEAST_NUMBERS, LEAST_WITH_REST = 3 << 18, 2 << 20
+MOST_MORE = 1 / 8  # of what is kept, beyond the matrix' own bytes
+PIECE_ROWS = 8192  # of a block are packed by one thread
 PIECES_AT_ONCE = 2
 
 
 def may_be_half(shape: tuple[int, int], item: int, device: Device) -> bool:
-    """Whether a matrix [out, in] may be packed for FBGEMM. item: bytes of a number."""
+    """Whether a matrix [out, in] may be multiplied so. item: bytes of a number."""
     numbers = shape[0] * shape[1]
-    has_gain = numbers >= LEAST_NUMBERS and numbers * HALF_BYTES >= (1 - MOST_PADDING) * half_bytes(shape)
+    least = LEAST_NUMBERS if packed_columns(shape[1]) == shape[1] else LEAST_WITH_REST
+    has_gain = numbers >= least and numbers * HALF_BYTES >= (1 - MOST_MORE) * packed_bytes(shape)
     return device.is_host and item == HALF_BYTES and has_gain and has_half_kernels()
 
 
-def half_bytes(shape: tuple[int, int]) -> int:
-    """That a packed matrix takes."""
-    rows, columns = (-(-size // block) * block for size, block in zip(shape, (ROW_BLOCK, COLUMN_BLOCK), strict=True))
-    return rows * columns * HALF_BYTES
+def packed_columns(columns: int) -> int:
+    """Those of a matrix that are packed: the rest is kept in float32 where that takes less than one more block."""
+    rest = columns % COLUMN_BLOCK
+    return columns - rest if rest * WIDE_BYTES < COLUMN_BLOCK * HALF_BYTES else columns
+
+
+def packed_bytes(shape: tuple[int, int]) -> int:
+    """That a packed matrix [out, in] takes."""
+    rows, columns = shape
+    packed = packed_columns(columns)
+    blocks = -(-rows // ROW_BLOCK) * -(-packed // COLUMN_BLOCK)
+    return blocks * ROW_BLOCK * COLUMN_BLOCK * HALF_BYTES + rows * (columns - packed) * WIDE_BYTES
 
 
 def packing_bytes(shape: tuple[int, int]) -> int:
     """That packing a matrix takes beside it."""
-    return min(shape[0] * shape[1], PIECES_AT_ONCE * PIECE_NUMBERS) * WIDE_BYTES
+    return min(shape[0] * shape[1], PIECES_AT_ONCE * PIECE_ROWS * COLUMN_BLOCK) * WIDE_BYTES

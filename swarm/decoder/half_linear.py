@@ -4,92 +4,156 @@ Torch's general code takes five times as long for sixteen rows. A bfloat16 numbe
 unless it is less than 2^-31 of the matrix' largest: what is lost of such a one is less than what the sum of a few products
 rounds away. Sums are made in float32, as everywhere.
 
-A row has the same bits in any company: blocks of three to six rows add their products in one order, blocks of one and two
-in another, and none of those is left of a multiple of three (1 to 1,100 rows, one core and two). What is packed cannot
-be looked into, nor made of bytes that lie somewhere: layers that come from disk are computed with torch's general code.
+What is packed for FBGEMM cannot be looked into, nor made of bytes that lie somewhere: it stays where it is. Layers that come
+from disk are multiplied by oneDNN, made float32 a tile at a time, and give the same bits: over 512 columns both add one
+product after another, rounded once each, and the sums of such blocks are added up here.
+
+A row has the same bits in any company: FBGEMM's blocks of three to six rows add in that order, those of one and two in
+another, and none of those is left of a multiple of three (1 to 1,100 rows, one core and two).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from swarm.decoder.device import LEAST_ROWS, Device
-from swarm.decoder.half import PIECE_NUMBERS, PIECES_AT_ONCE, ROW_BLOCK, may_be_half
+from swarm.decoder.device import Device
+from swarm.decoder.half import COLUMN_BLOCK, PIECE_ROWS, PIECES_AT_ONCE, may_be_half, packed_columns
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
-from swarm.decoder.linear import Linear, PlainLinear, has_kernels
+from swarm.decoder.linear import Linear, PlainLinear, ReorderedLinear, has_kernels
 
 ROWS = 3  # that a product has a multiple of
+TILE_ROWS = 2048  # of a block are made float32 at a time
 LARGEST_EXPONENT = 15  # float16 ends at 65,504
 MOST_EXPONENT = 100  # float32 ends at 2^128
 
+Product = Callable[[Tensor], Tensor]  # [rows, in] → [rows, out], float32, of a block
+
 
 class HalfLinear(Linear):
-    """A matrix as FBGEMM reads it, in pieces of some rows each."""
+    """A matrix of float16 numbers times a power of two: its products over blocks of columns, added up."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """weight: [out, in], not kept."""
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: [out, in]."""
         super().__init__()
-        self._rows, columns = weight.shape
+        self.rows, columns = weight.shape
         low, high = torch.aminmax(weight)
         exponent = min(MOST_EXPONENT, LARGEST_EXPONENT - math.frexp(max(-low.item(), high.item()))[1])
-        self._shrink = torch.tensor([2.0**-exponent])  # for activations: the matrix is multiplied with the inverse
-        step = max(ROW_BLOCK, PIECE_NUMBERS // columns // ROW_BLOCK * ROW_BLOCK)
-        pieces = weight.split(step)
-        biases = [None] * len(pieces) if bias is None else bias.float().split(step)
-        self._multiply = cast(Callable[[Tensor, Any], Tensor], torch.ops.quantized.linear_dynamic_fp16.default)
-        self._packed: list[Any] = []
-        with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:  # a core takes 15 ns a number
-            for few in (slice(at, at + PIECES_AT_ONCE) for at in range(0, len(pieces), PIECES_AT_ONCE)):
-                wide = [piece.float().mul_(2.0**exponent) for piece in pieces[few]]
-                self._packed += pool.map(torch.ops.quantized.linear_prepack_fp16, wide, biases[few])
+        self.factor = 2.0**exponent
+        self.shrink = torch.tensor([1 / self.factor])  # for activations: the matrix is multiplied with the inverse
+        self.bias = None if bias is None else bias.float()
+        self.widths = [min(COLUMN_BLOCK, columns - start) for start in range(0, columns, COLUMN_BLOCK)]
+
+    def halves(self, weight: Tensor) -> Tensor:
+        """Some of the matrix as float16 numbers."""
+        return (weight * self.factor).half()
+
+    def tiles(self) -> Iterable[tuple[slice, Iterable[Product]]]:
+        """Rows of the matrix behind rows, with a product for each block of columns."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
         lacking = -rows % ROWS
-        wide = (torch.cat([x, *[x[:1]] * lacking]) if lacking else x) * self._shrink
-        if len(self._packed) == 1:
-            return self._multiply(wide, self._packed[0])[:rows].to(x.dtype)
-        y, start = x.new_empty((rows, self._rows)), 0
-        for packed in self._packed:
-            some = self._multiply(wide, packed)[:rows]
-            y[:, start : start + some.shape[1]] = some
-            start += some.shape[1]
+        wide = (torch.cat([x, *[x[:1]] * lacking]) if lacking else x) * self.shrink
+        blocks = [block.contiguous() for block in wide.split(self.widths, 1)]
+        y = x.new_empty((rows, self.rows))
+        for some, products in self.tiles():
+            first, *others = (multiply(block) for multiply, block in zip(products, blocks, strict=True))
+            for other in others:
+                first += other
+            if self.bias is not None:
+                first += self.bias[some]
+            y[:, some] = first[:rows]
         return y
 
 
-def make_resident(linear: Linear, device: Device) -> Linear:
-    """What multiplies with a matrix that stays where it is. linear: what does so wherever its numbers lie."""
-    return HalfLinear(linear.weight.data, linear.bias) if is_faster_resident(linear, device) else linear
+class PackedLinear(HalfLinear):
+    """As FBGEMM reads it. Cannot be moved."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """weight: not kept."""
+        super().__init__(weight, bias)
+        tiles = [(some, weight[some].split(self.widths, 1)) for some in _slices(self.rows, PIECE_ROWS)]
+        pieces = [block for _, blocks in tiles for block in blocks]
+        made: list[Product] = []
+        with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:  # a core takes 15 ns a number
+            for few in _slices(len(pieces), PIECES_AT_ONCE):
+                wide = [
+                    self.halves(block).float() for block in pieces[few]
+                ]  # here: what a thread frees may stay its own
+                made += pool.map(_pack, wide)
+        packed = iter(made)
+        self._tiles = [(some, [next(packed) for _ in blocks]) for some, blocks in tiles]
+
+    def tiles(self) -> Sequence[tuple[slice, Sequence[Product]]]:
+        return self._tiles
 
 
-def is_faster_resident(linear: nn.Module, device: Device) -> TypeGuard[PlainLinear]:
-    """Whether a matrix that stays where it is is computed with otherwise; it rounds otherwise then, too."""
+class TiledLinear(HalfLinear):
+    """Numbers that may lie anywhere. weight: [out, in], float16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(weight, bias)
+        self.weight = nn.Parameter(self.halves(weight), requires_grad=False)
+
+    def tiles(self) -> Iterable[tuple[slice, Iterable[Product]]]:
+        for some in _slices(self.rows, TILE_ROWS):
+            yield some, (functools.partial(_multiply_plain, block) for block in self.weight[some].split(self.widths, 1))
+
+
+def as_half(linear: Linear, device: Device, *, moves: bool) -> Linear:
+    """A linear, or what takes its place on this processor. moves: its numbers will lie elsewhere."""
     if not isinstance(linear, PlainLinear):
-        return False
-    rows, columns = linear.weight.shape
-    item, dtype = linear.weight.itemsize, linear.weight.dtype
-    return may_be_half((rows, columns), item, device) and not has_kernels(dtype) and _has_half_kernels(dtype)
+        return linear
+    weight = linear.weight.data
+    rows, columns = weight.shape
+    if not may_be_half((rows, columns), weight.itemsize, device) or has_kernels(weight.dtype):
+        return linear
+    if not _has_half_kernels(weight.dtype):
+        return linear
+    return (TiledLinear if moves else PackedLinear)(weight, linear.bias)
 
 
 def can_move(module: nn.Module) -> bool:
     """Whether a module's numbers may lie elsewhere."""
-    return not any(isinstance(one, HalfLinear) for one in module.modules())
+    return not any(isinstance(one, PackedLinear) for one in module.modules())
+
+
+def _slices(count: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _pack(block: Tensor) -> Product:
+    """block: float32. Less than half a block is smaller as it is."""
+    if not packed_columns(block.shape[1]):
+        return ReorderedLinear(block)
+    return functools.partial(_multiply_packed, torch.ops.quantized.linear_prepack_fp16(block, None))
+
+
+def _multiply_packed(packed: Any, x: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(x, packed))
+
+
+def _multiply_plain(block: Tensor, x: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, block.float(), None, "none", [], ""))
 
 
 @functools.cache
 def _has_half_kernels(dtype: torch.dtype) -> bool:
-    """Whether torch has FBGEMM's kernels, and they are right and fast on this machine."""
-    plain = PlainLinear(torch.ones(TRIED_ROWS, TRIED_COLUMNS, dtype=dtype))
-    x = torch.ones(LEAST_ROWS, TRIED_COLUMNS, dtype=dtype)
+    """Whether torch has FBGEMM's kernels, and they are fast on this machine, right, and add as oneDNN's do."""
+    weight = torch.randn((TRIED_ROWS, TRIED_COLUMNS), generator=torch.Generator().manual_seed(0)).to(dtype)
+    x, plain = weight[:ROWS] / TRIED_COLUMNS, PlainLinear(weight)
     try:
-        half = HalfLinear(plain.weight.data)
-        return torch.equal(half(x), plain(x)) and is_worth_it(lambda: half(x), lambda: plain(x))
+        packed, tiled = PackedLinear(weight), TiledLinear(weight)
+        found, wanted = packed(x), plain(x)
+        is_right = torch.equal(found, tiled(x)) and torch.allclose(found, wanted, rtol=0.02, atol=0.02)
+        return is_right and is_worth_it(lambda: packed(x), lambda: plain(x))
     except (AttributeError, RuntimeError):
         return False

@@ -5,7 +5,6 @@ Knows no sessions beyond the spans it is given, no files and no network.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from swarm.decoder.cache import ContiguousCache, KvCache
 from swarm.decoder.calls import Calls, plan_calls
 from swarm.decoder.description import Decoder
 from swarm.decoder.device import Device
-from swarm.decoder.half_linear import is_faster_resident
 from swarm.decoder.layer import Head, Span, View
 from swarm.decoder.positions import PositionTables
 from swarm.decoder.shelf import Shelf
@@ -74,15 +72,6 @@ class DecoderPart(nn.Module):
         self._embedding_scale = torch.tensor(scale, dtype=dtype).item() if decoder.rounds_embedding_scale else scale
         self._tables = PositionTables(decoder, dtype, device)
         self._kinds = {decoder.kind(number) for number in part.layers}
-
-    @property
-    def kind(self) -> str:
-        """What decides rounding: parts of one kind give the same bits for the same layer. At most 64 characters."""
-        streamed = self.shelf.streamed
-        if streamed is None or not any(is_faster_resident(one, self.device) for one in streamed.modules):
-            return self.device.kind
-        told = f"{self.device.kind} {list(streamed.numbers)}"
-        return f"{self.device.kind[:49]} reads {zlib.crc32(told.encode()):08x}"
 
     def new_cache(self, reserve: int | None = None, layers: Iterable[int] | None = None) -> KvCache:
         """An empty cache for this part's layers (or some); reserve: positions, the model's context by default."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from swarm.decoder.device import Device
-from swarm.decoder.half import half_bytes, may_be_half, packing_bytes
+from swarm.decoder.half import may_be_half, packed_bytes, packing_bytes
 from swarm.decoder.scheme import MatrixCosts
 from swarm.sepweight.manifest import PLAIN_NAME, TensorEntry
 
@@ -42,7 +42,7 @@ class PlainScheme:
         numbers = shape[0] * shape[1]
         making = numbers * (item * device.has_reordered + (stored if stored != item else 0))
         if may_be_half(shape, item, device):
-            return MatrixCosts(half_bytes(shape), making + packing_bytes(shape), moves=False)
+            return MatrixCosts(packed_bytes(shape), making + packing_bytes(shape), moves=False)
         return MatrixCosts(numbers * item, making)
 
     def make(self, tensors: Mapping[str, Tensor], bias: Tensor | None, dtype: torch.dtype, device: Device) -> Linear:

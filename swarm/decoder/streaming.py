@@ -10,13 +10,11 @@ import time
 import weakref
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
-
-from torch import nn
 
 from swarm.decoder.buffer import LayerBuffer, Layout
 from swarm.decoder.direct import Pace, Tick
@@ -87,12 +85,6 @@ class StreamedLayers:
     @property
     def buffers(self) -> Sequence[LayerBuffer]:
         return self._reading.buffers
-
-    @property
-    def modules(self) -> Iterator[nn.Module]:
-        """What they consist of."""
-        layouts = (layout for buffer in self.buffers for layout in buffer.layouts.values())
-        return (module for layout in layouts for module in layout.layer.modules())
 
     @property
     def reads(self) -> Reads:

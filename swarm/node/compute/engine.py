@@ -77,7 +77,7 @@ class DecoderEngine:
             end_seconds=self._time_head(),
             prompt_seconds=costs.prompt_token,
             chunk_seconds=costs.chunk,
-            kind=part.kind,
+            kind=part.device.kind,
             compute_seconds=costs.computing,
             streamed=streamed,
         )
