@@ -7,10 +7,11 @@ from swarm.decoder.processor import has_half_kernels
 
 HALF_BYTES, WIDE_BYTES = 2, 4  # of a float16, and of a float32 number
 ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
+SUMMED_COLUMNS = 1024  # over which oneDNN adds as FBGEMM does
 # Of one row, smaller matrices take longer so: each block of columns is a call.
 LEAST_NUMBERS, LEAST_WITH_REST = 3 << 18, 2 << 20
 MOST_MORE = 1 / 8  # of what is kept, beyond the matrix' own bytes
-PIECE_ROWS = 8192  # of a block are packed by one thread
+PIECE_ROWS = 4096  # of so many columns are packed by one thread
 PIECES_AT_ONCE = 2
 
 
@@ -28,6 +29,13 @@ def packed_columns(columns: int) -> int:
     return columns - rest if rest * WIDE_BYTES < COLUMN_BLOCK * HALF_BYTES else columns
 
 
+def summed_columns(columns: int) -> list[int]:
+    """Of each product that one of so many is made of."""
+    packed = packed_columns(columns)
+    rest = [columns - packed] if packed < columns else []
+    return [min(SUMMED_COLUMNS, packed - start) for start in range(0, packed, SUMMED_COLUMNS)] + rest
+
+
 def packed_bytes(shape: tuple[int, int]) -> int:
     """That a packed matrix [out, in] takes."""
     rows, columns = shape
@@ -38,4 +46,4 @@ def packed_bytes(shape: tuple[int, int]) -> int:
 
 def packing_bytes(shape: tuple[int, int]) -> int:
     """That packing a matrix takes beside it."""
-    return min(shape[0] * shape[1], PIECES_AT_ONCE * PIECE_ROWS * COLUMN_BLOCK) * WIDE_BYTES
+    return min(shape[0] * shape[1], PIECES_AT_ONCE * PIECE_ROWS * SUMMED_COLUMNS) * WIDE_BYTES

@@ -5,8 +5,8 @@ unless it is less than 2^-31 of the matrix' largest: what is lost of such a one 
 rounds away. Sums are made in float32, as everywhere.
 
 What is packed for FBGEMM cannot be looked into, nor made of bytes that lie somewhere: it stays where it is. Layers that come
-from disk are multiplied by oneDNN, made float32 a tile at a time, and give the same bits: over 512 columns both add one
-product after another, rounded once each, and the sums of such blocks are added up here.
+from disk are multiplied by oneDNN, made float32 a tile at a time, and give the same bits: over 1,024 columns both add
+one product after another, rounded once each, and such sums are added up here.
 
 A row has the same bits in any company: FBGEMM's blocks of three to six rows add in that order, those of one and two in
 another, and none of those is left of a multiple of three (1 to 1,100 rows, one core and two).
@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.device import Device
-from swarm.decoder.half import COLUMN_BLOCK, PIECE_ROWS, PIECES_AT_ONCE, may_be_half, packed_columns
+from swarm.decoder.half import PIECE_ROWS, PIECES_AT_ONCE, may_be_half, packed_columns, summed_columns
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear, PlainLinear, ReorderedLinear, has_kernels
 
 ROWS = 3  # that a product has a multiple of
-TILE_ROWS = 2048  # of a block are made float32 at a time
+TILE_ROWS = 1024  # of a block are made float32 at a time
+EVEN_ROWS = 64  # a multiple of which oneDNN needs to add 1,024 products in one row
 LARGEST_EXPONENT = 15  # float16 ends at 65,504
 MOST_EXPONENT = 100  # float32 ends at 2^128
 
@@ -43,12 +44,12 @@ class HalfLinear(Linear):
         """weight: [out, in]."""
         super().__init__()
         self.rows, columns = weight.shape
+        self.widths = summed_columns(columns)
         low, high = torch.aminmax(weight)
         exponent = min(MOST_EXPONENT, LARGEST_EXPONENT - math.frexp(max(-low.item(), high.item()))[1])
         self.factor = 2.0**exponent
         self.shrink = torch.tensor([1 / self.factor])  # for activations: the matrix is multiplied with the inverse
         self.bias = None if bias is None else bias.float()
-        self.widths = [min(COLUMN_BLOCK, columns - start) for start in range(0, columns, COLUMN_BLOCK)]
 
     def halves(self, weight: Tensor) -> Tensor:
         """Some of the matrix as float16 numbers."""
@@ -60,18 +61,16 @@ class HalfLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
-        lacking = -rows % ROWS
-        wide = (torch.cat([x, *[x[:1]] * lacking]) if lacking else x) * self.shrink
-        blocks = [block.contiguous() for block in wide.split(self.widths, 1)]
-        y = x.new_empty((rows, self.rows))
+        blocks = (_whole(x) * self.shrink).split(self.widths, 1)
+        sums: list[Tensor] = []
         for some, products in self.tiles():
             first, *others = (multiply(block) for multiply, block in zip(products, blocks, strict=True))
             for other in others:
                 first += other
             if self.bias is not None:
                 first += self.bias[some]
-            y[:, some] = first[:rows]
-        return y
+            sums.append(first[:rows].to(x.dtype))
+        return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
 
 
 class PackedLinear(HalfLinear):
@@ -126,6 +125,15 @@ def can_move(module: nn.Module) -> bool:
     return not any(isinstance(one, PackedLinear) for one in module.modules())
 
 
+def _whole(x: Tensor) -> Tensor:
+    """Rows that are a multiple of ROWS, the first ones given."""
+    rows = x.shape[0]
+    if rows == 1:
+        return x.expand(ROWS, -1)
+    lacking = -rows % ROWS
+    return torch.cat([x, x[:lacking]]) if lacking else x
+
+
 def _slices(count: int, step: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
@@ -142,7 +150,9 @@ def _multiply_packed(packed: Any, x: Tensor) -> Tensor:
 
 
 def _multiply_plain(block: Tensor, x: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, block.float(), None, "none", [], ""))
+    rows = len(block)
+    wide = nn.functional.pad(block.float(), (0, 0, 0, -rows % EVEN_ROWS))
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, wide, None, "none", [], ""))[:, :rows]
 
 
 @functools.cache
