@@ -11,7 +11,7 @@ SUMMED_COLUMNS = 1024  # over which oneDNN adds as FBGEMM does
 # Of one row, smaller matrices take longer so: each block of columns is a call.
 LEAST_NUMBERS, LEAST_WITH_REST = 3 << 18, 2 << 20
 MOST_MORE = 1 / 8  # of what is kept, beyond the matrix' own bytes
-PIECE_ROWS = 4096  # of so many columns are packed by one thread
+PIECE_NUMBERS = 4 << 20  # are packed by one thread
 PIECES_AT_ONCE = 2
 
 
@@ -46,4 +46,4 @@ def packed_bytes(shape: tuple[int, int]) -> int:
 
 def packing_bytes(shape: tuple[int, int]) -> int:
     """That packing a matrix takes beside it."""
-    return min(shape[0] * shape[1], PIECES_AT_ONCE * PIECE_ROWS * SUMMED_COLUMNS) * WIDE_BYTES
+    return min(shape[0] * shape[1], PIECES_AT_ONCE * PIECE_NUMBERS) * WIDE_BYTES

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.device import Device
-from swarm.decoder.half import PIECE_ROWS, PIECES_AT_ONCE, may_be_half, packed_columns, summed_columns
+from swarm.decoder.half import PIECE_NUMBERS, PIECES_AT_ONCE, ROW_BLOCK, may_be_half, packed_columns, summed_columns
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
 from swarm.decoder.linear import Linear, PlainLinear, ReorderedLinear, has_kernels
 
@@ -79,7 +79,8 @@ class PackedLinear(HalfLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """weight: not kept."""
         super().__init__(weight, bias)
-        tiles = [(some, weight[some].split(self.widths, 1)) for some in _slices(self.rows, PIECE_ROWS)]
+        step = max(1, PIECE_NUMBERS // max(self.widths) // ROW_BLOCK) * ROW_BLOCK
+        tiles = [(some, weight[some].split(self.widths, 1)) for some in _slices(self.rows, step)]
         pieces = [block for _, blocks in tiles for block in blocks]
         made: list[Product] = []
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:  # a core takes 15 ns a number

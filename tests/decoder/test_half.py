@@ -55,7 +55,7 @@ def error_of(y: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_a_product_is_as_good_as_the_plain_one(pieces: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever size its numbers have: float16 ends at 65,504 and 6e-8."""
-    monkeypatch.setattr("swarm.decoder.half_linear.PIECE_ROWS", 960 // pieces)
+    monkeypatch.setattr("swarm.decoder.half_linear.PIECE_NUMBERS", 960 * 512 // pieces)
     weight, x = draw((960, 576), torch.bfloat16, scale), draw((17, 576), torch.bfloat16, 1.0)
     bias = draw((960, 1), torch.bfloat16, scale)[:, 0]
     exact = x.double() @ weight.double().T + bias.double()
