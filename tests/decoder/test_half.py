@@ -92,6 +92,12 @@ def test_this_machine_uses_what_it_has() -> None:
     assert all(_has_half_kernels(dtype) for dtype in HALVES)
 
 
+def test_kernels_that_add_in_another_order_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_half_kernels()
+    monkeypatch.setattr("swarm.decoder.half_linear._multiply_plain", lambda block, x: x @ block.float().T)
+    assert not _has_half_kernels.__wrapped__(torch.bfloat16)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_row_has_the_same_bits_in_any_company(shape: tuple[int, int], threads: int) -> None:
