@@ -8,8 +8,7 @@ from swarm.decoder.processor import has_half_kernels
 HALF_BYTES, WIDE_BYTES = 2, 4  # of a float16, and of a float32 number
 ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
 SUMMED_COLUMNS = 1024  # over which oneDNN adds as FBGEMM does
-# Of one row, smaller matrices take longer so: each block of columns is a call.
-LEAST_NUMBERS, LEAST_WITH_REST = 3 << 18, 2 << 20
+LEAST_NUMBERS = 3 << 18  # a product of one row with a smaller matrix takes twice as long so
 MOST_MORE = 1 / 8  # of what is kept, beyond the matrix' own bytes
 PIECE_NUMBERS = 4 << 20  # are packed by one thread
 PIECES_AT_ONCE = 2
@@ -18,8 +17,7 @@ PIECES_AT_ONCE = 2
 def may_be_half(shape: tuple[int, int], item: int, device: Device) -> bool:
     """Whether a matrix [out, in] may be multiplied so. item: bytes of a number."""
     numbers = shape[0] * shape[1]
-    least = LEAST_NUMBERS if packed_columns(shape[1]) == shape[1] else LEAST_WITH_REST
-    has_gain = numbers >= least and numbers * HALF_BYTES >= (1 - MOST_MORE) * packed_bytes(shape)
+    has_gain = numbers >= LEAST_NUMBERS and numbers * HALF_BYTES >= (1 - MOST_MORE) * packed_bytes(shape)
     return device.is_host and item == HALF_BYTES and has_gain and has_half_kernels()
 
 

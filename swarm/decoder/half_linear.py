@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from swarm.decoder.device import Device
 from swarm.decoder.half import PIECE_NUMBERS, PIECES_AT_ONCE, ROW_BLOCK, may_be_half, packed_columns, summed_columns
-from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS, is_worth_it
+from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS
 from swarm.decoder.linear import Linear, PlainLinear, ReorderedLinear, has_kernels
 
 ROWS = 3  # that a product has a multiple of
 TILE_ROWS = 1024  # of a block are made float32 at a time
-EVEN_ROWS = 64  # a multiple of which oneDNN needs to add 1,024 products in one row
+EVEN_ROWS = 64  # that a matrix has a multiple of for oneDNN
 LARGEST_EXPONENT = 15  # float16 ends at 65,504
 MOST_EXPONENT = 100  # float32 ends at 2^128
 
@@ -60,6 +60,7 @@ class HalfLinear(Linear):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: in float32, the sums are not rounded."""
         rows = x.shape[0]
         blocks = (_whole(x) * self.shrink).split(self.widths, 1)
         sums: list[Tensor] = []
@@ -141,29 +142,36 @@ def _pack(block: Tensor) -> Product:
     """block: float32. Less than half a block is smaller as it is."""
     if not packed_columns(block.shape[1]):
         return ReorderedLinear(block)
-    return functools.partial(_multiply_packed, torch.ops.quantized.linear_prepack_fp16(block, None))
+    packed = torch.ops.quantized.linear_prepack_fp16(_pad_rows(block, ROW_BLOCK), None)
+    return functools.partial(_multiply_packed, packed, len(block))
 
 
-def _multiply_packed(packed: Any, x: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(x, packed))
+def _multiply_packed(packed: Any, count: int, x: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(x, packed))[:, :count]
 
 
 def _multiply_plain(block: Tensor, x: Tensor) -> Tensor:
-    wide, lacking = block.float(), -len(block) % EVEN_ROWS
-    if lacking:
-        wide = nn.functional.pad(wide, (0, 0, 0, lacking))
+    wide = _pad_rows(block.float(), EVEN_ROWS)
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, wide, None, "none", [], ""))[:, : len(block)]
+
+
+def _pad_rows(matrix: Tensor, multiple: int) -> Tensor:
+    """What is left of a multiple is added up in another order, by either library."""
+    lacking = -len(matrix) % multiple
+    return nn.functional.pad(matrix, (0, 0, 0, lacking)) if lacking else matrix
 
 
 @functools.cache
 def _has_half_kernels(dtype: torch.dtype) -> bool:
-    """Whether torch has FBGEMM's kernels, and they are fast on this machine, right, and add as oneDNN's do."""
+    """Whether torch has FBGEMM's kernels, and they are right on this machine, and add as oneDNN's do.
+
+    With these instructions they are fast; a try would tell other things of a busy machine than of others of its kind.
+    """
     weight = torch.randn((TRIED_ROWS, TRIED_COLUMNS), generator=torch.Generator().manual_seed(0)).to(dtype)
     x, plain = weight[:ROWS] / TRIED_COLUMNS, PlainLinear(weight)
     try:
         packed, tiled = PackedLinear(weight), TiledLinear(weight)
-        found, wanted = packed(x), plain(x)
-        is_right = torch.equal(found, tiled(x)) and torch.allclose(found, wanted, rtol=0.02, atol=0.02)
-        return is_right and is_worth_it(lambda: packed(x), lambda: plain(x))
+        sums = packed(x.float())
+        return torch.allclose(sums, plain(x).float(), rtol=0.02, atol=0.02) and torch.equal(sums, tiled(x.float()))
     except (AttributeError, RuntimeError):
         return False
