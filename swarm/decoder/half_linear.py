@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.device import Device
-from swarm.decoder.half import PIECE_NUMBERS, PIECES_AT_ONCE, ROW_BLOCK, may_be_half, packed_columns, summed_columns
+from swarm.decoder.half import PIECE_NUMBERS, PIECES_AT_ONCE, ROW_BLOCK, SUMMED_COLUMNS, may_be_half
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS
-from swarm.decoder.linear import Linear, PlainLinear, ReorderedLinear, has_kernels
+from swarm.decoder.linear import Linear, PlainLinear, has_kernels
 
 ROWS = 3  # that a product has a multiple of
 TILE_ROWS = 1024  # of a block are made float32 at a time
@@ -43,8 +43,7 @@ class HalfLinear(Linear):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: [out, in]."""
         super().__init__()
-        self.rows, columns = weight.shape
-        self.widths = summed_columns(columns)
+        self.rows = len(weight)
         low, high = torch.aminmax(weight)
         exponent = min(MOST_EXPONENT, LARGEST_EXPONENT - math.frexp(max(-low.item(), high.item()))[1])
         self.factor = 2.0**exponent
@@ -55,14 +54,14 @@ class HalfLinear(Linear):
         """Some of the matrix as float16 numbers."""
         return (weight * self.factor).half()
 
-    def tiles(self) -> Iterable[tuple[slice, Iterable[Product]]]:
+    def tiles(self) -> Iterable[tuple[slice, Sequence[Product]]]:
         """Rows of the matrix behind rows, with a product for each block of columns."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """x: in float32, the sums are not rounded."""
         rows = x.shape[0]
-        blocks = (_whole(x) * self.shrink).split(self.widths, 1)
+        blocks = (_whole(x) * self.shrink).split(SUMMED_COLUMNS, 1)
         sums: list[Tensor] = []
         for some, products in self.tiles():
             first, *others = (multiply(block) for multiply, block in zip(products, blocks, strict=True))
@@ -80,8 +79,8 @@ class PackedLinear(HalfLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """weight: not kept."""
         super().__init__(weight, bias)
-        step = max(1, PIECE_NUMBERS // max(self.widths) // ROW_BLOCK) * ROW_BLOCK
-        tiles = [(some, weight[some].split(self.widths, 1)) for some in _slices(self.rows, step)]
+        step = max(1, PIECE_NUMBERS // min(SUMMED_COLUMNS, weight.shape[1]) // ROW_BLOCK) * ROW_BLOCK
+        tiles = [(some, weight[some].split(SUMMED_COLUMNS, 1)) for some in _slices(self.rows, step)]
         pieces = [block for _, blocks in tiles for block in blocks]
         made: list[Product] = []
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:  # a core takes 15 ns a number
@@ -102,9 +101,10 @@ class TiledLinear(HalfLinear):
         super().__init__(weight, bias)
         self.weight = nn.Parameter(self.halves(weight), requires_grad=False)
 
-    def tiles(self) -> Iterable[tuple[slice, Iterable[Product]]]:
+    def tiles(self) -> Iterable[tuple[slice, Sequence[Product]]]:
         for some in _slices(self.rows, TILE_ROWS):
-            yield some, (functools.partial(_multiply_plain, block) for block in self.weight[some].split(self.widths, 1))
+            blocks = self.weight[some].split(SUMMED_COLUMNS, 1)
+            yield some, [functools.partial(_multiply_plain, block) for block in blocks]
 
 
 def as_half(linear: Linear, device: Device, *, moves: bool) -> Linear:
@@ -139,9 +139,7 @@ def _slices(count: int, step: int) -> list[slice]:
 
 
 def _pack(block: Tensor) -> Product:
-    """block: float32. Less than half a block is smaller as it is."""
-    if not packed_columns(block.shape[1]):
-        return ReorderedLinear(block)
+    """block: float32."""
     packed = torch.ops.quantized.linear_prepack_fp16(_pad_rows(block, ROW_BLOCK), None)
     return functools.partial(_multiply_packed, packed, len(block))
 

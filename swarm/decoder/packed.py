@@ -1,7 +1,7 @@
 """Layers as this machine's kernels read them, a file each: what is streamed, in place of reordering it each time.
 
 Such a file is the bytes of a buffer and says nothing of itself. Its name holds a digest of all that it depends on (the
-weights it was made of, the form, torch and the processor) and one of its bytes. None is trusted for being there: what the
+weights it was made of, the form, the layout, torch and the processor) and one of its bytes. None is trusted for being there: what the
 first holds is compared with what is made anew, and all are made again where it differs; each is compared with its digest
 when it is first read, and now and then afterwards.
 """
@@ -20,6 +20,7 @@ from swarm.errors import WeightsError
 from swarm.sizes import format_size
 
 CHECKED_READS = 100  # one of so many is compared with its digest
+LAYOUT = "2"  # another one wherever the same weights come to lie otherwise in a layer's buffer
 
 
 class PackedLayers:
@@ -32,7 +33,7 @@ class PackedLayers:
         """
         self._folder = directory / FOLDER
         self._names = {
-            number: f"{number:05d}.{_digest_of_facts({**facts, 'made of': source})}"
+            number: f"{number:05d}.{_digest_of_facts({**facts, 'layout': LAYOUT, 'made of': source})}"
             for number, source in made_of.items()
         }
         try:

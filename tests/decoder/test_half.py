@@ -55,7 +55,7 @@ def error_of(y: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_a_product_is_as_good_as_the_plain_one(pieces: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever size its numbers have: float16 ends at 65,504 and 6e-8."""
-    monkeypatch.setattr("swarm.decoder.half_linear.PIECE_NUMBERS", 960 * 512 // pieces)
+    monkeypatch.setattr("swarm.decoder.half_linear.PIECE_NUMBERS", 960 * 576 // pieces)
     weight, x = draw((960, 576), torch.bfloat16, scale), draw((17, 576), torch.bfloat16, 1.0)
     bias = draw((960, 1), torch.bfloat16, scale)[:, 0]
     exact = x.double() @ weight.double().T + bias.double()
@@ -160,16 +160,12 @@ def test_which_matrices_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert may_be_half((2048, 2048), 2, Cpu())
     assert may_be_half((4544, 4544), 2, Cpu())
     assert not may_be_half((2048, 2048), 4, Cpu())
-    assert may_be_half((49152, 576), 2, Cpu())
-    assert not may_be_half((2048, 768), 2, Cpu())  # half of the second block would be empty
-    assert not may_be_half((4096, 255), 2, Cpu())  # all of it would be float32
-    assert may_be_half((3072, 576), 2, Cpu())
+    assert not may_be_half((49152, 576), 2, Cpu())  # most of the second block would be empty
     assert not may_be_half((LEAST_NUMBERS // 512 - 1, 512), 2, Cpu())
     assert not may_be_half((2048, 2048), 2, PretendedGpu())
     costs = PLAIN.costs((2048, 2048), 2, 2, Cpu())
     assert (costs.resident, costs.moves) == (2048 * 2048 * 2, False)
     assert costs.making == 2048 * 2048 * 2 + packing_bytes((2048, 2048)) == 2048 * 2048 * 6
-    assert PLAIN.costs((4096, 576), 2, 2, Cpu()).resident == 4096 * (512 * 2 + 64 * 4)
     monkeypatch.setattr("swarm.decoder.half.has_half_kernels", lambda: False)
     assert PLAIN.costs((4096, 4096), 2, 2, Cpu()).moves
 
