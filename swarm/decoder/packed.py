@@ -1,9 +1,9 @@
 """Layers as this machine's kernels read them, a file each: what is streamed, in place of reordering it each time.
 
 Such a file is the bytes of a buffer and says nothing of itself. Its name holds a digest of all that it depends on (the
-weights it was made of, the form, the layout, torch and the processor) and one of its bytes. None is trusted for being there: what the
-first holds is compared with what is made anew, and all are made again where it differs; each is compared with its digest
-when it is first read, and now and then afterwards.
+weights it was made of, the form, the layout, torch and the processor) and one of its bytes. None is trusted for being there:
+what the first holds is compared with what is made anew, and all are made again where it differs; each is compared with its
+digest when it is first read, and now and then afterwards.
 """
 
 from __future__ import annotations
