@@ -232,7 +232,7 @@ class Builder:
         if slots[0] == self.decoder.head and self.forms.is_tied and not self.device.is_host:
             weight = yield from self._tensor(key, self.projection)
             return PLAIN.make({"weight": weight}, bias, self.dtype, self.device)
-        joints = self.forms.products(key, slots, self.device)
+        joints = self.forms.products(key, slots, self.dtype.itemsize, self.device)
         linears: list[Linear] = []
         for joint, own in zip(joints, _part_rows(bias, [joint.rows for joint in joints]), strict=True):
             tensors = yield from self._packed(key, joint)

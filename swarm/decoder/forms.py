@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
+from swarm.decoder import half
 from swarm.decoder.description import Decoder, Slot
 from swarm.decoder.device import Device
 from swarm.decoder.scheme import MatrixCosts, Scheme
@@ -44,11 +45,13 @@ class Joint:
     def rows(self) -> int:
         return sum(slot.shape[0] for slot in self.slots) if self.cut is None else len(self.cut)
 
-    def pieces(self) -> list[Joint]:
+    def pieces(self, item: int, device: Device) -> list[Joint]:
         """The same product in several, each of which is made beside those that are there; of a lone matrix."""
         [slot] = self.slots
         rows, columns = slot.shape
-        step = max(HEAD_ROWS, HEAD_NUMBERS // columns // HEAD_ROWS * HEAD_ROWS)
+        is_half = self.scheme.name == PLAIN_NAME and half.may_be_half((rows, columns), item, device)
+        count = -(-rows * columns // (half.HEAD_NUMBERS if is_half else HEAD_NUMBERS))
+        step = -(-rows // count // HEAD_ROWS) * HEAD_ROWS
         if rows <= step or not self.scheme.may_be_joined:
             return [self]
         return [replace(self, cut=range(start, min(start + step, rows))) for start in range(0, rows, step)]
@@ -148,12 +151,15 @@ class Forms:
                 joints.append(Joint(scheme, [slot], suffixes))
         return joints
 
-    def products(self, key: str, slots: Sequence[Slot], device: Device) -> list[Joint]:
-        """How the matrices of a role are made on a device: on a host, what a head takes meanwhile is little."""
+    def products(self, key: str, slots: Sequence[Slot], item: int, device: Device) -> list[Joint]:
+        """How the matrices of a role are made on a device: on a host, what a head takes meanwhile is little.
+
+        item: bytes of a number that is computed with.
+        """
         joints = self.joints(key, slots)
         if key != "end" or not device.is_host:
             return joints
-        return [piece for joint in joints for piece in joint.pieces()]
+        return [piece for joint in joints for piece in joint.pieces(item, device)]
 
     def check(self, decoder: Decoder) -> None:
         """Raise WeightsError if a matrix is not in the form that the manifest tells, or its numbers are too few."""
@@ -200,6 +206,6 @@ class Forms:
     def costs(self, key: str, slots: Sequence[Slot], dtype: str, device: Device) -> MatrixCosts:
         """Of the matrices of a role. dtype: that is computed in."""
         stored, item = ITEM_BYTES[self._manifest.dtype], ITEM_BYTES[dtype]
-        each = [joint.costs(stored, item, device) for joint in self.products(key, slots, device)]
+        each = [joint.costs(stored, item, device) for joint in self.products(key, slots, item, device)]
         moves = all(one.moves for one in each)
         return MatrixCosts(sum(one.resident for one in each), max(one.making for one in each), moves)

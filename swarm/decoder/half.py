@@ -9,9 +9,13 @@ HALF_BYTES, WIDE_BYTES = 2, 4  # of a float16, and of a float32 number
 ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
 SUMMED_COLUMNS = 1024  # over which oneDNN adds as FBGEMM does
 LEAST_NUMBERS = 1 << 20  # smaller matrices take little time either way
-MOST_PADDING = 1 / 8  # of what is packed: a head of 576 columns would take 1.78 times its bytes
+MOST_PADDING = 1 / 4  # of what is packed
+PADDING_ALONE = (
+    1 / 8
+)  # more, and two rows are packed as one: 576 columns take 1.33 times their bytes so, instead of 1.78
 PIECE_NUMBERS = 4 << 20  # are packed by one thread
 PIECES_AT_ONCE = 2
+HEAD_NUMBERS = 8 << 20  # of a head are read at a time: as long as they are packed, they lie beside it
 
 
 def may_be_half(shape: tuple[int, int], item: int, device: Device) -> bool:
@@ -21,10 +25,26 @@ def may_be_half(shape: tuple[int, int], item: int, device: Device) -> bool:
     return device.is_host and item == HALF_BYTES and has_gain and has_half_kernels()
 
 
+def rows_beside(columns: int) -> int:
+    """How many rows of so many columns are packed as one. A product of many rows takes longer by that factor."""
+    return 1 if columns >= (1 - PADDING_ALONE) * _whole_blocks(columns) else 2
+
+
+def summed_columns(columns: int) -> list[int]:
+    """Of each product that one of so many columns is made of."""
+    return [min(SUMMED_COLUMNS, columns - start) for start in range(0, columns, SUMMED_COLUMNS)]
+
+
 def packed_bytes(shape: tuple[int, int]) -> int:
-    """That a packed matrix takes."""
-    rows, columns = (-(-size // block) * block for size, block in zip(shape, (ROW_BLOCK, COLUMN_BLOCK), strict=True))
-    return rows * columns * HALF_BYTES
+    """That a packed matrix [out, in] takes."""
+    rows, columns = shape
+    beside = rows_beside(columns)
+    packed_rows = -(-rows // (ROW_BLOCK * beside)) * ROW_BLOCK
+    return packed_rows * sum(_whole_blocks(beside * width) for width in summed_columns(columns)) * HALF_BYTES
+
+
+def _whole_blocks(columns: int) -> int:
+    return -(-columns // COLUMN_BLOCK) * COLUMN_BLOCK
 
 
 def packing_bytes(shape: tuple[int, int]) -> int:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from swarm.decoder.device import Device
-from swarm.decoder.half import PIECE_NUMBERS, PIECES_AT_ONCE, ROW_BLOCK, SUMMED_COLUMNS, may_be_half
+from swarm.decoder.half import PIECE_NUMBERS, PIECES_AT_ONCE, ROW_BLOCK, may_be_half, rows_beside, summed_columns
 from swarm.decoder.kernels import TRIED_COLUMNS, TRIED_ROWS
 from swarm.decoder.linear import Linear, PlainLinear, has_kernels
 
@@ -34,7 +34,7 @@ EVEN_ROWS = 64  # that a matrix has a multiple of for oneDNN
 LARGEST_EXPONENT = 15  # float16 ends at 65,504
 MOST_EXPONENT = 100  # float32 ends at 2^128
 
-Product = Callable[[Tensor], Tensor]  # [rows, in] → [rows, out], float32, of a block
+Product = Callable[[Tensor, int], Tensor]  # what is ready for a block, and of how many rows → [rows, out], float32
 
 
 class HalfLinear(Linear):
@@ -43,7 +43,8 @@ class HalfLinear(Linear):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: [out, in]."""
         super().__init__()
-        self.rows = len(weight)
+        self.rows, columns = weight.shape
+        self.widths = summed_columns(columns)
         low, high = torch.aminmax(weight)
         exponent = min(MOST_EXPONENT, LARGEST_EXPONENT - math.frexp(max(-low.item(), high.item()))[1])
         self.factor = 2.0**exponent
@@ -54,22 +55,32 @@ class HalfLinear(Linear):
         """Some of the matrix as float16 numbers."""
         return (weight * self.factor).half()
 
+    def ready(self, x: Tensor) -> Tensor:
+        """Activations of a block, [rows, columns], as its products take them: float32, multiplied with `shrink`."""
+        return _whole(x * self.shrink)
+
     def tiles(self) -> Iterable[tuple[slice, Sequence[Product]]]:
         """Rows of the matrix behind rows, with a product for each block of columns."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: in float32, the sums are not rounded."""
-        rows = x.shape[0]
-        blocks = (_whole(x) * self.shrink).split(SUMMED_COLUMNS, 1)
+        return self._product(x, x.dtype)
+
+    def sums(self, x: Tensor) -> Tensor:
+        return self._product(x, torch.float32)
+
+    def _product(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        rows = len(x)
+        several = x.split(self.widths, 1) if len(self.widths) > 1 else [x]
+        blocks = [self.ready(block) for block in several]
         sums: list[Tensor] = []
         for some, products in self.tiles():
-            first, *others = (multiply(block) for multiply, block in zip(products, blocks, strict=True))
+            first, *others = (multiply(block, rows) for multiply, block in zip(products, blocks, strict=True))
             for other in others:
                 first += other
             if self.bias is not None:
                 first += self.bias[some]
-            sums.append(first[:rows].to(x.dtype))
+            sums.append(first.to(dtype))
         return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
 
 
@@ -79,16 +90,26 @@ class PackedLinear(HalfLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """weight: not kept."""
         super().__init__(weight, bias)
-        step = max(1, PIECE_NUMBERS // min(SUMMED_COLUMNS, weight.shape[1]) // ROW_BLOCK) * ROW_BLOCK
-        tiles = [(some, weight[some].split(SUMMED_COLUMNS, 1)) for some in _slices(self.rows, step)]
+        beside = rows_beside(weight.shape[1])
+        apart = torch.eye(beside) * self.shrink
+        self.apart = apart[None, :, :, None]
+        self.apart_alone = apart.repeat(ROWS, 1)[:ROWS, :, None]
+        step = max(1, PIECE_NUMBERS // max(self.widths) // EVEN_ROWS) * EVEN_ROWS
+        tiles = [(some, weight[some].split(self.widths, 1)) for some in _slices(self.rows, step)]
         pieces = [block for _, blocks in tiles for block in blocks]
         made: list[Product] = []
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:  # a core takes 15 ns a number
             for few in _slices(len(pieces), PIECES_AT_ONCE):
                 wide = [self.halves(block).float() for block in pieces[few]]  # not there: a thread keeps what it frees
-                made += pool.map(_pack, wide)
+                made += pool.map(functools.partial(_pack, beside), wide)
         packed = iter(made)
         self._tiles = [(some, [next(packed) for _ in blocks]) for some, blocks in tiles]
+
+    def ready(self, x: Tensor) -> Tensor:
+        """With a row for each of those that lie beside one another: zeros but for its columns, which add nothing."""
+        if len(x) == 1:  # of all steps the most frequent: as few operations as can be
+            return (x * self.apart_alone).view(ROWS, -1)
+        return _whole((x[:, None, None] * self.apart).flatten(2).flatten(0, 1))
 
     def tiles(self) -> Sequence[tuple[slice, Sequence[Product]]]:
         return self._tiles
@@ -103,7 +124,7 @@ class TiledLinear(HalfLinear):
 
     def tiles(self) -> Iterable[tuple[slice, Sequence[Product]]]:
         for some in _slices(self.rows, TILE_ROWS):
-            blocks = self.weight[some].split(SUMMED_COLUMNS, 1)
+            blocks = self.weight[some].split(self.widths, 1)
             yield some, [functools.partial(_multiply_plain, block) for block in blocks]
 
 
@@ -138,19 +159,22 @@ def _slices(count: int, step: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _pack(block: Tensor) -> Product:
-    """block: float32."""
-    packed = torch.ops.quantized.linear_prepack_fp16(_pad_rows(block, ROW_BLOCK), None)
-    return functools.partial(_multiply_packed, packed, len(block))
+def _pack(beside: int, block: Tensor) -> Product:
+    """block: float32. beside: rows that are packed as one, each of another part of the block."""
+    padded = _pad_rows(block, beside * ROW_BLOCK)
+    joined = padded if beside == 1 else torch.cat(padded.chunk(beside), 1)
+    packed = torch.ops.quantized.linear_prepack_fp16(joined, None)
+    return functools.partial(_multiply_packed, packed, len(block), beside)
 
 
-def _multiply_packed(packed: Any, count: int, x: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(x, packed))[:, :count]
+def _multiply_packed(packed: Any, count: int, beside: int, x: Tensor, rows: int) -> Tensor:
+    sums = cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(x, packed))
+    return sums.as_strided((rows, count), (beside * sums.shape[1], 1))
 
 
-def _multiply_plain(block: Tensor, x: Tensor) -> Tensor:
+def _multiply_plain(block: Tensor, x: Tensor, rows: int) -> Tensor:
     wide = _pad_rows(block.float(), EVEN_ROWS)
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, wide, None, "none", [], ""))[:, : len(block)]
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, wide, None, "none", [], ""))[:rows, : len(block)]
 
 
 def _pad_rows(matrix: Tensor, multiple: int) -> Tensor:

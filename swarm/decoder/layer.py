@@ -134,7 +134,7 @@ class Head(Block):
         self.cap = decoder.logit_cap
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits = self.projection(self.norm(hidden))
+        logits = self.projection.sums(self.norm(hidden))
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.cap is not None:

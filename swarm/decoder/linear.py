@@ -30,6 +30,10 @@ class Linear(Block):
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def sums(self, x: Tensor) -> Tensor:
+        """The same in float32 where the product is at hand so, not rounded to the type of x."""
+        return self(x)
+
 
 class PlainLinear(Linear):
     """A matrix as it is. weight: [out, in]."""
@@ -52,6 +56,9 @@ class BesideLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([linear(x) for linear in self.linears], 1)
+
+    def sums(self, x: Tensor) -> Tensor:
+        return torch.cat([cast(Linear, linear).sums(x) for linear in self.linears], 1)
 
 
 class ReorderedLinear(Linear):

@@ -15,7 +15,7 @@ from swarm.decoder.builder import Streaming
 from swarm.decoder.device import Cpu
 from swarm.decoder.half import LEAST_NUMBERS, may_be_half, packing_bytes
 from swarm.decoder.half_linear import PackedLinear, TiledLinear, _has_half_kernels, can_move
-from swarm.decoder.linear import PlainLinear
+from swarm.decoder.linear import BesideLinear, PlainLinear
 from swarm.decoder.loading import iterate_loading
 from swarm.decoder.part import DecoderPart
 from swarm.decoder.plain import PLAIN
@@ -29,7 +29,14 @@ pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="this torch is built without FBGEMM"
 )
 HALVES = [torch.bfloat16, torch.float16]
-SHAPES = [(960, 576), (576, 1536), (2048, 2048), (300, 1000), (1100, 1100)]
+SHAPES = [
+    (960, 576),
+    (576, 1536),
+    (2048, 2048),
+    (300, 1000),
+    (1100, 1100),
+    (512, 4352),
+]
 ROWS = 126  # its kernels take 120 rows, and begin anew
 SIZES = {
     "hidden_size": 512,
@@ -76,6 +83,21 @@ def test_no_bit_of_a_weight_is_lost(dtype: torch.dtype) -> None:
     assert torch.equal(TiledLinear(weight)(torch.eye(576, dtype=dtype)), weight.T)
 
 
+def test_sums_are_those_that_a_product_rounds() -> None:
+    weight, x = draw((960, 576), torch.bfloat16), draw((5, 576), torch.bfloat16, 1.0)
+    exact = x.double() @ weight.double().T
+    for linear in (
+        PackedLinear(weight),
+        TiledLinear(weight),
+        BesideLinear([PackedLinear(weight[:640]), PackedLinear(weight[640:])]),
+    ):
+        sums = linear.sums(x)
+        assert sums.dtype is torch.float32
+        assert error_of(sums, exact) < 1e-6
+        assert torch.equal(linear(x), sums.bfloat16())
+    assert PlainLinear(weight).sums(x).dtype is torch.bfloat16
+
+
 def test_a_matrix_of_zeros_is_one() -> None:
     weight, x = torch.zeros(32, 512, dtype=torch.bfloat16), torch.ones(1, 512, dtype=torch.bfloat16)
     assert not PackedLinear(weight)(x).any()
@@ -95,7 +117,8 @@ def test_this_machine_uses_what_it_has() -> None:
 def test_kernels_that_add_in_another_order_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     need_half_kernels()
     monkeypatch.setattr(
-        "swarm.decoder.half_linear._multiply_plain", lambda block, x: (x.double() @ block.double().T).float()
+        "swarm.decoder.half_linear._multiply_plain",
+        lambda block, x, rows: (x[:rows].double() @ block.double().T).float(),
     )
     assert not _has_half_kernels.__wrapped__(torch.bfloat16)
 
@@ -160,7 +183,8 @@ def test_which_matrices_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert may_be_half((2048, 2048), 2, Cpu())
     assert may_be_half((4544, 4544), 2, Cpu())
     assert not may_be_half((2048, 2048), 4, Cpu())
-    assert not may_be_half((49152, 576), 2, Cpu())  # most of the second block would be empty
+    assert may_be_half((49152, 576), 2, Cpu())  # two rows as one, or most of the second block would be empty
+    assert not may_be_half((49152, 520), 2, Cpu())  # a third would be even then
     assert not may_be_half((LEAST_NUMBERS // 512 - 1, 512), 2, Cpu())
     assert not may_be_half((2048, 2048), 2, PretendedGpu())
     costs = PLAIN.costs((2048, 2048), 2, 2, Cpu())

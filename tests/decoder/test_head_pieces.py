@@ -11,6 +11,7 @@ from swarm.bench.checkpoint import make_checkpoint, read_decoder
 from swarm.bench.shapes import Shape
 from swarm.decoder import forms
 from swarm.decoder.linear import BesideLinear, has_kernels
+from swarm.decoder.processor import has_half_kernels
 from swarm.decoder.schemes import quantisation_named
 from swarm.families import family_named
 from swarm.loading import init_part
@@ -23,10 +24,10 @@ LAYOUTS = ["7b", "11b", "llama, biases"]  # the first one's head is its embeddin
 LOAD = """
 from swarm.cli.tuning import prepare_to_compute
 prepare_to_compute()
-from swarm.decoder import forms
+from swarm.decoder import forms, half
 from swarm.decoder.schemes import quantisation_named
 from swarm.loading import init_part
-forms.HEAD_NUMBERS = {numbers}
+forms.HEAD_NUMBERS = half.HEAD_NUMBERS = {numbers}
 kept = init_part({directory!r}, "e", quantisation=quantisation_named({form!r}))
 """
 
@@ -68,7 +69,7 @@ def test_a_head_in_pieces_gives_the_same_logits(
 @pytest.mark.parametrize("form", ["plain", "int8/int8"])
 def test_a_head_is_made_beside_little_else(form: str, tmp_path: Path) -> None:
     """In a dtype for which this processor has kernels: plain matrices of another are used as they are stored."""
-    dtype = "bfloat16" if has_kernels(torch.bfloat16) else "float32"
+    dtype = "bfloat16" if has_kernels(torch.bfloat16) or has_half_kernels() else "float32"
     shape = Shape(layers=4, hidden=512, heads=8, vocabulary=100_000, dtype=dtype)
     make_checkpoint(shape, tmp_path)
     whole, cut = (
