@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from swarm.client.route_view import RouteView
 from swarm.messages.files import ModelCard
-from swarm.plan.routes import NOTHING_WANTED, Hop, Server, find_route, missing_part, variants_of
+from swarm.plan.routes import NOTHING_WANTED, Hop, Server, missing_part, variants_of
 
 AVOID_SECONDS = 5.0
 CHANGE_GAIN = 0.2  # of the seconds a token: a new chain has to compute the whole prompt again where it is new
@@ -50,8 +50,8 @@ class RouteChoice:
         in that.
         """
         avoided = self._lost | {node for node, until in self._avoid.items() if until > now}
-        servers, layers = self._servers, self._card.layers
-        return find_route(servers, layers, avoided, like) or find_route(servers, layers, (), like)
+        view = self._view.of(self._card)
+        return view.find_route(self._variant, avoided, like) or view.find_route(self._variant, (), like)
 
     def describe_missing(self) -> str:
         """Cells that nobody serves, in words."""
@@ -97,8 +97,7 @@ class RouteChoice:
 
     @property
     def _servers(self) -> Sequence[Server]:
-        servers = self._view.of(self._card).servers
-        return [one for one in servers if one.variant == self._variant] if self._variant else servers
+        return self._view.of(self._card).servers_in(self._variant)
 
 
 def _idle_seconds(route: Sequence[Hop], servers: Mapping[tuple[str, str], Server]) -> float:

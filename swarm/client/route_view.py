@@ -5,21 +5,34 @@ A model's part of it is read when a session first asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from swarm.messages.files import ModelCard
 from swarm.messages.members import Beat
-from swarm.plan.routes import Server
+from swarm.plan.routes import Hop, Server, find_route
 from swarm.plan.view import NodeView, read_views
 
 
-@dataclass(frozen=True, slots=True)
 class ModelView:
-    """The nodes that have to do with a model, and those of them that serve some of it."""
+    """The nodes that have to do with a model, those of them that serve some of it, and the best routes over these."""
 
-    nodes: Sequence[NodeView]
-    servers: Sequence[Server]
+    def __init__(self, layers: int, nodes: Sequence[NodeView], servers: Sequence[Server]) -> None:
+        self.layers = layers
+        self.nodes = nodes
+        self.servers = servers
+        self._routes: dict[Hashable, list[Hop]] = {}
+
+    def servers_in(self, variant: str) -> Sequence[Server]:
+        """Those of the model's weights in a variant; "": all."""
+        return [one for one in self.servers if one.variant == variant] if variant else self.servers
+
+    def find_route(self, variant: str, avoid: Collection[str], wanted: Mapping[int, str]) -> list[Hop]:
+        """The best one. Every session looks once a second, most for the same: it is found once."""
+        key = variant, frozenset(avoid), tuple(sorted(wanted.items()))
+        known = self._routes.get(key)
+        if known is None:
+            known = self._routes[key] = find_route(self.servers_in(variant), self.layers, avoid, wanted)
+        return list(known)
 
 
 class RouteView:
@@ -36,5 +49,5 @@ class RouteView:
         if known is None:
             nodes = read_views(self._beats, *key)
             servers = [node.server for node in nodes if not node.part("serving").is_empty()]
-            known = self._models[key] = ModelView(nodes, servers)
+            known = self._models[key] = ModelView(card.layers, nodes, servers)
         return known

@@ -8,6 +8,9 @@ What is packed for FBGEMM cannot be looked into, nor made of bytes that lie some
 from disk are multiplied by oneDNN, made float32 a tile at a time, and give the same bits: over 1,024 columns both add one
 product after another, each step rounded once, and such sums are added up here.
 
+Whole blocks of 512 columns are packed. Where much would be padding, two rows of the matrix are packed as one, and a row of
+activations becomes two, each with zeros where the other has numbers.
+
 A row has the same bits in any company: FBGEMM's blocks of three to six rows add in that order, those of one and two in
 another, and none of those is left of a multiple of three (1 to 1,100 rows, one core and two; up to 32 threads on two).
 """
@@ -97,13 +100,18 @@ class PackedLinear(HalfLinear):
         step = max(1, PIECE_NUMBERS // max(self.widths) // EVEN_ROWS) * EVEN_ROWS
         tiles = [(some, weight[some].split(self.widths, 1)) for some in _slices(self.rows, step)]
         pieces = [block for _, blocks in tiles for block in blocks]
-        made: list[Product] = []
+        packed: list[Any] = []
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:  # a core takes 15 ns a number
             for few in _slices(len(pieces), PIECES_AT_ONCE):
-                wide = [self.halves(block).float() for block in pieces[few]]  # not there: a thread keeps what it frees
-                made += pool.map(functools.partial(_pack, beside), wide)
-        packed = iter(made)
-        self._tiles = [(some, [next(packed) for _ in blocks]) for some, blocks in tiles]
+                # Not made there: a thread keeps what it frees.
+                wide = [self.halves(_join_rows(block, beside)).float() for block in pieces[few]]
+                packed += pool.map(_pack, wide)
+                del wide  # before the next ones are made
+        made = (
+            functools.partial(_multiply_packed, one, len(block), beside)
+            for one, block in zip(packed, pieces, strict=True)
+        )
+        self._tiles = [(some, [next(made) for _ in blocks]) for some, blocks in tiles]
 
     def ready(self, x: Tensor) -> Tensor:
         """With a row for each of those that lie beside one another: zeros but for its columns, which add nothing."""
@@ -159,12 +167,15 @@ def _slices(count: int, step: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _pack(beside: int, block: Tensor) -> Product:
-    """block: float32. beside: rows that are packed as one, each of another part of the block."""
+def _join_rows(block: Tensor, beside: int) -> Tensor:
+    """A block as it is packed. beside: rows that become one, each of another part of the block."""
     padded = _pad_rows(block, beside * ROW_BLOCK)
-    joined = padded if beside == 1 else torch.cat(padded.chunk(beside), 1)
-    packed = torch.ops.quantized.linear_prepack_fp16(joined, None)
-    return functools.partial(_multiply_packed, packed, len(block), beside)
+    return padded if beside == 1 else torch.cat(padded.chunk(beside), 1)
+
+
+def _pack(block: Tensor) -> Any:
+    """block: float32."""
+    return torch.ops.quantized.linear_prepack_fp16(block, None)
 
 
 def _multiply_packed(packed: Any, count: int, beside: int, x: Tensor, rows: int) -> Tensor:

@@ -17,6 +17,7 @@ from swarm.client.transcript import Turn
 from swarm.keys import new_identity
 from swarm.messages.members import AskPeers, Beat
 from swarm.messages.sampling import Sampling
+from swarm.plan.routes import find_route
 from swarm.plan.view import read_views
 from swarm.testing.integer_model import IntegerModel
 from swarm.testing.network import Weather
@@ -72,11 +73,13 @@ def test_clients_ask_different_nodes_for_the_peer_table() -> None:
     assert len(asked) > 8
 
 
-def test_the_peer_table_is_read_once_however_often_and_whoever_looks_for_a_chain(
+def test_the_peer_table_is_read_and_searched_once_however_often_and_whoever_looks_for_a_chain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reads: list[None] = []
+    searches: list[None] = []
     monkeypatch.setattr(route_view, "read_views", lambda *args: reads.append(None) or read_views(*args))
+    monkeypatch.setattr(route_view, "find_route", lambda *args: searches.append(None) or find_route(*args))
     choices = [RouteChoice(MODEL.card) for _ in range(3)]
     for beats in ("abcdef", "abc"):
         view = RouteView([beat(letter, "f") for letter in beats])
@@ -84,7 +87,10 @@ def test_the_peer_table_is_read_once_however_often_and_whoever_looks_for_a_chain
             for choice in choices:
                 choice.see(view)
                 assert choice.is_served(choice.find(number / 10))
-    assert len(reads) == 2
+    assert len(reads) == len(searches) == 2
+    choices[0].avoid(["a" * 16], 10.0)
+    assert [choice.find(10.0)[0].node[0] for choice in choices] == ["b", "a", "a"]
+    assert len(searches) == 3
 
 
 def test_a_client_forgets_nodes_that_are_long_dead(loop: ClientLoop) -> None:
