@@ -174,7 +174,8 @@ class Builder:
         """
         if self.device.is_host and not has_views():
             raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
-        packed, lane = self._open_packed(numbers), self.device.open_lane()
+        every_layer = range(self.decoder.layers)  # others may be read later, and the first of them is compared alone
+        packed, lane = self._open_packed(every_layer), self.device.open_lane()
         kinds = {number: self.forms.kind_of(self.decoder, number) for number in numbers}
         taken = [] if old.streamed is None else list(old.streamed.buffers)[:count]
         buffers = taken if all(kind in buffer.layouts for buffer in taken for kind in kinds.values()) else []
@@ -191,7 +192,7 @@ class Builder:
             if layout.form != seen.setdefault(kind, layout).form:
                 raise RequestError(f"layer {number} is not made of the same tensors as others in its form")
             if seen[kind] is layout and packed.has(number, layout.size) and not packed.is_like(number, data):
-                packed.drop(other for other in numbers if kinds[other] == kind)
+                packed.drop(other for other in every_layer if self.forms.kind_of(self.decoder, other) == kind)
             if not packed.has(number, layout.size):
                 self.store.verify(layer_key(number))  # what is packed is read instead of it from now on
                 packed.write(number, data)

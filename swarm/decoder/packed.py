@@ -20,7 +20,7 @@ from swarm.errors import WeightsError
 from swarm.sizes import format_size
 
 CHECKED_READS = 100  # one of so many is compared with its digest
-LAYOUT = "2"  # another one wherever the same weights come to lie otherwise in a layer's buffer
+LAYOUT = "3"  # another one wherever the same weights come to lie otherwise in a layer's buffer
 
 
 class PackedLayers:
