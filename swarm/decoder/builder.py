@@ -174,8 +174,7 @@ class Builder:
         """
         if self.device.is_host and not has_views():
             raise RequestError(f"layers cannot be streamed on {self.device.name} with torch {torch.__version__}")
-        every_layer = range(self.decoder.layers)  # others may be read later, and the first of them is compared alone
-        packed, lane = self._open_packed(every_layer), self.device.open_lane()
+        packed, lane = self._open_packed(), self.device.open_lane()
         kinds = {number: self.forms.kind_of(self.decoder, number) for number in numbers}
         taken = [] if old.streamed is None else list(old.streamed.buffers)[:count]
         buffers = taken if all(kind in buffer.layouts for buffer in taken for kind in kinds.values()) else []
@@ -192,7 +191,9 @@ class Builder:
             if layout.form != seen.setdefault(kind, layout).form:
                 raise RequestError(f"layer {number} is not made of the same tensors as others in its form")
             if seen[kind] is layout and packed.has(number, layout.size) and not packed.is_like(number, data):
-                packed.drop(other for other in every_layer if self.forms.kind_of(self.decoder, other) == kind)
+                # Those that are read later, too: only the first of a kind is compared.
+                every = range(self.decoder.layers)
+                packed.drop(other for other in every if self.forms.kind_of(self.decoder, other) == kind)
             if not packed.has(number, layout.size):
                 self.store.verify(layer_key(number))  # what is packed is read instead of it from now on
                 packed.write(number, data)
@@ -207,14 +208,14 @@ class Builder:
                     buffer.adopt(kind, Layout((yield from self._layer(number, moves=True))))
         return packed, kinds, buffers
 
-    def _open_packed(self, numbers: Sequence[int]) -> PackedLayers:
+    def _open_packed(self) -> PackedLayers:
         files = self.store.manifest.files
         facts = {
             "kind": self.device.kind,
             "variant": self.forms.variant(str(self.dtype)),
             "torch": torch.__version__,
         }
-        made_of = {number: files[layer_key(number)].sha256 for number in numbers}
+        made_of = {number: files[layer_key(number)].sha256 for number in range(self.decoder.layers)}
         return PackedLayers(self.store.directory, made_of, facts)
 
     def _fill(self, key: str, slots: Sequence[Slot], *, moves: bool = False) -> Generator[int, None, nn.Module]:

@@ -10,9 +10,7 @@ ROW_BLOCK, COLUMN_BLOCK = 16, 512  # what is packed is whole blocks
 SUMMED_COLUMNS = 1024  # over which oneDNN adds as FBGEMM does
 LEAST_NUMBERS = 1 << 20  # smaller matrices take little time either way
 MOST_PADDING = 1 / 4  # of what is packed
-PADDING_ALONE = (
-    1 / 8
-)  # more, and two rows are packed as one: 576 columns take 1.33 times their bytes so, instead of 1.78
+PADDING_ALONE = 1 / 8  # more, and two rows are packed as one: 576 columns take 1.33 times their bytes, not 1.78
 PIECE_NUMBERS = 4 << 20  # are packed by one thread
 PIECES_AT_ONCE = 2
 HEAD_NUMBERS = 8 << 20  # of a head are read at a time: as long as they are packed, they lie beside it

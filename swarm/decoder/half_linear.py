@@ -97,7 +97,8 @@ class PackedLinear(HalfLinear):
         apart = torch.eye(beside) * self.shrink
         self.apart = apart[None, :, :, None]
         self.apart_alone = apart.repeat(ROWS, 1)[:ROWS, :, None]
-        step = max(1, PIECE_NUMBERS // max(self.widths) // EVEN_ROWS) * EVEN_ROWS
+        whole = ROW_BLOCK * beside
+        step = max(1, PIECE_NUMBERS // max(self.widths) // whole) * whole
         tiles = [(some, weight[some].split(self.widths, 1)) for some in _slices(self.rows, step)]
         pieces = [block for _, blocks in tiles for block in blocks]
         packed: list[Any] = []
