@@ -5,7 +5,7 @@ Pure. Knows no session: when to ask, and what to do with the answer, generation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from swarm.client.route_view import RouteView
@@ -60,6 +60,14 @@ class RouteChoice:
             return missing
         served = sorted({server.variant for server in self._view.of(self._card).servers})
         return f'{missing} in variant "{self._variant}" (the swarm serves {", ".join(served) or "none"})'
+
+    @property
+    def recovery(self) -> Hashable:
+        """What nobody serves, and how far nodes are with loading it: differs after each step towards a chain."""
+        missing = missing_part(self._servers, self._card.layers)
+        loading = [(view, view.part("loading")) for view in self._view.of(self._card).nodes]
+        steps = [(view.node, view.variant, part, view.loaded_bytes) for view, part in loading if not part.is_empty()]
+        return missing, tuple(steps)
 
     def is_served(self, route: Sequence[Hop]) -> bool:
         """Whether every hop's node still says that it serves the hop's part."""

@@ -197,7 +197,7 @@ class SessionMachine:
         route = self._choice.find(now, self.variants)
         if not route:
             return self._wait_for_route(now)
-        self._patience.note_route()
+        self._patience.note_route(now)
         effects: list[Effect] = []
         dropped = {hop.node for hop in self.route} - {hop.node for hop in route}
         effects += [
@@ -207,7 +207,7 @@ class SessionMachine:
         return [*effects, *self._connect(now)]
 
     def _wait_for_route(self, now: float) -> list[Effect]:
-        if not self._patience.bears_no_route(now):
+        if not self._patience.bears_no_route(self._choice.recovery, now):
             missing = self._choice.describe_missing()
             return self._fail(
                 PeerError(

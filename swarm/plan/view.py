@@ -50,6 +50,7 @@ class NodeView:
     costs: CellCosts | None
     read_seconds: float  # of a layer, from disk; 0: not measured
     streamed: int  # layers that it says it reads from disk each time
+    loaded_bytes: int  # of what it loads
     is_pressed: bool  # whether it could hold other models of which somebody reads layers from disk each time
 
     def part(self, *states: ClaimState) -> Part:
@@ -153,6 +154,7 @@ def _read(beat: Beat, variant: str, said: _Said, layers: int, pace: Pace, sessio
         costs=None if capacity is None else costs_of(capacity),
         read_seconds=_read_seconds(capacity),
         streamed=sum(claim.streamed for claim in claims),
+        loaded_bytes=sum(claim.loaded_bytes for claim in claims),
         is_pressed=is_pressed,
     )
 

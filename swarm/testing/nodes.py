@@ -38,7 +38,7 @@ class Outside(Protocol):
 
     def note_change(self) -> None: ...
 
-    def missed_by(self, name: str) -> Sequence[NodeMachine]: ...
+    def views_of_others(self, name: str) -> Sequence[Sequence[NodeMachine]]: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,8 +159,8 @@ class SimulatedNode:
     def _drop(self, part: Part) -> None:
         """Give up all that is not in `part`."""
         if self.engine is not None and self.machine.sessions.served:
-            others = self.outside.missed_by(self.name)
-            check_drop(self.outside.seed, self.machine, self.engine.served.part, part, others)
+            views = self.outside.views_of_others(self.name)
+            check_drop(self.outside.seed, self.machine, self.engine.served.part, part, views)
 
     def _load(self, part: Part, residence: Residence) -> None:
         if not self.is_up:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm.node.batches import Batch
@@ -31,16 +31,27 @@ def check_fences(seed: int, machine: NodeMachine, batch: Batch) -> None:
             raise BrokenPromiseError(seed, f"{machine.node[:4]} ran a step outside its fence")
 
 
-def check_drop(seed: int, machine: NodeMachine, before: Part, after: Part, others: Iterable[NodeMachine]) -> None:
+def check_drop(
+    seed: int, machine: NodeMachine, before: Part, after: Part, views: Iterable[Sequence[NodeMachine]]
+) -> None:
     """No cell is dropped of one's own accord while nobody else serves it, unless the model has other gaps.
 
-    others: those who live, or did just now.
+    Nor while nobody else serves or loads it, unless the model has gaps that nobody is about to close. views: who else is
+    there, in every way in which it may be seen; it has to be right in one of them.
     """
+    wrong = [_find_wrong_drop(before, after, others) for others in views]
+    if all(wrong):
+        raise BrokenPromiseError(seed, f"{machine.node[:4]} dropped {wrong[0]}")
+
+
+def _find_wrong_drop(before: Part, after: Part, others: Sequence[NodeMachine]) -> str:
     claims = [claim for other in others for claim in other.claims.by_model.values()]
-    lost = (before - after) - join_parts([claim.serving for claim in claims])
-    is_covered = join_parts([before, *(claim.held for claim in claims)]) == whole(before.depth)
-    if is_covered and not lost.is_empty():
-        raise BrokenPromiseError(seed, f'{machine.node[:4]} dropped "{lost}", which nobody else serves')
+    served, held = join_parts(claim.serving for claim in claims), join_parts(claim.held for claim in claims)
+    for elsewhere, verb in ((served, "serves"), (held, "holds")):
+        lost = (before - after) - elsewhere
+        if before | elsewhere == whole(before.depth) and not lost.is_empty():
+            return f'"{lost}", which nobody else {verb}'
+    return ""
 
 
 def check_present(seed: int, machine: NodeMachine, part: Part) -> None:

@@ -304,13 +304,16 @@ class Simulation:
         """A load or a drain has begun or ended somewhere."""
         self._moved_at = self.now
 
-    def missed_by(self, name: str) -> list[NodeMachine]:
-        """Whom a node may count upon; those that began to leave a moment ago could not be missed yet."""
-        return [
+    def views_of_others(self, name: str) -> list[list[NodeMachine]]:
+        """Whom a node may see: those who stay, with and without those who left a moment ago and may not be missed yet."""
+        others = {other_name: other for other_name, other in self.nodes.items() if other_name != name}
+        staying = [other.machine for other in others.values() if other.stays]
+        missed = [
             other.machine
-            for other_name, other in self.nodes.items()
-            if other_name != name and (other.stays or self.now - self._ended[other_name] < NOTICED_SECONDS)
+            for other_name, other in others.items()
+            if not other.stays and self.now - self._ended[other_name] < NOTICED_SECONDS
         ]
+        return [staying, staying + missed]
 
     def _end(self, name: str) -> None:
         self.nodes[name].is_up = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from swarm.client.choice import AVOID_SECONDS, RouteChoice
 from swarm.client.route_view import RouteView
 from swarm.messages.base import ClaimState
@@ -23,6 +25,7 @@ def beat(
     machine: str = "",
     prompt_seconds: float = 0.0,
     variant: str = "",
+    loaded_bytes: int = 0,
 ) -> Beat:
     claim = Claim(
         model=MODEL_ID,
@@ -33,6 +36,7 @@ def beat(
         layer_seconds=layer_seconds,
         prompt_seconds=prompt_seconds,
         variant=variant,
+        loaded_bytes=loaded_bytes,
     )
     return make_beat(node, claim, machine=machine, sessions=sessions)
 
@@ -73,6 +77,21 @@ def test_what_is_loading_or_draining_is_not_taken() -> None:
     choice = choose(beat("a", "b 0-4"), beat("b", "4-8 e", state="loading"), beat("c", "4-8 e", state="draining"))
     assert choice.find(0.0) == []
     assert choice.describe_missing() == "layers 4-8, end"
+
+
+def test_each_step_towards_a_chain_is_seen() -> None:
+    def recovery(*beats: Beat) -> Hashable:
+        return choose(beat("a", "b 0-4"), *beats).recovery
+
+    steps = [
+        recovery(),
+        recovery(beat("b", "4-6", state="loading")),
+        recovery(beat("b", "4-6", state="loading", loaded_bytes=5)),
+        recovery(beat("b", "4-6", state="loading", loaded_bytes=5), beat("c", "6-8 e", state="loading")),
+        recovery(beat("b", "4-6"), beat("c", "6-8 e", state="loading")),
+    ]
+    assert len(set(steps)) == len(steps)
+    assert recovery(beat("b", "4-6", sessions=3)) == recovery(beat("b", "4-6", layer_seconds=1.0))
 
 
 def test_a_chain_is_left_for_one_that_is_a_fifth_faster_whoever_is_busy() -> None:

@@ -62,6 +62,26 @@ def test_an_answer_goes_on_when_one_who_reads_is_gone(victim: int, end: str) -> 
         assert is_covered(simulation)
 
 
+@pytest.mark.parametrize("victim", range(3))
+@pytest.mark.parametrize("budgets", [(9, 9, 9), (6, 6, 6, 12)])
+def test_those_who_are_left_take_over_all_at_once_for_an_answer_that_waits(
+    budgets: tuple[int, ...], victim: int
+) -> None:
+    """Each has to drop some of what it keeps for what is missing: one after the other took up to twelve seconds."""
+    simulation, names = start(victim, *budgets)
+    for name in names:
+        simulation.slow_disk(name, 0.5)
+    simulation.run(12)
+    assert is_covered(simulation)
+    simulation.ask([5, 6, 7], 60)
+    simulation.run(0.5)
+    simulation.kill(names[victim])
+    simulation.run(5.5)
+    assert is_covered(simulation)
+    simulation.run(20, simulation.are_answered)
+    simulation.check_answers()
+
+
 def test_who_joins_takes_over_what_others_read() -> None:
     simulation, _ = start(1, 8, 8)
     assert count_read(simulation) >= 10

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from swarm.discovery.peers import PeerTable
+from swarm.messages.base import ClaimState
 from swarm.messages.members import AskHold, Beat, HoldAnswer
 from swarm.models import ModelKey
 from swarm.node.claims.claim import OwnClaim
 from swarm.node.claims.holds import GivenHolds, ObtainedHolds
-from swarm.node.claims.order import DRAIN_SECONDS, MoveOrder
+from swarm.node.claims.order import DRAIN_SECONDS, DueMove, MoveOrder
 from swarm.node.claims.own import OwnClaims
 from swarm.node.effects import Answer, Effect, Unload
 from swarm.node.hops.sessions import SessionTable
@@ -27,8 +28,11 @@ from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
 ROUNDS_TO_WAIT = 2  # of beats of every live peer, so that a better intent would have been heard
+URGENT_ROUNDS = 1  # likewise, so that what they hold is what they held a moment ago
 ASK_SECONDS = 25.0  # for holds, until a move is given up
 RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
+
+_SERVED_AND_HELD: tuple[tuple[ClaimState, ...], ...] = (("serving",), ("serving", "loading"))
 
 Phase = Literal["intending", "growing", "holding", "draining", "shrinking", "settling", "making room"]
 
@@ -102,12 +106,9 @@ class MoveRunner:
             self._moving = None
             return []
         for model, layers in sorted(self._claims.layers.items()):
-            if self._order.is_under_way(model, now):
-                continue
-            move = self._order.find_first(model, layers, [own, *beats], now)
-            if move is None or move.node != self._node:
-                continue
-            return self._intend(ModelKey(model, move.variant), move.after, beats, now)
+            due = self._order.find_due(self._node, model, layers, [own, *beats], now)
+            if due is not None:
+                return self._intend(due, beats, now)
         self._moving = None
         return self._settle_any(now)
 
@@ -124,18 +125,19 @@ class MoveRunner:
                     return effects
         return []
 
-    def _intend(self, model: ModelKey, target: Part, beats: Sequence[Beat], now: float) -> list[Effect]:
+    def _intend(self, due: DueMove, beats: Sequence[Beat], now: float) -> list[Effect]:
         moving = self._moving
-        if moving is None or (moving.model, moving.target) != (model, target):
-            moving = self._moving = _Moving(model, target, now)
-        if any(beat.intent and beat.node < self._node for beat in beats):
+        if moving is None or (moving.model, moving.target) != (due.model, due.target):
+            moving = self._moving = _Moving(due.model, due.target, now)
+        if not due.is_urgent and any(beat.intent and beat.node < self._node for beat in beats):
             moving.heard = {}
             return []
         heard = {beat.node: moving.heard.get(beat.node, beat.round) for beat in beats}
         moving.heard = heard
-        if now == moving.since or any(beat.round < heard[beat.node] + ROUNDS_TO_WAIT for beat in beats):
+        rounds = URGENT_ROUNDS if due.is_urgent else ROUNDS_TO_WAIT
+        if now == moving.since or any(beat.round < heard[beat.node] + rounds for beat in beats):
             return []
-        return self.begin(model, target, now)
+        return self.begin(due.model, due.target, now)
 
     # The move ---------------------------------------------------------------------------------------------------------
 
@@ -262,14 +264,19 @@ class MoveRunner:
         """Whether nobody needs it here: others serve it, or what else is missing lets nobody use it."""
         if self._is_held(moving, dropped):
             return True
-        return not (self._given.cover(moving.model.id, dropped) or self._is_covered(moving, now))
+        if self._given.cover(moving.model.id, dropped):
+            return False
+        here = self._claims.held(moving.model.id)
+        served, held = (self._elsewhere(moving, *states, now=now) for states in _SERVED_AND_HELD)
+        everything = whole(self._claims.of(moving.model).layers)
+        # Where all is served or on its way, what others have on theirs may go: as it is no token comes.
+        return here | held != everything or (here | served != everything and held.covers(dropped))
 
-    def _is_covered(self, moving: _Moving, now: float) -> bool:
-        """Whether all of the model is held, by this node or others, or about to be."""
+    def _elsewhere(self, moving: _Moving, *states: ClaimState, now: float) -> Part:
+        """What others hold of the model in any of these states."""
         layers = self._claims.of(moving.model).layers
         views = read_views(self._table.live(now), moving.model.id, layers)
-        here = [claim.held for model, claim in self._claims.by_model.items() if model.id == moving.model.id]
-        return join_parts([*here, *(view.part("serving", "loading") for view in views)]) == whole(layers)
+        return join_parts(view.part(*states) for view in views)
 
     def _is_held(self, moving: _Moving, dropped: Part) -> bool:
         """Whether it is served without this claim, by others or by this node in other variants."""

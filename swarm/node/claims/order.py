@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from swarm.messages.base import ClaimState
 from swarm.messages.members import Beat
+from swarm.models import ModelKey
+from swarm.parts import Part, join_parts, whole
 from swarm.plan.holdings import Move
 from swarm.plan.moves import Plan, plan_moves
 from swarm.plan.shares import PlannedNode
@@ -32,6 +34,15 @@ class _SeenMove:
         """Whether others should no longer wait for it."""
         patience = STUCK_SECONDS if self.state == "loading" else DRAIN_SECONDS + STUCK_SECONDS
         return now - self.since > patience
+
+
+@dataclass(frozen=True, slots=True)
+class DueMove:
+    """Where a node should move to now. Urgent: no token comes until it and others have moved."""
+
+    model: ModelKey
+    target: Part
+    is_urgent: bool = False
 
 
 class MoveOrder:
@@ -75,21 +86,35 @@ class MoveOrder:
         """Whether a node is left as it is for a while."""
         return self._passed.get(node, now) > now
 
-    def find_first(self, model: str, layers: int, beats: Sequence[Beat], now: float) -> Move | None:
-        """Whose move comes first. One that does not come for long is passed over from the next look on."""
+    def find_due(self, node: str, model: str, layers: int, beats: Sequence[Beat], now: float) -> DueMove | None:
+        """The move that a node should make now; None where it is another's turn.
+
+        One whose turn comes and who does not move for long is passed over from the next look on. Where cells are missing, so
+        that no token comes, nobody waits for anybody.
+        """
         self._passed = {node: until for node, until in self._passed.items() if until > now}
         stuck = {node for (node, *_), one in self._moves.items() if one.model == model and one.is_stuck(now)}
         nodes = read_planned(beats, model, layers, self._passed, stuck)
+        is_missing = join_parts(one.part for one in nodes) != whole(layers)
+        if self.is_under_way(model, now) and not is_missing:
+            return None
         known = self._plans.get(model)
         plan = plan_moves(nodes, layers) if known is None or known[0] != nodes else known[1]
         self._plans[model] = nodes, plan
         if not plan.moves:
             return None
+        self._wait_for(model, plan.moves[0], now)
+        if is_missing:
+            own = [move for move in plan.moves if move.node == node]
+            return DueMove(ModelKey(model, own[-1].variant), own[-1].after, is_urgent=True) if own else None
         first = plan.moves[0]
+        return DueMove(ModelKey(model, first.variant), first.after) if first.node == node else None
+
+    def _wait_for(self, model: str, first: Move, now: float) -> None:
+        """Note whose move comes first, and pass over one who does not move for long."""
         due, since = self._due.get(model, (None, now))
         if due is None or (due.node, due.variant, due.after) != (first.node, first.variant, first.after):
             self._due[model] = first, now
         elif now - since > PATIENCE_SECONDS:
             self.pass_over(first.node, now)
             del self._due[model]
-        return first

@@ -56,6 +56,10 @@ class OwnClaims:
         """What is served of a model in any variant but one."""
         return join_parts(claim.serving for key, claim in self.by_model.items() if key.id == model and key != but)
 
+    def held(self, model: str) -> Part:
+        """What is served, loaded or drained of a model in any variant."""
+        return join_parts(claim.held for key, claim in self.by_model.items() if key.id == model)
+
     @property
     def states(self) -> list[tuple[Part, Part, Part]]:
         """What is served, loaded and drained, to see whether it has changed."""
