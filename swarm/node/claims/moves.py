@@ -2,7 +2,8 @@
 
 Decides only. Which move is due is swarm.plan's answer, the same on every node with the same view. Before a cell is dropped
 another node that serves it has promised to go on (a hold): views may be stale, so no answer means no move. Only where other
-cells of the model are missing, so that nobody gets a token, is a cell dropped that no other node serves.
+cells of the model are missing, so that nobody gets a token, is a cell dropped that no other node serves; nobody waits for
+anybody then.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from swarm.discovery.peers import PeerTable
-from swarm.messages.base import ClaimState
 from swarm.messages.members import AskHold, Beat, HoldAnswer
 from swarm.models import ModelKey
 from swarm.node.claims.claim import OwnClaim
@@ -28,11 +28,11 @@ from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
 ROUNDS_TO_WAIT = 2  # of beats of every live peer, so that a better intent would have been heard
-URGENT_ROUNDS = 1  # likewise, so that what they hold is what they held a moment ago
+URGENT_ROUNDS = (
+    1  # likewise where no token comes: nobody waits for a better intent, but what others hold has to be known
+)
 ASK_SECONDS = 25.0  # for holds, until a move is given up
 RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
-
-_SERVED_AND_HELD: tuple[tuple[ClaimState, ...], ...] = (("serving",), ("serving", "loading"))
 
 Phase = Literal["intending", "growing", "holding", "draining", "shrinking", "settling", "making room"]
 
@@ -261,22 +261,22 @@ class MoveRunner:
         return self._obtained.ask(moving.model.id, wanted, now)
 
     def _is_spared(self, moving: _Moving, dropped: Part, now: float) -> bool:
-        """Whether nobody needs it here: others serve it, or what else is missing lets nobody use it."""
+        """Whether nobody needs it here: others serve it, or no token comes as it is.
+
+        None does while other cells are missing. While those are on their way, others must have what is dropped, or load it.
+        """
         if self._is_held(moving, dropped):
             return True
         if self._given.cover(moving.model.id, dropped):
             return False
-        here = self._claims.held(moving.model.id)
-        served, held = (self._elsewhere(moving, *states, now=now) for states in _SERVED_AND_HELD)
-        everything = whole(self._claims.of(moving.model).layers)
-        # Where all is served or on its way, what others have on theirs may go: as it is no token comes.
-        return here | held != everything or (here | served != everything and held.covers(dropped))
-
-    def _elsewhere(self, moving: _Moving, *states: ClaimState, now: float) -> Part:
-        """What others hold of the model in any of these states."""
         layers = self._claims.of(moving.model).layers
         views = read_views(self._table.live(now), moving.model.id, layers)
-        return join_parts(view.part(*states) for view in views)
+        here, served = self._claims.held(moving.model.id), join_parts(view.part("serving") for view in views)
+        elsewhere = served | join_parts(view.part("loading") for view in views)
+        if here | elsewhere != whole(layers):
+            return True
+        is_served = here | served == whole(layers)
+        return not is_served and elsewhere.covers(dropped)
 
     def _is_held(self, moving: _Moving, dropped: Part) -> bool:
         """Whether it is served without this claim, by others or by this node in other variants."""
