@@ -17,19 +17,20 @@ CLIENTS := .venv-clients
 INSTALLING := installing torch and what it needs into $(VENV): 1 to 6 GB, some minutes, once
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-long test-clients lint types floors pytest pytest-talking pytest-computing simulate format demo-model clean
+.PHONY: demo test test-long test-clients lint types floors pytest pytest-talking pytest-computing pytest-planning simulate format demo-model clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m swarm.demo $(if $(MODEL),--model $(MODEL)) $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(WEB),--web $(WEB)) $(if $(PROMPT),"$(PROMPT)")
 
 SEEDS ?= 200
 
-# What opens no ports runs beside the rest, of which most waits for something, and gives way to it.
-COMPUTING := tests/decoder tests/falcon tests/llama tests/plan tests/sepweight tests/testing
+# What opens no ports runs beside the rest, of which most waits for something, and gives way to it; in two halves, for it takes longer.
+COMPUTING := tests/decoder tests/falcon tests/llama
+PLANNING := tests/plan tests/sepweight tests/testing
 ASIDE := GOMP_SPINCOUNT=10000 nice -n 19
 
 test: lint types floors
-	@$(MAKE) --no-print-directory --jobs 2 pytest-talking pytest-computing simulate
+	@$(MAKE) --no-print-directory --jobs 2 pytest-talking pytest-computing pytest-planning simulate
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -45,11 +46,15 @@ pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 pytest-talking: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(COMPUTING:%=--ignore %)
+	$(BIN)/python -m pytest $(COMPUTING:%=--ignore %) $(PLANNING:%=--ignore %)
 
 pytest-computing: $(VENV)/installed-dev
 	@mkdir -p build
 	@$(ASIDE) $(BIN)/python -m pytest $(COMPUTING) > build/computing.log 2>&1; status=$$?; cat build/computing.log; exit $$status
+
+pytest-planning: $(VENV)/installed-dev
+	@mkdir -p build
+	@$(ASIDE) $(BIN)/python -m pytest $(PLANNING) > build/planning.log 2>&1; status=$$?; cat build/planning.log; exit $$status
 
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m long --timeout 400

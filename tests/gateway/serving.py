@@ -81,6 +81,15 @@ def start_two(home: Path) -> list[Node]:
     return nodes
 
 
+def start_three(home: Path, memory: str) -> list[Node]:
+    """Nodes that choose what they serve; the first two listen where those of start_two do."""
+    common = ["--weights", WEIGHTS, *LOOPBACK, "--no-mdns", "--memory", memory, "--peer", ADDRESSES[0]]
+    nodes = [Node(home, [*common, "--port", str(port), "--name", f"n{port}"]) for port in (*PORTS, PORTS[-1] + 2)]
+    for node in nodes:
+        node.wait_ready()
+    return nodes
+
+
 def find_busy(nodes: list[Node]) -> Node:
     """The node that computes."""
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from swarm.parts import parse_part
 from tests.demo_model import LOOPBACK, WEIGHTS
-from tests.gateway.serving import ADDRESSES, MODEL, PORTS, Gateway, find_busy, start_two
+from tests.gateway.serving import ADDRESSES, MODEL, PORTS, Gateway, find_busy, start_three, start_two
 from tests.processes import Node, stop_all
 
 CHAT = "/v1/chat/completions"
@@ -54,9 +55,33 @@ def test_a_node_that_dies_in_mid_answer_is_a_pause_and_no_word_changes(tmp_path:
     assert len(texts[0]) > 200
 
 
-def answer_through(gateway: Gateway, trouble: Callable[[], None]) -> str:
+@pytest.mark.parametrize(
+    "victim", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
+)
+def test_those_who_are_left_read_what_one_kept_and_no_word_changes(victim: int, tmp_path: Path) -> None:
+    """No two of them can keep the model: they have to share it anew before the answer goes on."""
+    nodes = start_three(tmp_path, "6.8MB")
+    gateway = Gateway(tmp_path, ADDRESSES)
+    try:
+        wait_for(lambda: count_layers(gateway) == (6, 0), 20)
+        texts = [answer_through(gateway, lambda: None, 120), answer_through(gateway, nodes[victim].kill, 120)]
+        assert count_layers(gateway)[1] > 0
+    finally:
+        gateway.stop()
+        stop_all([node for node in nodes if node.process.poll() is None])
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 100
+
+
+def count_layers(gateway: Gateway) -> tuple[int, int]:
+    """Served by all nodes together, and how many of these come from disk each time."""
+    claims = [claim for node in gateway.ask("/swarm")[2]["nodes"] for claim in node["claims"]]
+    return sum(parse_part(claim["part"], 6).layer_count for claim in claims), sum(claim["streamed"] for claim in claims)
+
+
+def answer_through(gateway: Gateway, trouble: Callable[[], None], tokens: int = 400) -> str:
     """The text of a long answer, in whose middle something happens."""
-    body = json.dumps({**LONG, "max_tokens": 400}).encode()
+    body = json.dumps({**LONG, "max_tokens": tokens}).encode()
     connection = gateway.connect()
     connection.request("POST", CHAT, body)
     text = ""
