@@ -21,7 +21,7 @@ COVERED_SECONDS = 10.0  # after the last process's start, its loading (1-2 s for
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 12))])
 def test_three_nodes_started_together_cover_the_model(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     everything = set(whole(LAYERS).cells)
