@@ -25,8 +25,8 @@ demo: $(VENV)/installed
 SEEDS ?= 200
 
 # What opens no ports runs beside the rest, of which most waits for something, and gives way to it; in two halves, for it takes longer.
-COMPUTING := tests/decoder tests/falcon tests/llama
-PLANNING := tests/plan tests/sepweight tests/testing
+computing := tests/decoder tests/falcon tests/llama
+planning := tests/plan tests/sepweight tests/testing
 ASIDE := GOMP_SPINCOUNT=10000 nice -n 19
 
 test: lint types floors
@@ -46,15 +46,11 @@ pytest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 pytest-talking: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(COMPUTING:%=--ignore %) $(PLANNING:%=--ignore %)
+	$(BIN)/python -m pytest $(computing:%=--ignore %) $(planning:%=--ignore %)
 
-pytest-computing: $(VENV)/installed-dev
+pytest-computing pytest-planning: pytest-%: $(VENV)/installed-dev
 	@mkdir -p build
-	@$(ASIDE) $(BIN)/python -m pytest $(COMPUTING) > build/computing.log 2>&1; status=$$?; cat build/computing.log; exit $$status
-
-pytest-planning: $(VENV)/installed-dev
-	@mkdir -p build
-	@$(ASIDE) $(BIN)/python -m pytest $(PLANNING) > build/planning.log 2>&1; status=$$?; cat build/planning.log; exit $$status
+	@$(ASIDE) $(BIN)/python -m pytest $($*) > build/$*.log 2>&1; status=$$?; cat build/$*.log; exit $$status
 
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m long --timeout 400

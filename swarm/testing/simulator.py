@@ -306,12 +306,11 @@ class Simulation:
 
     def views_of_others(self, name: str) -> list[list[NodeMachine]]:
         """Whom a node may see: those who stay, with and without those who left a moment ago and may not be missed yet."""
-        others = {other_name: other for other_name, other in self.nodes.items() if other_name != name}
-        staying = [other.machine for other in others.values() if other.stays]
+        staying = [other.machine for other_name, other in self.nodes.items() if other_name != name and other.stays]
         missed = [
-            other.machine
-            for other_name, other in others.items()
-            if not other.stays and self.now - self._ended[other_name] < NOTICED_SECONDS
+            self.nodes[gone].machine
+            for gone, ended in self._ended.items()
+            if gone != name and not self.nodes[gone].stays and self.now - ended < NOTICED_SECONDS
         ]
         return [staying, staying + missed]
 

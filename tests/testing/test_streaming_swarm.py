@@ -67,7 +67,7 @@ def test_an_answer_goes_on_when_one_who_reads_is_gone(victim: int, end: str) -> 
 def test_those_who_are_left_take_over_all_at_once_for_an_answer_that_waits(
     budgets: tuple[int, ...], victim: int
 ) -> None:
-    """Each has to drop some of what it keeps for what is missing: one after the other took up to twelve seconds."""
+    """Each has to drop some of what it keeps for what is missing: one after the other takes seven seconds and more."""
     simulation, names = start(victim, *budgets)
     for name in names:
         simulation.slow_disk(name, 0.5)

@@ -28,9 +28,7 @@ from swarm.wire.events import Asker
 
 ROUND_SECONDS = 1.0  # between two looks at the plan, and between two requests for a hold
 ROUNDS_TO_WAIT = 2  # of beats of every live peer, so that a better intent would have been heard
-URGENT_ROUNDS = (
-    1  # likewise where no token comes: nobody waits for a better intent, but what others hold has to be known
-)
+URGENT_ROUNDS = 1  # likewise where no token comes: no intent is waited for, but what others hold has to be known
 ASK_SECONDS = 25.0  # for holds, until a move is given up
 RENEW_SECONDS = 8.0  # between two requests for the same hold while sessions leave
 
@@ -273,10 +271,8 @@ class MoveRunner:
         views = read_views(self._table.live(now), moving.model.id, layers)
         here, served = self._claims.held(moving.model.id), join_parts(view.part("serving") for view in views)
         elsewhere = served | join_parts(view.part("loading") for view in views)
-        if here | elsewhere != whole(layers):
-            return True
-        is_served = here | served == whole(layers)
-        return not is_served and elsewhere.covers(dropped)
+        everything = whole(layers)
+        return here | elsewhere != everything or (here | served != everything and elsewhere.covers(dropped))
 
     def _is_held(self, moving: _Moving, dropped: Part) -> bool:
         """Whether it is served without this claim, by others or by this node in other variants."""

@@ -42,7 +42,7 @@ class DueMove:
 
     model: ModelKey
     target: Part
-    is_urgent: bool = False
+    is_urgent: bool
 
 
 class MoveOrder:
@@ -74,7 +74,7 @@ class MoveOrder:
                         seen = _SeenMove(claim.model, claim.part, claim.state, claim.loaded_bytes, now)
                     self._moves[key] = seen
 
-    def is_under_way(self, model: str, now: float) -> bool:
+    def _is_under_way(self, model: str, now: float) -> bool:
         """Whether a move of a model makes progress: the next one waits for it."""
         return any(one.model == model and not one.is_stuck(now) for one in self._moves.values())
 
@@ -92,25 +92,23 @@ class MoveOrder:
         One whose turn comes and who does not move for long is passed over from the next look on. Where cells are missing, so
         that no token comes, nobody waits for anybody.
         """
-        self._passed = {node: until for node, until in self._passed.items() if until > now}
-        stuck = {node for (node, *_), one in self._moves.items() if one.model == model and one.is_stuck(now)}
+        self._passed = {passed: until for passed, until in self._passed.items() if until > now}
+        stuck = {mover for (mover, *_), one in self._moves.items() if one.model == model and one.is_stuck(now)}
         nodes = read_planned(beats, model, layers, self._passed, stuck)
         is_missing = join_parts(one.part for one in nodes) != whole(layers)
-        if self.is_under_way(model, now) and not is_missing:
+        if self._is_under_way(model, now) and not is_missing:
             return None
         known = self._plans.get(model)
         plan = plan_moves(nodes, layers) if known is None or known[0] != nodes else known[1]
         self._plans[model] = nodes, plan
         if not plan.moves:
             return None
-        self._wait_for(model, plan.moves[0], now)
-        if is_missing:
-            own = [move for move in plan.moves if move.node == node]
-            return DueMove(ModelKey(model, own[-1].variant), own[-1].after, is_urgent=True) if own else None
-        first = plan.moves[0]
-        return DueMove(ModelKey(model, first.variant), first.after) if first.node == node else None
+        self._note_first(model, plan.moves[0], now)
+        turn = plan.moves if is_missing else plan.moves[:1]
+        own = [move for move in turn if move.node == node]
+        return DueMove(ModelKey(model, own[-1].variant), own[-1].after, is_missing) if own else None
 
-    def _wait_for(self, model: str, first: Move, now: float) -> None:
+    def _note_first(self, model: str, first: Move, now: float) -> None:
         """Note whose move comes first, and pass over one who does not move for long."""
         due, since = self._due.get(model, (None, now))
         if due is None or (due.node, due.variant, due.after) != (first.node, first.variant, first.after):
